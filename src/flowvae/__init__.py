@@ -1,0 +1,48 @@
+"""Deep generative models whose likelihood can be trusted.
+
+>>> import flowvae
+>>> model = flowvae.build_model(flowvae.preset("realnvp-2").model, shape=(1, 28, 28))
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowvae.build import build_model
+    from flowvae.data import load_dataset
+    from flowvae.evaluation import evaluate, log_marginal
+    from flowvae.objectives import elbo, importance_weighted_bound
+    from flowvae.presets import preset
+    from flowvae.runs import load
+    from flowvae.training import train
+
+# Imported when first used, so that `flowvae --help` need not wait for torch.
+_HOMES = {
+    "build_model": "build",
+    "elbo": "objectives",
+    "evaluate": "evaluation",
+    "importance_weighted_bound": "objectives",
+    "load": "runs",
+    "load_dataset": "data",
+    "log_marginal": "evaluation",
+    "preset": "presets",
+    "train": "training",
+}
+
+__all__ = [
+    "build_model",
+    "elbo",
+    "evaluate",
+    "importance_weighted_bound",
+    "load",
+    "load_dataset",
+    "log_marginal",
+    "preset",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flowvae' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"flowvae.{_HOMES[name]}"), name)

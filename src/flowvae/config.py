@@ -1,0 +1,163 @@
+"""What a run is made of: plain, frozen, serializable descriptions, checked when they are made."""
+
+import dataclasses
+import types
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from flowvae.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images."""
+
+    data: str = "mnist"
+    """mnist (bundled), or the path of a folder of images, an .npz, IDX files or .amat files"""
+    binarization: Literal["static", "dynamic", "threshold", "none"] = "static"
+    """how grey pixels become binary: once with a fixed seed, anew for every batch, at 128, or not at all"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model."""
+
+    posterior: Literal["gaussian", "planar", "realnvp", "iaf"] = "gaussian"
+    """family of q(z|x)"""
+    transformations: int = 0
+    """K, flow transformations after the Gaussian"""
+    latent: int = 40
+    """D, latent dimensions"""
+    features: int = 256
+    """width of the encoder's embedding"""
+    hidden: int = 128
+    """hidden units of the flow's conditioners"""
+    context: bool = True
+    """conditioners see the encoder's embedding"""
+    normalization: Literal["none", "weight", "batch"] = "none"
+    """normalization inside the conditioners"""
+    flow_batch_norm: bool = False
+    """batch normalization as a flow after each transformation"""
+    bounded: bool = True
+    """bound the log scale of affine transformations"""
+
+    def __post_init__(self) -> None:
+        for name in ("latent", "features", "hidden"):
+            _at_least(1, name, getattr(self, name))
+        _at_least(0, "transformations", self.transformations)
+        if self.posterior == "gaussian" and self.transformations:
+            raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
+        if self.posterior != "gaussian":
+            _at_least(1, "transformations", self.transformations)
+        if self.posterior == "realnvp":
+            _at_least(2, "latent", self.latent)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How it is trained. Training ends with the first budget that is used up."""
+
+    epochs: int | None = None
+    """budget in passes over the training images"""
+    steps: int | None = None
+    """budget in optimizer steps"""
+    minutes: float | None = None
+    """budget in minutes, validation included [10 where no budget is given]"""
+    batch_size: int = 128
+    """images a step, over all processes"""
+    objective: Literal["elbo", "importance-weighted"] = "elbo"
+    """what is maximized"""
+    samples: int = 1
+    """S, posterior samples an image in training"""
+    learning_rate: float = 2e-3
+    """highest rate of Adam; it rises in a line, then falls as a cosine to the end of the budget"""
+    learning_rate_warm_up: int = 200
+    """steps until the highest rate"""
+    weight_decay: float = 0.0
+    """decoupled weight decay (AdamW)"""
+    kl_warm_up: int = 0
+    """steps over which the weight of the KL term rises from 0 to 1"""
+    free_bits: float = 0.0
+    """nats of KL that cost nothing"""
+    gradient_clipping: float = 10.0
+    """largest norm of the gradient"""
+    averaging: float = 0.999
+    """decay of the average of weights used for evaluation"""
+    validation_images: int = 2000
+    """validation images, drawn once at random, that are scored after every epoch"""
+    compile: bool = False
+    """torch.compile the training step: a minute first, then up to 1.7 times as fast"""
+    track: Literal["tensorboard", "none"] = "tensorboard"
+    """where metrics go beside metrics.jsonl"""
+    seed: int = 0
+    """of weights, batches and noise"""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps", "minutes"):
+            budget = getattr(self, name)
+            if budget is not None and budget <= 0:
+                raise UserError(f"{name} is {budget}; a budget is larger than 0")
+        for name in ("batch_size", "samples", "validation_images"):
+            _at_least(1, name, getattr(self, name))
+        for name in ("learning_rate_warm_up", "kl_warm_up", "free_bits", "weight_decay", "seed"):
+            _at_least(0, name, getattr(self, name))
+        for name in ("learning_rate", "gradient_clipping"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
+        if not 0 <= self.averaging < 1:
+            raise UserError(f"averaging is {self.averaging}; a decay lies in [0, 1)")
+        if self.epochs is None and self.steps is None and self.minutes is None:
+            object.__setattr__(self, "minutes", 10.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """A JSON-able form; `from_dict` undoes it."""
+    return dataclasses.asdict(config)
+
+
+T = TypeVar("T")
+
+
+def from_dict(kind: type[T], values: Any) -> T:
+    """The configuration ``kind`` from the form that `to_dict` gives.
+
+    Raises:
+        UserError: an unknown name (with the nearest known one), a value of the wrong type or out of range.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{kind.__name__} is {values!r}; expected names and values")
+    hints = get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            raise UserError(f"{kind.__name__} has no {name!r}; {nearest(str(name), hints)}")
+    return kind(**{name: _checked(hints[name], name, value) for name, value in values.items()})
+
+
+def _checked(hint: Any, name: str, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)  # type: ignore[arg-type]  # a class, not an instance
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        if value not in allowed:
+            raise UserError(f"{name} is {value!r}; {nearest(str(value), allowed)}")
+        return value
+    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds:  # `isinstance` would take True for an int
+        raise UserError(f"{name} is {value!r}; expected {' or '.join(kind.__name__ for kind in kinds)}")
+    return value
+
+
+def _at_least(lowest: int, name: str, value: float) -> None:
+    if value < lowest:
+        raise UserError(f"{name} is {value}; it must be at least {lowest}")

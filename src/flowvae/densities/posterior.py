@@ -1,0 +1,75 @@
+"""Approximate posteriors q(z|x)."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from flowvae.flows import Flow
+
+
+class Posterior(nn.Module, ABC):
+    """An approximate posterior that can be sampled, with the density of its samples."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
+        """Draw from q(z|x), reparametrized.
+
+        Args:
+            features: the encoder's embedding of B images, [B, F].
+            num_samples: S.
+
+        Returns:
+            ``z`` [S, B, D] and ``log q(z|x)`` [S, B] in nats.
+        """
+
+
+class GaussianPosterior(Posterior):
+    """``q(z|x) = N(mu(x), diag sigma(x)^2)`` with mean and log scale linear in the features.
+
+    (Kingma & Welling 2014, appendix C.2.)
+    """
+
+    def __init__(self, features: int, dimension: int) -> None:
+        super().__init__()
+        self.mean_and_log_scale = nn.Linear(features, 2 * dimension)
+        with torch.no_grad():  # close to the prior at the start: mean about 0, scale 1
+            self.mean_and_log_scale.weight.mul_(0.1)
+            self.mean_and_log_scale.bias.zero_()
+
+    def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self.mean_and_log_scale(features).chunk(2, dim=1)
+        noise = torch.randn(num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+        z = torch.addcmul(mean, noise, log_scale.exp())
+        # With z = mean + scale * noise the quadratic form of the density is that of the noise itself.
+        log_density = -0.5 * noise.square().sum(2) - log_scale.sum(1) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
+        return z, log_density
+
+
+class FlowPosterior(Posterior):
+    """A base posterior pushed through a flow: ``log q(z_K|x) = log q_0(z_0|x) - sum_k log|det df_k|``.
+
+    (Rezende & Mohamed 2015, equation 13.) One linear map turns the features into the context of all the
+    flow's transformations, once per image. It starts at zero.
+
+    >>> from flowvae.flows import Planar
+    >>> posterior = FlowPosterior(GaussianPosterior(8, 2), Planar(2, transformations=4, amortized=True), 8)
+    >>> z, log_density = posterior(torch.zeros(7, 8), num_samples=5)
+    >>> z.shape, log_density.shape
+    (torch.Size([5, 7, 2]), torch.Size([5, 7]))
+    """
+
+    def __init__(self, base: Posterior, flow: Flow, features: int) -> None:
+        super().__init__()
+        self.base, self.flow = base, flow
+        self.context = nn.Linear(features, flow.context_features) if flow.context_features else None
+        if self.context is not None:
+            nn.init.zeros_(self.context.weight)
+            nn.init.zeros_(self.context.bias)
+
+    def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
+        z, log_density = self.base(features, num_samples)
+        context = self.context(features) if self.context is not None else None
+        z, log_determinant = self.flow(z, context)
+        return z, log_density - log_determinant

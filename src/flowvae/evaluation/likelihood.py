@@ -1,0 +1,58 @@
+"""Bounds and estimates of log p(x), streamed so that memory does not grow with the number of samples."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowvae.models import VAE
+
+
+class Bounds(NamedTuple):
+    """Per image, in nats, [B]: averages over S posterior samples, and the importance-weighted estimate."""
+
+    reconstruction: Tensor
+    """``-E_q log p(x|z)``"""
+    kl: Tensor
+    """``E_q[log q(z|x) - log p(z)]``"""
+    negative_log_marginal: Tensor
+    """``-log (1/S) sum_s p(x, z_s) / q(z_s|x)``, an upper bound on -log p(x) in expectation"""
+
+    @property
+    def negative_elbo(self) -> Tensor:
+        return self.reconstruction + self.kl
+
+
+@torch.no_grad()
+def bounds(model: VAE, images: Tensor, num_samples: int, chunk: int = 1024) -> Bounds:
+    """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` (image, sample) pairs at once.
+
+    The embedding is computed once per image. Call it in ``eval()`` mode: a batch norm in training mode would
+    make each density depend on the whole batch.
+    """
+    parts = [
+        _bounds_of_few(model, few, num_samples, max(1, chunk // len(few))) for few in images.split(chunk)
+    ]
+    return Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+def _bounds_of_few(model: VAE, images: Tensor, num_samples: int, at_once: int) -> Bounds:
+    features = model.encoder(images)
+    likelihood, divergence = images.new_zeros(2, len(images)).double()
+    log_sum = torch.full_like(likelihood, -math.inf)
+    for start in range(0, num_samples, at_once):
+        densities = model.log_densities(images, features, min(at_once, num_samples - start))
+        likelihood += densities.likelihood.sum(0)
+        divergence += (densities.posterior - densities.prior).sum(0)
+        weights = densities.likelihood + densities.prior - densities.posterior
+        log_sum = torch.logaddexp(log_sum, weights.double().logsumexp(0))
+    return Bounds(-likelihood / num_samples, divergence / num_samples, math.log(num_samples) - log_sum)
+
+
+def log_marginal(model: VAE, images: Tensor, num_samples: int, chunk: int = 1024) -> Tensor:
+    """Importance-weighted estimate of log p(x) in nats, [B] (Burda et al. 2016, equation 8).
+
+    In expectation a lower bound that grows towards log p(x) with the number of samples.
+    """
+    return -bounds(model, images, num_samples, chunk).negative_log_marginal

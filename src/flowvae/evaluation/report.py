@@ -1,0 +1,81 @@
+"""The evaluation of a model on a set of images."""
+
+import importlib.metadata
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from flowvae.data import Dataset, as_float
+from flowvae.errors import UserError
+from flowvae.evaluation.likelihood import Bounds, bounds
+from flowvae.evaluation.usage import active_units
+from flowvae.models import VAE
+
+IMAGES_AT_ONCE = 64
+
+
+@torch.no_grad()
+def evaluate(
+    model: VAE,
+    dataset: Dataset,
+    split: str = "test",
+    num_samples: int = 500,
+    num_images: int | None = None,
+    seed: int = 0,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, Any]:
+    """Score a model, in ``eval()`` mode, on ``num_images`` images of a split drawn at random (None: all).
+
+    Args:
+        num_samples: S, posterior samples an image.
+        report: is told the fraction that is done.
+
+    Returns:
+        What evaluation.json holds: nats summed over an image's dimensions and averaged over images, their
+        standard errors over images, and what they were measured on.
+    """
+    images = getattr(dataset, split).images
+    available = len(images)
+    num_images = available if num_images is None else num_images
+    if num_samples < 1:
+        raise UserError(f"samples is {num_samples}; it must be at least 1")
+    if not 1 <= num_images <= available:
+        raise UserError(f"images is {num_images}; the {split} split of {dataset.name} has 1 to {available}")
+    device = next(model.parameters()).device
+    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
+    images = as_float(images[chosen], dataset.levels).to(device)
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: list[Bounds] = []
+        for few in images.split(IMAGES_AT_ONCE):
+            parts.append(bounds(model, few, num_samples))
+            report(min(1.0, len(parts) * IMAGES_AT_ONCE / num_images))
+        scores = Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        units = active_units(model, images[:2000])
+    nll = scores.negative_log_marginal
+    return {
+        "reconstruction": scores.reconstruction.mean().item(),
+        "kl": scores.kl.mean().item(),
+        "negative_elbo": scores.negative_elbo.mean().item(),
+        "negative_elbo_standard_error": _standard_error(scores.negative_elbo),
+        "nll": nll.mean().item(),
+        "nll_standard_error": _standard_error(nll),
+        "bits_per_dim": nll.mean().item() / math.log(2) / math.prod(dataset.shape),
+        "samples": num_samples,
+        "images": num_images,
+        "active_units": units,
+        "dataset": dataset.name,
+        "binarization": dataset.binarization,
+        "split": split,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seed": seed,
+        "version": importlib.metadata.version("flowvae"),
+    }
+
+
+def _standard_error(values: torch.Tensor) -> float:
+    """Of the mean of independent values; 0 for a single one."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0

@@ -1,0 +1,18 @@
+"""Invertible maps with log-determinants."""
+
+from flowvae.flows.autoregressive import InverseAutoregressive
+from flowvae.flows.batch_norm import BatchNormFlow
+from flowvae.flows.chain import Chain
+from flowvae.flows.coupling import AffineCoupling
+from flowvae.flows.flow import Flow, NotInvertibleError
+from flowvae.flows.planar import Planar
+
+__all__ = [
+    "AffineCoupling",
+    "BatchNormFlow",
+    "Chain",
+    "Flow",
+    "InverseAutoregressive",
+    "NotInvertibleError",
+    "Planar",
+]

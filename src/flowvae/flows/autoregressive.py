@@ -1,0 +1,40 @@
+"""Inverse autoregressive flow."""
+
+import torch
+from torch import Tensor, nn
+
+from flowvae.flows.affine import BoundedAffine
+from flowvae.flows.flow import Flow
+
+
+class InverseAutoregressive(Flow):
+    """``z'_i = z_i * exp(s_i(z_{<i})) + t_i(z_{<i})`` for all i at once, ``log|det| = sum s_i``.
+
+    (Kingma et al. 2016, equations 10 and 11, with a bounded log scale in place of their gate.) Sampling
+    takes one pass; the inverse takes as many as there are dimensions.
+
+    Args:
+        conditioner: an autoregressive network from ``z`` [S, B, D] and context [B, context_features] to
+            [S, B, 2 D], raw log scales and then shifts, whose i-th outputs depend on the inputs that come
+            before i in *its* order alone. Consecutive flows want opposite orders.
+        dimension: D.
+        bounded: bound the log scale (see `BoundedAffine`).
+    """
+
+    def __init__(self, conditioner: nn.Module, dimension: int, bounded: bool = True) -> None:
+        super().__init__()
+        self.conditioner = conditioner
+        self.context_features = int(getattr(conditioner, "context_features", 0))
+        self.affine = BoundedAffine(dimension, bounded)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        raw, shift = self.conditioner(z, context).chunk(2, dim=2)
+        return self.affine(z, raw, shift)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # Every sweep settles at least one more dimension of the conditioner's order, whatever that is.
+        before, log_determinant = torch.zeros_like(z), z.new_zeros(z.shape[:2])
+        for _ in range(z.shape[2] + 1):
+            raw, shift = self.conditioner(before, context).chunk(2, dim=2)
+            before, log_determinant = self.affine.inverse(z, raw, shift)
+        return before, log_determinant

@@ -1,0 +1,47 @@
+"""Several flows, one after the other."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from flowvae.flows.flow import Flow
+
+
+class Chain(Flow):
+    """The composition ``f_K o ... o f_1``; log-determinants add up.
+
+    The context is divided among the flows: each takes its own ``context_features`` of it, in order, so
+    that one product computes the context of all of them, once per image.
+
+    >>> import torch
+    >>> from flowvae.flows import Planar
+    >>> chain = Chain([Planar(dimension=2, transformations=1), Planar(dimension=2, transformations=3)])
+    >>> z, log_determinant = chain(torch.zeros(5, 7, 2))
+    >>> z.shape, log_determinant.shape
+    (torch.Size([5, 7, 2]), torch.Size([5, 7]))
+    """
+
+    def __init__(self, flows: Iterable[Flow]) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList(flows)
+        self.sizes = [flow.context_features for flow in self.flows]
+        self.context_features = sum(self.sizes)
+
+    def _contexts(self, context: Tensor | None) -> list[Tensor | None]:
+        if context is None:
+            return [None] * len(self.flows)
+        return list(context.split(self.sizes, dim=-1))
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = z.new_zeros(z.shape[:2])
+        for flow, own in zip(self.flows, self._contexts(context), strict=True):
+            z, log_determinant = flow(z, own)
+            total = total + log_determinant
+        return z, total
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = z.new_zeros(z.shape[:2])
+        for flow, own in zip(reversed(self.flows), reversed(self._contexts(context)), strict=True):
+            z, log_determinant = flow.inverse(z, own)
+            total = total + log_determinant
+        return z, total

@@ -1,0 +1,57 @@
+"""Real NVP's affine coupling layer."""
+
+import torch
+from torch import Tensor, nn
+
+from flowvae.flows.affine import BoundedAffine
+from flowvae.flows.flow import Flow
+
+
+class AffineCoupling(Flow):
+    """One half of ``z`` scales and shifts the other: ``y_1 = z_1``, ``y_2 = z_2 * exp(s(z_1)) + t(z_1)``.
+
+    The Jacobian is triangular, so ``log|det| = sum s(z_1)``, and the inverse needs no inverse of s or t
+    (Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8). The halves are those of the first event axis:
+    of the D dimensions of a vector, or of the channels of a map. Two layers with swapped halves are one
+    *transformation*, after which nothing is left as it was.
+
+    Args:
+        conditioner: maps ``z_1`` [S, B, features, ...] and its context [B, context_features] to the raw
+            log scale and the shift of the other half, one after the other on the same axis. Which network
+            that is, its normalization and whether it takes a context are its own affair.
+        dimension: size of the first event axis of ``z``.
+        swap: the second half scales and shifts the first.
+        bounded: bound the log scale (see `BoundedAffine`).
+
+    >>> from flowvae.networks import Dense
+    >>> coupling = AffineCoupling(Dense(3, 16, 4), dimension=5)
+    >>> z, log_determinant = coupling(torch.ones(2, 7, 5))
+    >>> bool((z == 1).all())  # Dense ends in zeros: the identity
+    True
+    """
+
+    def __init__(self, conditioner: nn.Module, dimension: int, swap: bool = False, bounded: bool = True):
+        super().__init__()
+        self.conditioner = conditioner
+        self.context_features = int(getattr(conditioner, "context_features", 0))
+        self.swap = swap
+        self.affine = BoundedAffine(self.transformed_features(dimension, swap), bounded)
+
+    @staticmethod
+    def transformed_features(dimension: int, swap: bool) -> int:
+        """How many of ``dimension`` features are transformed; the others go to the conditioner."""
+        return dimension - dimension // 2 if swap else dimension // 2
+
+    def _transform(self, direction, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        first, second = z.chunk(2, dim=2)
+        fixed, moved = (second, first) if self.swap else (first, second)
+        raw, shift = self.conditioner(fixed, context).chunk(2, dim=2)
+        moved, log_determinant = direction(moved, raw, shift)
+        halves = (moved, fixed) if self.swap else (fixed, moved)
+        return torch.cat(halves, dim=2), log_determinant
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._transform(self.affine, z, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._transform(self.affine.inverse, z, context)

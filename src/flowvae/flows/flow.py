@@ -1,0 +1,33 @@
+"""The contract of every flow."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class NotInvertibleError(Exception):
+    """The flow has no inverse in closed form."""
+
+
+class Flow(nn.Module, ABC):
+    """A differentiable bijection of ``z`` that knows the log-determinant of its Jacobian.
+
+    ``forward`` is the sampling direction, ``z_k = f_k(z_{k-1}; context)``. Values have the shape
+    ``[S, B, *event]``: posterior samples, images, event dimensions. The context holds ``context_features``
+    numbers for each image, ``[B, context_features]``, shared by the image's S samples; a flow that takes
+    none has ``context_features = 0`` and ignores it.
+    """
+
+    context_features: int = 0
+
+    @abstractmethod
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map ``z`` [S, B, *event] to ``z'`` of the same shape; also ``log|det dz'/dz|`` [S, B]."""
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Undo ``forward``: the value before it, and ``log|det|`` of this inverse map [S, B].
+
+        Raises:
+            NotInvertibleError: where the inverse has no closed form.
+        """
+        raise NotInvertibleError(f"{type(self).__name__} has no inverse in closed form")

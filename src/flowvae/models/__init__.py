@@ -1,0 +1,5 @@
+"""Systems, one file each."""
+
+from flowvae.models.vae import VAE
+
+__all__ = ["VAE"]

@@ -1,0 +1,57 @@
+"""The dense conditioner of coupling layers."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+Normalization = Literal["none", "weight", "batch"]
+
+
+class Dense(nn.Module):
+    """A perceptron with one hidden layer, ``relu(x W_1 + context + b_1) W_2 + b_2``, over the last axis.
+
+    The last layer starts at zero. The context is the image's own bias of the hidden layer, [B, hidden]; it
+    is added to all of its S samples.
+
+    Args:
+        inputs, hidden, outputs: widths.
+        context: take a context; ``context_features`` is then ``hidden``, otherwise 0.
+        normalization: ``"weight"`` (Salimans & Kingma 2016) on both layers, ``"batch"`` on the hidden one.
+
+    >>> network = Dense(3, 16, 4, context=True)
+    >>> network(torch.zeros(2, 7, 3), torch.zeros(7, 16)).shape
+    torch.Size([2, 7, 4])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        context: bool = False,
+        normalization: Normalization = "none",
+    ) -> None:
+        super().__init__()
+        self.context_features = hidden if context else 0
+        self.first = nn.Linear(inputs, hidden)
+        self.last = nn.Linear(hidden, outputs)
+        self.batch_norm = nn.BatchNorm1d(hidden) if normalization == "batch" else None
+        if normalization == "weight":
+            weight_norm(self.first)
+            weight_norm(self.last)
+            nn.init.zeros_(self.last.parametrizations.weight.original0)  # the norm; the direction stays
+        else:
+            nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``x`` [S, B, inputs], context [B, hidden]; returns [S, B, outputs]."""
+        hidden = self.first(x)
+        if self.context_features and context is not None:
+            hidden = hidden + context
+        if self.batch_norm is not None:
+            hidden = self.batch_norm(hidden.flatten(0, -2)).view_as(hidden)
+        return self.last(torch.relu(hidden))

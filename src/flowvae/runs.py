@@ -1,0 +1,130 @@
+"""A run is a folder: what is in it, written so that a crash never leaves half a file."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from flowvae.build import build_model
+from flowvae.config import Config, from_dict, to_dict
+from flowvae.errors import UserError
+from flowvae.models import VAE
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to, which takes its place when all went well.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
+    >>> with replacing(path) as partial:
+    ...     _ = partial.write_text("1 2 3")
+    >>> path.read_text()
+    '1 2 3'
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{path} is not valid JSON; restore it or train again") from None
+
+
+def create(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        UserError: it is there already.
+    """
+    if run.exists():
+        raise UserError(f"{run} exists already; choose another --out, or go on with --resume {run}")
+    run.mkdir(parents=True)
+    write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
+
+
+def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
+    """The configuration of a run, and the shape (C, H, W) of its images."""
+    if not run.is_dir():
+        raise UserError(f"{run} is no folder; give the folder of a run")
+    values = read_json(run / CONFIG)
+    shape = values.pop("shape", None) if isinstance(values, dict) else None
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
+        raise UserError(f"{run / CONFIG}: shape is {shape!r}; expected [channels, height, width]")
+    try:
+        return from_dict(Config, values), (shape[0], shape[1], shape[2])
+    except UserError as error:
+        raise UserError(f"{run / CONFIG}: {error}") from None
+
+
+def write_weights(run: Path, model: nn.Module) -> None:
+    with replacing(run / WEIGHTS) as partial:
+        partial.write_bytes(safetensors.torch.save(dict(model.state_dict()), metadata={"format": "pt"}))
+
+
+def load(run: str | Path) -> VAE:
+    """The trained model of a run's folder, in ``eval()`` mode.
+
+    Raises:
+        UserError: no such run, or one of its files is damaged.
+    """
+    run = Path(run)
+    config, shape = read_config(run)
+    path = run / WEIGHTS
+    if not path.exists():
+        raise UserError(f"{path} is missing; train the run for at least one validation")
+    model = build_model(config.model, shape)
+    try:
+        weights = safetensors.torch.load_file(path)
+        model.load_state_dict(weights)
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged or of another model ({reason}); restore it or train again") from None
+    return model.eval()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, in order; none where there is no such file."""
+    path = run / METRICS
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # a line that a crash cut short
+            continue
+    return records
+
+
+def seed_everything(*entropy: int) -> None:
+    """Seed torch's generator with a mix of the numbers, so that noise is a pure function of them."""
+    import numpy
+
+    (seed,) = numpy.random.SeedSequence(entropy).generate_state(1, numpy.uint64)
+    torch.manual_seed(int(seed))

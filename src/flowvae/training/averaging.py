@@ -1,0 +1,20 @@
+"""The running average of weights that evaluation uses."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of ``model`` whose ``update_parameters(model)`` moves it towards the model's weights.
+
+    ``average <- d average + (1 - d) weights`` with ``d = min(decay, (1 + n) / (10 + n))`` at the n-th update,
+    so that short runs do not remember where they started. Buffers are copied.
+    """
+
+    @torch.no_grad()
+    def blend(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        n = float(updates)
+        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(model, multi_avg_fn=blend)

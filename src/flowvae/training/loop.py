@@ -1,0 +1,125 @@
+"""The training loop."""
+
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from flowvae import runs
+from flowvae.build import build_model
+from flowvae.config import Config, TrainingConfig
+from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
+from flowvae.densities import LogDensities
+from flowvae.errors import UserError
+from flowvae.evaluation import Bounds, bounds
+from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
+from flowvae.training.averaging import averaged
+from flowvae.training.checkpoint import State
+from flowvae.training.interrupt import interruptible
+from flowvae.training.progress import display
+from flowvae.training.records import Records
+from flowvae.training.schedule import learning_rate, spent
+
+SAVE_EVERY = 60.0  # seconds
+
+
+def train(run: Path, config: Config, resume: bool = False) -> None:
+    """Train into the folder ``run`` until a budget of the configuration is used up, or Ctrl-C.
+
+    The folder gets the averaged weights that score best on validation images (``model.safetensors``), the
+    metrics, and the state to resume from, after every epoch and every minute. Batches and noise are a pure
+    function of (seed, step): with a budget in steps or epochs, a run that was killed and resumed ends with
+    the weights of an unbroken one, bit for bit on a CPU.
+
+    Raises:
+        UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data cannot be
+            read, or the loss stops being finite.
+    """
+    settings = config.training
+    accelerator = Accelerator(log_with=None if settings.track == "none" else settings.track, project_dir=run)
+    main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    dataset = load_dataset(config.data.data, config.data.binarization)
+    state = _start(config, dataset, accelerator.device)
+    if resume:
+        state.restore(run)
+    elif main:
+        runs.create(run, config, dataset.shape)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("logs")
+    parallel, state.optimizer = accelerator.prepare(state.model, state.optimizer)
+    forward = torch.compile(parallel) if settings.compile else parallel
+    per_epoch = steps_per_epoch(len(dataset.train.images), settings.batch_size)
+
+    with (
+        display(run.name, main) as shown,
+        (run / runs.METRICS).open("ab") as metrics,
+        interruptible() as interrupted,
+    ):
+        records = Records(metrics, shown, accelerator, state, per_epoch)
+        began, saved = time.monotonic() - state.seconds, state.seconds
+        while (fraction := spent(settings, state.step, per_epoch, state.seconds)) < 1 and not interrupted():
+            runs.seed_everything(settings.seed, state.step, process)
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate(settings, state.step, fraction)
+            images = training_batch(dataset, settings.batch_size, settings.seed, state.step, process, processes)
+            densities = forward(images.to(accelerator.device), settings.samples)
+            loss = -_objective(settings, densities, state.step)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(parallel.parameters(), settings.gradient_clipping)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                raise UserError(
+                    f"the loss stopped being finite at step {state.step}; lower --learning-rate "
+                    f"(the last good state is in {run / 'resume'})"
+                )
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.average.update_parameters(state.model)
+            state.step, state.seconds = state.step + 1, time.monotonic() - began
+            records.training(densities, fraction, settings.batch_size)
+
+            ended = spent(settings, state.step, per_epoch, state.seconds) >= 1
+            if main and (ended or state.step % per_epoch == 0):
+                scores = _validate(state, dataset, settings)
+                if (value := scores.negative_elbo.mean().item()) < state.best:
+                    state.best = value
+                    runs.write_weights(run, state.average.module)
+                state.seconds = time.monotonic() - began
+                records.validation(scores)
+            if main and (ended or state.step % per_epoch == 0 or state.seconds - saved > SAVE_EVERY):
+                state.save(run, metrics)
+                saved = state.seconds
+        if main and interrupted():
+            state.save(run, metrics)
+            shown.line(f"stopped at step {state.step}; go on with: flowvae train --resume {run}")
+    accelerator.end_training()
+
+
+def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
+    settings = config.training
+    runs.seed_everything(settings.seed)
+    model = build_model(config.model, dataset.shape).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    return State(model, averaged(model, settings.averaging), optimizer)
+
+
+def _objective(settings: TrainingConfig, densities: LogDensities, step: int) -> Tensor:
+    beta = warm_up(step, settings.kl_warm_up)
+    if settings.objective == "importance-weighted":
+        return importance_weighted_bound(densities).mean()
+    if settings.free_bits:
+        return free_bits_elbo(densities, settings.free_bits, beta)
+    return elbo(densities, beta).mean()
+
+
+def _validate(state: State, dataset: Dataset, settings: TrainingConfig) -> Bounds:
+    """The averaged weights on validation images, the same images and the same noise every time."""
+    everything = dataset.valid.images
+    chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(settings.seed))
+    images = as_float(everything[chosen[: settings.validation_images]], dataset.levels)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        return bounds(state.average.module.eval(), images.to(next(state.model.parameters()).device), num_samples=1)

@@ -1,0 +1,32 @@
+"""Budgets, and the learning rate that follows them."""
+
+import math
+
+from flowvae.config import TrainingConfig
+
+
+def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: float) -> float:
+    """Fraction of the budget that is used up, the largest over the budgets given.
+
+    >>> spent(TrainingConfig(epochs=4, minutes=10), step=200, steps_per_epoch=100, seconds=60)
+    0.5
+    """
+    fractions = [0.0]
+    if settings.epochs is not None:
+        fractions.append(step / (settings.epochs * steps_per_epoch))
+    if settings.steps is not None:
+        fractions.append(step / settings.steps)
+    if settings.minutes is not None:
+        fractions.append(seconds / (60 * settings.minutes))
+    return max(fractions)
+
+
+def learning_rate(settings: TrainingConfig, step: int, fraction: float) -> float:
+    """A straight rise over the first steps, times a cosine over the budget.
+
+    >>> settings = TrainingConfig(learning_rate=1.0, learning_rate_warm_up=10)
+    >>> [round(learning_rate(settings, step, step / 1000), 3) for step in (0, 10, 500, 1000)]
+    [0.1, 1.0, 0.5, 0.0]
+    """
+    rise = min(1.0, (step + 1) / max(1, settings.learning_rate_warm_up))
+    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fraction))

@@ -1,0 +1,70 @@
+"""Every flow, small, with parameters away from the identity: the table that the laws run over."""
+
+from collections.abc import Callable
+
+import torch
+
+from flowvae.config import ModelConfig
+from flowvae.build import posterior
+from flowvae.densities import FlowPosterior
+from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar
+from flowvae.networks import Dense, MaskedDense
+
+DIMENSION = 5
+HIDDEN = 7
+
+
+def coupling(swap: bool = False, bounded: bool = True, **dense) -> Flow:
+    moved = AffineCoupling.transformed_features(DIMENSION, swap)
+    return AffineCoupling(Dense(DIMENSION - moved, HIDDEN, 2 * moved, **dense), DIMENSION, swap, bounded)
+
+
+def autoregressive(**masked) -> Flow:
+    return InverseAutoregressive(MaskedDense(DIMENSION, HIDDEN, **masked), DIMENSION)
+
+
+def built(**config) -> Flow:
+    """The flow of a posterior that the configuration names."""
+    made = posterior(ModelConfig(latent=DIMENSION, features=3, hidden=HIDDEN, **config))
+    assert isinstance(made, FlowPosterior)
+    return made.flow
+
+
+FLOWS: dict[str, Callable[[], Flow]] = {
+    "planar": lambda: Planar(DIMENSION, 1),
+    "planar-11": lambda: Planar(DIMENSION, 11),
+    "planar-11-amortized": lambda: Planar(DIMENSION, 11, amortized=True),
+    "coupling": coupling,
+    "coupling-swapped": lambda: coupling(swap=True),
+    "coupling-unbounded": lambda: coupling(bounded=False),
+    "coupling-context": lambda: coupling(context=True),
+    "coupling-weight-norm": lambda: coupling(context=True, normalization="weight"),
+    "coupling-batch-norm": lambda: coupling(context=True, normalization="batch"),
+    "autoregressive": autoregressive,
+    "autoregressive-reversed": lambda: autoregressive(reverse=True),
+    "autoregressive-context": lambda: autoregressive(context=True),
+    "batch-norm": lambda: BatchNormFlow(DIMENSION),
+    "chain": lambda: Chain([coupling(context=True), coupling(swap=True), BatchNormFlow(DIMENSION)]),
+    "realnvp-3": lambda: built(posterior="realnvp", transformations=3),
+    "realnvp-3-batch-norm": lambda: built(posterior="realnvp", transformations=3, flow_batch_norm=True),
+    "iaf-3": lambda: built(posterior="iaf", transformations=3),
+    "planar-4": lambda: built(posterior="planar", transformations=4),
+}
+
+
+def make(name: str) -> Flow:
+    """The flow in float64, every parameter and buffer moved at random, and used once in training mode."""
+    torch.manual_seed(0)
+    flow = FLOWS[name]().double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+        flow.train()
+        flow(torch.randn(3, 50, DIMENSION, dtype=torch.float64) * 2 + 1, context_for(flow, 50))
+    return flow
+
+
+def context_for(flow: Flow, images: int) -> torch.Tensor | None:
+    if not flow.context_features:
+        return None
+    return torch.randn(images, flow.context_features, dtype=torch.float64)

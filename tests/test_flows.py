@@ -1,0 +1,82 @@
+"""Laws that every flow obeys, in both modes, away from the identity."""
+
+import itertools
+
+import pytest
+import torch
+from flow_constructors import DIMENSION, FLOWS, context_for, make
+
+from flowvae.flows import BatchNormFlow, Flow, NotInvertibleError
+
+pytestmark = pytest.mark.parametrize("name", FLOWS)
+modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+def values(flow: Flow, samples: int = 3, images: int = 4) -> tuple[torch.Tensor, torch.Tensor | None]:
+    torch.manual_seed(1)
+    return torch.randn(samples, images, DIMENSION, dtype=torch.float64), context_for(flow, images)
+
+
+@modes
+def test_log_determinant_is_that_of_autograds_jacobian(name, training):
+    flow = make(name).train(training)
+    z, context = values(flow)
+    z.requires_grad_()
+    moved, log_determinant = flow(z, context)
+    jacobian = torch.zeros(*z.shape, DIMENSION, dtype=z.dtype)
+    for s, b, i in itertools.product(*map(range, z.shape)):
+        jacobian[s, b, i] = torch.autograd.grad(moved[s, b, i], z, retain_graph=True)[0][s, b]
+    torch.testing.assert_close(log_determinant, torch.linalg.slogdet(jacobian)[1], atol=1e-8, rtol=0)
+
+
+def test_inverse_undoes_forward(name):
+    flow = make(name).eval()
+    z, context = values(flow)
+    moved, log_determinant = flow(z, context)
+    assert (moved - z).abs().max() > 0.01, "the flow is the identity: this would prove nothing"
+    if "planar" in name:
+        with pytest.raises(NotInvertibleError, match="Planar has no inverse"):
+            flow.inverse(moved, context)
+        return
+    back, inverse_log_determinant = flow.inverse(moved, context)
+    torch.testing.assert_close(back, z, atol=1e-8, rtol=0)
+    torch.testing.assert_close(inverse_log_determinant, -log_determinant, atol=1e-8, rtol=0)
+
+
+@modes
+def test_samples_of_an_image_share_its_context(name, training):
+    flow = make(name).train(training)
+    state = {key: value.clone() for key, value in flow.state_dict().items()}
+    z, context = values(flow)
+    together = flow(z, context)
+    if training and "coupling-batch-norm" in name:
+        return  # there a value may depend on its batch
+    for s in range(z.shape[0]):
+        flow.load_state_dict(state)
+        alone = flow(z[s : s + 1], context)
+        torch.testing.assert_close(alone[0][0], together[0][s])
+        torch.testing.assert_close(alone[1][0], together[1][s])
+
+
+def test_gradients_match_finite_differences_and_reach_the_context(name):
+    flow = make(name).eval()
+    z, context = values(flow, samples=2, images=2)
+    inputs = [z.requires_grad_()]
+    if context is not None:
+        inputs.append(context.requires_grad_())
+    assert torch.autograd.gradcheck(lambda *given: flow(*given), inputs)
+    total = sum(output.sum() for output in flow(*inputs))
+    gradients = torch.autograd.grad(total, [*inputs, *flow.parameters()])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_fresh_flow_is_the_identity(name):
+    torch.manual_seed(0)
+    flow = FLOWS[name]().double().eval()
+    z, context = values(flow)
+    # What posteriors give at the start: their map to the context begins at zero.
+    moved, log_determinant = flow(z, None if context is None else torch.zeros_like(context))
+    # A fresh batch norm divides by sqrt(1 + epsilon).
+    batch_norms = sum(isinstance(module, BatchNormFlow) for module in flow.modules())
+    torch.testing.assert_close(moved, z * (1 + 1e-5) ** (-0.5 * batch_norms), atol=1e-12, rtol=0)
+    assert log_determinant.abs().max() < 1e-4
