@@ -106,8 +106,12 @@ class TrainingConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
         if not 0 <= self.averaging < 1:
             raise UserError(f"averaging is {self.averaging}; a decay lies in [0, 1)")
-        if self.epochs is None and self.steps is None and self.minutes is None:
-            object.__setattr__(self, "minutes", 10.0)
+
+    def with_budget(
+        self, *, epochs: int | None = None, steps: int | None = None, minutes: float | None = None
+    ) -> "TrainingConfig":
+        """The same with this budget in place of its own."""
+        return dataclasses.replace(self, epochs=epochs, steps=steps, minutes=minutes)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A run is a folder: what is in it, written so that a crash never leaves half a file."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -65,6 +66,23 @@ def create(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
     if run.exists():
         raise UserError(f"{run} exists already; choose another --out, or go on with --resume {run}")
     run.mkdir(parents=True)
+    write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
+
+
+def revise(run: Path, config: Config) -> None:
+    """Change what may change in a run that goes on: its budget, and how it is watched and compiled.
+
+    Raises:
+        UserError: something else differs from the run's own configuration.
+    """
+    old, shape = read_config(run)
+    kept = {name: getattr(old.training, name) for name in ("epochs", "steps", "minutes", "track", "compile")}
+    training = dataclasses.replace(config.training, **kept)
+    for part, mine in (("data", config.data), ("model", config.model), ("training", training)):
+        for name, value in dataclasses.asdict(mine).items():
+            before = getattr(getattr(old, part), name)
+            if value != before:
+                raise UserError(f"{run} was begun with {name} = {before}; it cannot go on with {value}")
     write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
 
 

@@ -24,6 +24,10 @@ class Posterior(nn.Module, ABC):
             ``z`` [S, B, D] and ``log q(z|x)`` [S, B] in nats.
         """
 
+    @abstractmethod
+    def center(self, features: Tensor) -> Tensor:
+        """One representative code for each image, without noise, [1, B, D]."""
+
 
 class GaussianPosterior(Posterior):
     """``q(z|x) = N(mu(x), diag sigma(x)^2)`` with mean and log scale linear in the features.
@@ -45,6 +49,10 @@ class GaussianPosterior(Posterior):
         # With z = mean + scale * noise the quadratic form of the density is that of the noise itself.
         log_density = -0.5 * noise.square().sum(2) - log_scale.sum(1) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
         return z, log_density
+
+    def center(self, features: Tensor) -> Tensor:
+        """The mean."""
+        return self.mean_and_log_scale(features).chunk(2, dim=1)[0].unsqueeze(0)
 
 
 class FlowPosterior(Posterior):
@@ -70,6 +78,12 @@ class FlowPosterior(Posterior):
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
         z, log_density = self.base(features, num_samples)
-        context = self.context(features) if self.context is not None else None
-        z, log_determinant = self.flow(z, context)
+        z, log_determinant = self.flow(z, self._context(features))
         return z, log_density - log_determinant
+
+    def center(self, features: Tensor) -> Tensor:
+        """Where the flow takes the base's center."""
+        return self.flow(self.base.center(features), self._context(features))[0]
+
+    def _context(self, features: Tensor) -> Tensor | None:
+        return self.context(features) if self.context is not None else None

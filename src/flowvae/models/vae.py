@@ -37,6 +37,10 @@ class VAE(nn.Module):
         """p(x|z) for z [S, B, D]."""
         return self.likelihood(z)
 
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Mean images [B, C, H, W] of p(x|z) at the center of each image's posterior."""
+        return self.decode(self.posterior.center(self.encoder(images))).mean[0]
+
     def sample(self, num_images: int) -> Tensor:
         """Mean images [N, C, H, W] of p(x|z) for z from the prior."""
         z = self.prior().sample((1, num_images))

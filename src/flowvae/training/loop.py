@@ -44,6 +44,8 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
     state = _start(config, dataset, accelerator.device)
     if resume:
         state.restore(run)
+    if main and resume:
+        runs.revise(run, config)
     elif main:
         runs.create(run, config, dataset.shape)
     accelerator.wait_for_everyone()
@@ -59,7 +61,8 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
     ):
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
-        while (fraction := spent(settings, state.step, per_epoch, state.seconds)) < 1 and not interrupted():
+        fraction = spent(settings, state.step, per_epoch, state.seconds)
+        while fraction < 1 and not interrupted():
             runs.seed_everything(settings.seed, state.step, process)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, state.step, fraction)
@@ -77,17 +80,18 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
             state.optimizer.zero_grad()
             state.average.update_parameters(state.model)
             state.step, state.seconds = state.step + 1, time.monotonic() - began
+            fraction = spent(settings, state.step, per_epoch, state.seconds)
             records.training(densities, fraction, settings.batch_size)
 
-            ended = spent(settings, state.step, per_epoch, state.seconds) >= 1
-            if main and (ended or state.step % per_epoch == 0):
+            validate = fraction >= 1 or state.step % per_epoch == 0
+            if main and validate:
                 scores = _validate(state, dataset, settings)
                 if (value := scores.negative_elbo.mean().item()) < state.best:
                     state.best = value
                     runs.write_weights(run, state.average.module)
                 state.seconds = time.monotonic() - began
                 records.validation(scores)
-            if main and (ended or state.step % per_epoch == 0 or state.seconds - saved > SAVE_EVERY):
+            if main and (validate or state.seconds - saved > SAVE_EVERY):
                 state.save(run, metrics)
                 saved = state.seconds
         if main and interrupted():

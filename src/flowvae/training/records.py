@@ -34,7 +34,7 @@ class Records:
         reconstruction = -densities.likelihood.mean()
         self._sums += torch.stack([reconstruction, (densities.posterior - densities.prior).mean()])
         steps = self._state.step - self._last_step
-        if steps < EVERY:
+        if steps < EVERY and fraction < 1:
             return
         reconstruction, kl = (self._sums / steps).tolist()
         rate = steps * batch_size / (self._state.seconds - self._last_seconds)

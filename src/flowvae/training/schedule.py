@@ -4,6 +4,8 @@ import math
 
 from flowvae.config import TrainingConfig
 
+DEFAULT_MINUTES = 10.0
+
 
 def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: float) -> float:
     """Fraction of the budget that is used up, the largest over the budgets given.
@@ -11,14 +13,14 @@ def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: fl
     >>> spent(TrainingConfig(epochs=4, minutes=10), step=200, steps_per_epoch=100, seconds=60)
     0.5
     """
-    fractions = [0.0]
+    fractions = []
     if settings.epochs is not None:
         fractions.append(step / (settings.epochs * steps_per_epoch))
     if settings.steps is not None:
         fractions.append(step / settings.steps)
     if settings.minutes is not None:
         fractions.append(seconds / (60 * settings.minutes))
-    return max(fractions)
+    return max(fractions, default=seconds / (60 * DEFAULT_MINUTES))
 
 
 def learning_rate(settings: TrainingConfig, step: int, fraction: float) -> float:

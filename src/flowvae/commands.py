@@ -1,0 +1,126 @@
+"""What the commands do, on the folders of runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from flowvae import figures, runs
+from flowvae.config import Config
+from flowvae.data import as_float, load_dataset
+from flowvae.errors import UserError
+from flowvae.evaluation import evaluate, interpolate
+from flowvae.evaluation.table import collect, markdown, write_table
+from flowvae.presets import preset
+from flowvae.training import train
+
+
+def evaluate_run(
+    run: Path,
+    num_samples: int,
+    num_images: int,
+    split: str = "test",
+    data: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score the run's model (see `flowvae.evaluation.evaluate`) and write ``evaluation.json`` into its folder."""
+    model = runs.load(run)
+    config, _ = runs.read_config(run)
+    dataset = _dataset_of(run, data)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"evaluating {run.name}", total=1.0)
+        scores = evaluate(
+            model, dataset, split, num_samples, num_images, seed, lambda done: progress.update(task, completed=done)
+        )
+    records = runs.read_metrics(run)
+    training = {
+        "training_steps": records[-1]["step"] if records else None,
+        "training_seconds": records[-1]["seconds"] if records else None,
+        "training_seed": config.training.seed,
+    }
+    evaluation = {**scores, **training}
+    runs.write_json(run / runs.EVALUATION, evaluation)
+    return evaluation
+
+
+def picture_samples(run: Path, num_images: int, seed: int, out: Path) -> Path:
+    """A grid of mean images for codes from the prior."""
+    model = runs.load(run)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        figures.save_grid(model.sample(num_images), out)
+    return out
+
+
+def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) -> Path:
+    """Rows of test images, each row above the row of their reconstructions."""
+    model = runs.load(run)
+    images = _test_images(run, num_images, seed)
+    with torch.no_grad():
+        reconstructed = model.reconstruct(images)
+    columns = 10
+    rows = [
+        row
+        for original, copy in zip(images.split(columns), reconstructed.split(columns), strict=True)
+        for row in (_filled(original, columns), _filled(copy, columns))
+    ]
+    figures.save_grid(torch.cat(rows), out, columns)
+    return out
+
+
+def picture_interpolations(of: Sequence[Path], pairs: int, steps: int, seed: int, out: Path) -> Path:
+    """The same walks between test images for each run, side by side."""
+    panels = {}
+    for run in of:
+        ends = _test_images(run, 2 * pairs, seed)
+        panels[run.name] = interpolate(runs.load(run), ends[:pairs], ends[pairs:], steps).flatten(0, 1)
+    figures.save_panels(panels, out, columns=steps)
+    return out
+
+
+def run_demo(minutes: float, out: Path) -> None:
+    """Train ``vae`` and ``realnvp-2``, evaluate them, and write their table and pictures into ``out``."""
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out, or remove it")
+    folders = [out / name for name in ("vae", "realnvp-2")]
+    for folder in folders:
+        config = preset(folder.name)
+        train(folder, Config(config.data, config.model, config.training.with_budget(minutes=minutes)))
+    for folder in folders:
+        evaluate_run(folder, num_samples=100, num_images=1000)
+        picture_samples(folder, 100, 0, folder / "samples.png")
+        picture_reconstructions(folder, 50, 0, folder / "reconstructions.png")
+    picture_interpolations(folders, 8, 10, 0, out / "interpolations.png")
+    figures.save_curves({folder.name: runs.read_metrics(folder) for folder in folders}, out / "curves.png")
+    rows = collect(folders)
+    for name in ("table.md", "table.json"):
+        write_table(rows, out / name)
+    print(markdown(rows), end="")
+    for path in sorted(out.rglob("*.png")) + sorted(out.glob("table.*")):
+        print(path)
+
+
+def _dataset_of(run: Path, data: str | None = None) -> Any:
+    config, shape = runs.read_config(run)
+    dataset = load_dataset(data or config.data.data, config.data.binarization)
+    if dataset.shape != shape:
+        raise UserError(f"{data or config.data.data} has images of {dataset.shape}; {run} was trained on {shape}")
+    return dataset
+
+
+def _test_images(run: Path, count: int, seed: int) -> Tensor:
+    dataset = _dataset_of(run)
+    available = len(dataset.test.images)
+    if count > available:
+        raise UserError(f"{count} test images asked for; {dataset.name} has {available}")
+    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
+    return as_float(dataset.test.images[chosen], dataset.levels)
+
+
+def _filled(row: Tensor, columns: int) -> Tensor:
+    """A row of images, filled up with blank ones."""
+    return torch.cat([row, row.new_zeros(columns - len(row), *row.shape[1:])])
