@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from flowvae.config import ModelConfig
 from flowvae.build import posterior
+from flowvae.config import ModelConfig
 from flowvae.densities import FlowPosterior
 from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar
 from flowvae.networks import Dense, MaskedDense

@@ -65,7 +65,8 @@ def test_gradients_match_finite_differences_and_reach_the_context(name):
     if context is not None:
         inputs.append(context.requires_grad_())
     assert torch.autograd.gradcheck(lambda *given: flow(*given), inputs)
-    total = sum(output.sum() for output in flow(*inputs))
+    moved, log_determinant = flow(*inputs)
+    total = moved.sum() + log_determinant.sum()
     gradients = torch.autograd.grad(total, [*inputs, *flow.parameters()])
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 

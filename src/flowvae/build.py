@@ -18,7 +18,9 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
     """
     channels, height, width = shape
     if channels != 1 or height % 4 or width % 4:
-        raise UserError(f"images are {channels} x {height} x {width}; expected one channel and sides that 4 divides")
+        raise UserError(
+            f"images are {channels} x {height} x {width}; expected one channel and sides that 4 divides"
+        )
     return VAE(
         Encoder(shape, config.features),
         posterior(config),

@@ -38,7 +38,7 @@ def free_bits_elbo(densities: LogDensities, free_bits: float, beta: float = 1.0)
 
 
 def warm_up(step: int, steps: int) -> float:
-    """Weight that rises from 0 to 1 in a straight line over the first ``steps`` steps; 1 where there are none.
+    """Weight that rises from 0 to 1 in a straight line over the first ``steps`` steps; 1 if there are none.
 
     >>> [warm_up(step, 4) for step in (0, 2, 4, 100)]
     [0.0, 0.5, 1.0, 1.0]

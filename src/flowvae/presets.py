@@ -5,8 +5,14 @@ from flowvae.errors import UserError, nearest
 
 PRESETS: dict[str, Config] = {
     "vae": Config(),
-    **{f"planar-{k}": Config(model=ModelConfig(posterior="planar", transformations=k)) for k in (4, 10, 20, 40)},
-    **{f"realnvp-{k}": Config(model=ModelConfig(posterior="realnvp", transformations=k)) for k in (2, 5, 10, 20)},
+    **{
+        f"planar-{k}": Config(model=ModelConfig(posterior="planar", transformations=k))
+        for k in (4, 10, 20, 40)
+    },
+    **{
+        f"realnvp-{k}": Config(model=ModelConfig(posterior="realnvp", transformations=k))
+        for k in (2, 5, 10, 20)
+    },
     "iaf-4": Config(model=ModelConfig(posterior="iaf", transformations=4, hidden=320)),
 }
 

@@ -92,7 +92,9 @@ def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
         raise UserError(f"{run} is no folder; give the folder of a run")
     values = read_json(run / CONFIG)
     shape = values.pop("shape", None) if isinstance(values, dict) else None
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)):
+    if not (
+        isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
+    ):
         raise UserError(f"{run / CONFIG}: shape is {shape!r}; expected [channels, height, width]")
     try:
         return from_dict(Config, values), (shape[0], shape[1], shape[2])
@@ -122,7 +124,9 @@ def load(run: str | Path) -> VAE:
         model.load_state_dict(weights)
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is damaged or of another model ({reason}); restore it or train again") from None
+        raise UserError(
+            f"{path} is damaged or of another model ({reason}); restore it or train again"
+        ) from None
     return model.eval()
 
 

@@ -47,7 +47,9 @@ class GaussianPosterior(Posterior):
         noise = torch.randn(num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
         z = torch.addcmul(mean, noise, log_scale.exp())
         # With z = mean + scale * noise the quadratic form of the density is that of the noise itself.
-        log_density = -0.5 * noise.square().sum(2) - log_scale.sum(1) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
+        log_density = (
+            -0.5 * noise.square().sum(2) - log_scale.sum(1) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
+        )
         return z, log_density
 
     def center(self, features: Tensor) -> Tensor:

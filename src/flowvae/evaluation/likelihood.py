@@ -26,7 +26,7 @@ class Bounds(NamedTuple):
 
 @torch.no_grad()
 def bounds(model: VAE, images: Tensor, num_samples: int, chunk: int = 1024) -> Bounds:
-    """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` (image, sample) pairs at once.
+    """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` pairs of the two at once.
 
     The embedding is computed once per image. Call it in ``eval()`` mode: a batch norm in training mode would
     make each density depend on the whole batch.

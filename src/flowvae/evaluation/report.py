@@ -29,7 +29,12 @@ def evaluate(
     """Score a model, in ``eval()`` mode, on ``num_images`` images of a split drawn at random (None: all).
 
     Args:
+        model: moved to where it shall be scored.
+        dataset: its binarization decides what the numbers are comparable with.
+        split: train, valid or test.
         num_samples: S, posterior samples an image.
+        num_images: None for the whole split.
+        seed: of the choice of images and of the samples.
         report: is told the fraction that is done.
 
     Returns:

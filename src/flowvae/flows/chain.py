@@ -1,6 +1,7 @@
 """Several flows, one after the other."""
 
 from collections.abc import Iterable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -23,25 +24,27 @@ class Chain(Flow):
 
     def __init__(self, flows: Iterable[Flow]) -> None:
         super().__init__()
+        flows = list(flows)
         self.flows = nn.ModuleList(flows)
-        self.sizes = [flow.context_features for flow in self.flows]
+        self.sizes = [flow.context_features for flow in flows]
         self.context_features = sum(self.sizes)
 
-    def _contexts(self, context: Tensor | None) -> list[Tensor | None]:
+    def _with_contexts(self, context: Tensor | None) -> list[tuple[Flow, Tensor | None]]:
+        flows = cast(Iterable[Flow], self.flows)
         if context is None:
-            return [None] * len(self.flows)
-        return list(context.split(self.sizes, dim=-1))
+            return [(flow, None) for flow in flows]
+        return list(zip(flows, context.split(self.sizes, dim=-1), strict=True))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
-        for flow, own in zip(self.flows, self._contexts(context), strict=True):
+        for flow, own in self._with_contexts(context):
             z, log_determinant = flow(z, own)
             total = total + log_determinant
         return z, total
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
-        for flow, own in zip(reversed(self.flows), reversed(self._contexts(context)), strict=True):
+        for flow, own in reversed(self._with_contexts(context)):
             z, log_determinant = flow.inverse(z, own)
             total = total + log_determinant
         return z, total

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from flowvae.flows.flow import Flow
 
-
 # So that m(0) = softplus(log(e - 1)) - 1 = 0.
 LOG_E_MINUS_1 = math.log(math.e - 1)
 
@@ -25,7 +24,8 @@ class Planar(Flow):
     No vector of D dimensions is carried from one transformation to the next. With ``W`` and ``U`` [K, D],
     ``p = W z_0 + b``, ``A = W U'`` and ``L`` its strictly lower part, the activations solve ``h = tanh(p + L
     h)``, a recurrence of K scalars; then ``z_K = z_0 + U' h`` and ``log|det| = sum_k log(1 + (1 - h_k^2)
-    A_kk)``. A belongs to the image and is shared by all its samples.
+    A_kk)``. A belongs to the image and is shared by all its samples. With ``1 + A_kk = softplus(w'u + log(e -
+    1))``, the determinant is ``h_k^2 + (1 - h_k^2) (1 + A_kk)``: a sum that rounding cannot make negative.
 
     Args:
         dimension: D.
@@ -46,8 +46,8 @@ class Planar(Flow):
         self.parameters_of_all = nn.Parameter(parameters)
         self.context_features = len(parameters) if amortized else 0
 
-    def _weights(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """``W`` and constrained ``U`` [B, K, D], ``b`` [B, K]; B is 1 without a context."""
+    def _weights(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``W`` and constrained ``U`` [B, K, D], ``b`` and ``1 + w'u`` [B, K]; B is 1 without a context."""
         flat = self.parameters_of_all.unsqueeze(0)
         if self.context_features and context is not None:
             flat = flat + context
@@ -56,19 +56,20 @@ class Planar(Flow):
         w = w.unflatten(1, (self.transformations, self.dimension))
         u = u.unflatten(1, (self.transformations, self.dimension))
         product = (w * u).sum(2)
-        wanted = F.softplus(product + LOG_E_MINUS_1) - 1
-        u = u + ((wanted - product) / w.square().sum(2)).unsqueeze(2) * w
-        return w, u, b
+        one_more = F.softplus(product + LOG_E_MINUS_1)
+        u = u + ((one_more - 1 - product) / w.square().sum(2)).unsqueeze(2) * w
+        return w, u, b, one_more
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         samples, images, dimension = z.shape
-        w, u, b = self._weights(context)
+        w, u, b, one_more = self._weights(context)
         a = w @ u.mT  # [B, K, K]
         # Columns of one matrix for each set of parameters: [B, D, S], or [1, D, B S] where all share one.
         columns = z.transpose(0, 1).reshape(len(w), -1, dimension).mT
         h = _Recurrence.apply(torch.baddbmm(b.unsqueeze(2), w, columns), a)
         moved = (columns + u.mT @ h).mT.reshape(images, samples, dimension).transpose(0, 1)
-        log_determinant = torch.log1p((1 - h.square()) * a.diagonal(dim1=1, dim2=2).unsqueeze(2)).sum(1)
+        square = h.square()
+        log_determinant = (square + (1 - square) * one_more.unsqueeze(2)).log().sum(1)
         return moved, log_determinant.reshape(images, samples).t()
 
 

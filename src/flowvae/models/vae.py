@@ -16,7 +16,9 @@ class VAE(nn.Module):
         likelihood: ``likelihood(z)`` is the distribution p(x|z), batch shape [S, B].
     """
 
-    def __init__(self, encoder: nn.Module, posterior: Posterior, prior: nn.Module, likelihood: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, posterior: Posterior, prior: nn.Module, likelihood: nn.Module
+    ) -> None:
         super().__init__()
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
 

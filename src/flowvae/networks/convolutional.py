@@ -41,7 +41,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent codes [N, D] to logits [N, C, H, W]: dense, then transposed convolutions."""
 
-    def __init__(self, dimension: int, shape: tuple[int, int, int], channels: int = 64, hidden: int = 256) -> None:
+    def __init__(
+        self, dimension: int, shape: tuple[int, int, int], channels: int = 64, hidden: int = 256
+    ) -> None:
         super().__init__()
         image_channels, height, width = shape
         self.layers = nn.Sequential(

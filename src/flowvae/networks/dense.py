@@ -42,7 +42,8 @@ class Dense(nn.Module):
         if normalization == "weight":
             weight_norm(self.first)
             weight_norm(self.last)
-            nn.init.zeros_(self.last.parametrizations.weight.original0)  # the norm; the direction stays
+            # The norm of every row; its direction stays what it is.
+            nn.init.zeros_(self.last.get_parameter("parametrizations.weight.original0"))
         else:
             nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)

@@ -31,7 +31,9 @@ class MaskedDense(nn.Module):
         if reverse:
             order = order.flip(0)
         degree = torch.arange(hidden) % max(dimension - 1, 1) + 1
-        self.register_buffer("mask_in", (degree[:, None] >= order).to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer(
+            "mask_in", (degree[:, None] >= order).to(torch.get_default_dtype()), persistent=False
+        )
         mask_out = (order[:, None] > degree).to(torch.get_default_dtype())
         self.register_buffer("mask_out", mask_out.repeat(2, 1), persistent=False)
 

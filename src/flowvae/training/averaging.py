@@ -1,5 +1,7 @@
 """The running average of weights that evaluation uses."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -13,8 +15,10 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def blend(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+    def blend(average: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
         n = float(updates)
-        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
+        share = 1 - min(decay, (1 + n) / (10 + n))
+        for mean, value in zip(average, current, strict=True):
+            mean.lerp_(value, share)
 
     return AveragedModel(model, multi_avg_fn=blend)

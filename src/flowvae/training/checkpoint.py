@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowvae.errors import UserError
+from flowvae.models import VAE
 from flowvae.runs import METRICS, replacing
 
 FILE = Path("resume") / "state.pt"
@@ -20,7 +20,7 @@ FILE = Path("resume") / "state.pt"
 class State:
     """The whole state of training; batches and noise follow from the step."""
 
-    model: nn.Module
+    model: VAE
     average: AveragedModel
     optimizer: torch.optim.Optimizer
     step: int = 0

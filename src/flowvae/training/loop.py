@@ -1,7 +1,9 @@
 """The training loop."""
 
+import math
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +16,7 @@ from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, train
 from flowvae.densities import LogDensities
 from flowvae.errors import UserError
 from flowvae.evaluation import Bounds, bounds
+from flowvae.models import VAE
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 from flowvae.training.averaging import averaged
 from flowvae.training.checkpoint import State
@@ -39,7 +42,11 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
     """
     settings = config.training
     accelerator = Accelerator(log_with=None if settings.track == "none" else settings.track, project_dir=run)
-    main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    main, process, processes = (
+        accelerator.is_main_process,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
     dataset = load_dataset(config.data.data, config.data.binarization)
     state = _start(config, dataset, accelerator.device)
     if resume:
@@ -66,12 +73,14 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
             runs.seed_everything(settings.seed, state.step, process)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, state.step, fraction)
-            images = training_batch(dataset, settings.batch_size, settings.seed, state.step, process, processes)
+            images = training_batch(
+                dataset, settings.batch_size, settings.seed, state.step, process, processes
+            )
             densities = forward(images.to(accelerator.device), settings.samples)
             loss = -_objective(settings, densities, state.step)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(parallel.parameters(), settings.gradient_clipping)
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            if not math.isfinite(loss.item() + float(norm or 0)):
                 raise UserError(
                     f"the loss stopped being finite at step {state.step}; lower --learning-rate "
                     f"(the last good state is in {run / 'resume'})"
@@ -85,7 +94,7 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
 
             validate = fraction >= 1 or state.step % per_epoch == 0
             if main and validate:
-                scores = _validate(state, dataset, settings)
+                scores = _validate(state, dataset, settings, accelerator.device)
                 if (value := scores.negative_elbo.mean().item()) < state.best:
                     state.best = value
                     runs.write_weights(run, state.average.module)
@@ -119,11 +128,11 @@ def _objective(settings: TrainingConfig, densities: LogDensities, step: int) -> 
     return elbo(densities, beta).mean()
 
 
-def _validate(state: State, dataset: Dataset, settings: TrainingConfig) -> Bounds:
+def _validate(state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device) -> Bounds:
     """The averaged weights on validation images, the same images and the same noise every time."""
     everything = dataset.valid.images
     chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(settings.seed))
     images = as_float(everything[chosen[: settings.validation_images]], dataset.levels)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        return bounds(state.average.module.eval(), images.to(next(state.model.parameters()).device), num_samples=1)
+        return bounds(cast(VAE, state.average.module).eval(), images.to(device), num_samples=1)

@@ -22,7 +22,9 @@ class Records:
     ``images_per_second`` and ``learning_rate``.
     """
 
-    def __init__(self, file: BinaryIO, display: Display, accelerator: Accelerator, state: State, per_epoch: int):
+    def __init__(
+        self, file: BinaryIO, display: Display, accelerator: Accelerator, state: State, per_epoch: int
+    ) -> None:
         self._file, self._display, self._accelerator = file, display, accelerator
         self._state, self._per_epoch = state, per_epoch
         self._last_step, self._last_seconds = state.step, state.seconds
@@ -76,5 +78,5 @@ class Records:
         if self._accelerator.is_main_process:
             self._file.write(json.dumps(record).encode() + b"\n")
             self._file.flush()
-        numbers = {f"{split}/{name}": value for name, value in record.items() if name not in ("split", "step")}
+        numbers = {f"{split}/{name}": record[name] for name in record if name not in ("split", "step")}
         self._accelerator.log(numbers, step=state.step)
