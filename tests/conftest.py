@@ -1,0 +1,28 @@
+"""What every test starts from: one thread, one seed, and the data sets that are too large to bundle."""
+
+import os
+from pathlib import Path
+
+# One thread a process, and in the processes that tests start: the tensors of tests are too small for more.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of data sets that are not bundled: FLOWVAE_SHARED_DATA, or ../shared/data."""
+    named = os.environ.get("FLOWVAE_SHARED_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: FLOWVAE_SHARED_DATA names the one with the data sets")
+    return folder
