@@ -1,0 +1,110 @@
+"""Training objectives as functions of log densities."""
+
+import math
+
+import pytest
+import torch
+
+from flowvae.densities import LogDensities
+from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
+
+torch.set_num_threads(1)
+
+
+def densities(samples: int, images: int, spread: float = 3.0) -> LogDensities:
+    """Random numbers in float64, each a leaf of the graph."""
+    torch.manual_seed(samples)
+    leaves = [center + spread * torch.randn(samples, images).double() for center in (-80.0, -30.0, -20.0)]
+    return LogDensities(*(leaf.requires_grad_() for leaf in leaves))
+
+
+def gradients(objective: torch.Tensor, given: LogDensities) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(objective.sum(), list(given)))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_elbo_is_the_mean_over_samples(beta):
+    given = densities(samples=5, images=7)
+    for image, value in enumerate(elbo(given, beta).tolist()):
+        terms = [
+            given.likelihood[s, image].item()
+            - beta * (given.posterior[s, image].item() - given.prior[s, image].item())
+            for s in range(5)
+        ]
+        assert value == pytest.approx(sum(terms) / 5, abs=1e-9)
+
+
+def test_elbo_weighs_only_the_divergence_by_beta():
+    given = densities(samples=5, images=7)
+    for gradient, expected in zip(gradients(elbo(given, 0.3), given), (1, 0.3, -0.3), strict=True):
+        torch.testing.assert_close(gradient, torch.full_like(gradient, expected / 5))
+
+
+def test_importance_weighted_bound_is_the_log_of_the_mean_weight():
+    given = densities(samples=6, images=7)
+    weights = (given.likelihood + given.prior - given.posterior).detach()
+    for image, value in enumerate(importance_weighted_bound(given).tolist()):
+        # Shifted by 110 nats so that plain exponentials do not underflow.
+        mean = sum(math.exp(weights[s, image].item() + 110) for s in range(6)) / 6
+        assert value == pytest.approx(math.log(mean) - 110, abs=1e-9)
+
+
+def test_importance_weighted_bound_does_not_underflow():
+    far = LogDensities(torch.full((4, 3), -30_000.0), torch.full((4, 3), -1000.0), torch.zeros(4, 3))
+    torch.testing.assert_close(importance_weighted_bound(far), torch.full((3,), -31_000.0))
+
+
+def test_importance_weighted_bound_of_one_sample_is_the_elbo():
+    given = densities(samples=1, images=7)
+    torch.testing.assert_close(importance_weighted_bound(given), elbo(given))
+    for one, other in zip(
+        gradients(importance_weighted_bound(given), given), gradients(elbo(given), given), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_importance_weighted_bound_is_at_least_the_elbo():
+    given = densities(samples=20, images=500)
+    assert (importance_weighted_bound(given) > elbo(given)).all()
+    constant = LogDensities(*(field[:1].expand(20, -1) for field in given))
+    torch.testing.assert_close(importance_weighted_bound(constant), elbo(constant))
+
+
+def test_importance_weighted_gradient_weighs_samples_by_their_share():
+    given = densities(samples=6, images=7)
+    share = torch.softmax(given.likelihood + given.prior - given.posterior, 0)
+    likelihood, prior, posterior = gradients(importance_weighted_bound(given), given)
+    torch.testing.assert_close(likelihood, share)
+    torch.testing.assert_close(prior, share)
+    torch.testing.assert_close(posterior, -share)
+
+
+def test_free_bits_equal_the_elbo_above_the_threshold():
+    given = densities(samples=5, images=7)
+    divergence = (given.posterior - given.prior).mean().item()
+    assert divergence > 5
+    torch.testing.assert_close(free_bits_elbo(given, divergence - 1, beta=0.3), elbo(given, 0.3).mean())
+    torch.testing.assert_close(free_bits_elbo(given, 0.0), elbo(given).mean())
+    for one, other in zip(
+        gradients(free_bits_elbo(given, divergence - 1), given),
+        gradients(elbo(given).mean(), given),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_free_bits_cost_a_constant_below_the_threshold():
+    given = densities(samples=5, images=7)
+    threshold = (given.posterior - given.prior).mean().item() + 1
+    value = free_bits_elbo(given, threshold, beta=0.3)
+    torch.testing.assert_close(value, given.likelihood.mean() - 0.3 * threshold)
+    likelihood, prior, posterior = gradients(value, given)
+    torch.testing.assert_close(likelihood, torch.full_like(likelihood, 1 / 35))
+    assert (prior == 0).all()
+    assert (posterior == 0).all()
+
+
+def test_warm_up_rises_in_a_straight_line():
+    assert [warm_up(step, 10) for step in range(0, 11, 5)] == [0.0, 0.5, 1.0]
+    assert warm_up(11, 10) == 1.0
+    assert warm_up(0, 0) == 1.0

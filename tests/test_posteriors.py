@@ -1,0 +1,207 @@
+"""Approximate posteriors: the density that comes with a draw is that of the draw."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from flowvae.build import posterior as build_posterior
+from flowvae.config import ModelConfig
+from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, StandardNormal
+from flowvae.flows import Chain
+
+torch.set_num_threads(1)
+
+SAMPLES, IMAGES, FEATURES, DIMENSION = 6, 5, 3, 4
+
+
+def gaussian() -> tuple[GaussianPosterior, Tensor]:
+    torch.manual_seed(0)
+    posterior = GaussianPosterior(FEATURES, DIMENSION).double()
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    return posterior, torch.randn(IMAGES, FEATURES).double()
+
+
+def flow_posterior(kind: str) -> tuple[FlowPosterior, Tensor]:
+    """Away from the identity, with a context that matters."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        posterior=kind,  # type: ignore[arg-type]
+        transformations=3,
+        latent=DIMENSION,
+        features=FEATURES,
+        hidden=8,
+    )
+    posterior = build_posterior(config).double().eval()
+    assert isinstance(posterior, FlowPosterior)
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    return posterior, torch.randn(IMAGES, FEATURES).double()
+
+
+def base_density(base: GaussianPosterior, features: Tensor) -> Independent:
+    mean, log_scale = base.mean_and_log_scale(features).chunk(2, dim=1)
+    return Independent(Normal(mean, log_scale.exp()), 1)
+
+
+def test_gaussian_density_is_that_of_its_draws():
+    posterior, features = gaussian()
+    z, log_density = posterior(features, SAMPLES)
+    assert z.shape == (SAMPLES, IMAGES, DIMENSION)
+    torch.testing.assert_close(log_density, base_density(posterior, features).log_prob(z), atol=1e-10, rtol=0)
+
+
+def test_gaussian_draws_have_its_moments():
+    posterior, features = gaussian()
+    z, _ = posterior(features, 40_000)
+    expected = base_density(posterior, features).base_dist
+    error = expected.scale / 40_000**0.5
+    assert ((z.mean(0) - expected.mean).abs() < 5 * error).all()
+    assert ((z.std(0) / expected.scale - 1).abs() < 0.02).all()
+    correlations = torch.stack([torch.corrcoef(z[:, image].T) for image in range(IMAGES)])
+    assert ((correlations - torch.eye(DIMENSION)).abs() < 0.03).all()
+    torch.testing.assert_close(posterior.center(features)[0], expected.mean)
+
+
+def test_gaussian_draws_are_reparametrized():
+    """dz/dmean = 1 and dz/dlog_scale = z - mean, draw by draw; d log q/dlog_scale = -1."""
+    posterior, features = gaussian()
+    z, log_density = posterior(features, 1)
+    mean, _ = posterior.mean_and_log_scale(features).chunk(2, dim=1)
+    bias = posterior.mean_and_log_scale.bias
+    for i in range(DIMENSION):
+        (gradient,) = torch.autograd.grad(z[0, :, i].sum(), bias, retain_graph=True)
+        expected = torch.zeros_like(bias)
+        expected[i], expected[DIMENSION + i] = IMAGES, (z[0, :, i] - mean[:, i]).sum()
+        torch.testing.assert_close(gradient, expected)
+    (gradient,) = torch.autograd.grad(log_density.sum(), bias)
+    torch.testing.assert_close(gradient[:DIMENSION], torch.zeros(DIMENSION).double())
+    torch.testing.assert_close(gradient[DIMENSION:], torch.full((DIMENSION,), -float(IMAGES)).double())
+
+
+def test_draws_are_independent_over_samples_and_images():
+    posterior, _ = gaussian()
+    same = torch.ones(IMAGES, FEATURES).double()
+    z, _ = posterior(same, SAMPLES)
+    assert len(z.flatten().unique()) == z.numel()
+
+
+@pytest.mark.parametrize("kind", ["realnvp", "iaf"])
+def test_flow_density_is_that_of_the_base_where_its_draws_come_from(kind):
+    posterior, features = flow_posterior(kind)
+    z, log_density = posterior(features, SAMPLES)
+    assert posterior.context is not None
+    context = posterior.context(features)
+    before, inverse_log_determinant = posterior.flow.inverse(z, context)
+    assert (before - z).abs().max() > 0.1, "the flow is the identity: this would prove nothing"
+    assert isinstance(posterior.base, GaussianPosterior)
+    base = base_density(posterior.base, features).log_prob(before)
+    torch.testing.assert_close(log_density, base + inverse_log_determinant, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+def test_flow_posterior_is_the_base_pushed_through_the_flow(kind):
+    posterior, features = flow_posterior(kind)
+    torch.manual_seed(1)
+    before, base_log_density = posterior.base(features, SAMPLES)
+    torch.manual_seed(1)
+    z, log_density = posterior(features, SAMPLES)
+    assert posterior.context is not None
+    expected, log_determinant = posterior.flow(before, posterior.context(features))
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(log_density, base_log_density - log_determinant)
+    center = posterior.flow(posterior.base.center(features), posterior.context(features))[0]
+    torch.testing.assert_close(posterior.center(features), center)
+
+
+@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+def test_an_images_draws_do_not_depend_on_its_neighbours(kind):
+    posterior, features = flow_posterior(kind)
+
+    def draw(images: Tensor) -> tuple[Tensor, Tensor]:
+        assert posterior.context is not None
+        return posterior.flow(
+            posterior.base.center(images).expand(SAMPLES, -1, -1), posterior.context(images)
+        )
+
+    together = draw(features)
+    for image in range(IMAGES):
+        alone = draw(features[image : image + 1])
+        torch.testing.assert_close(alone[0][:, 0], together[0][:, image])
+        torch.testing.assert_close(alone[1][:, 0], together[1][:, image])
+
+
+@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+def test_context_changes_what_the_flow_does(kind):
+    posterior, features = flow_posterior(kind)
+    z = torch.zeros(1, IMAGES, DIMENSION).double()
+    assert posterior.context is not None
+    moved, _ = posterior.flow(z, posterior.context(features))
+    assert (moved[0, 0] - moved[0, 1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+def test_fresh_flow_posterior_is_its_base(kind):
+    torch.manual_seed(0)
+    config = ModelConfig(posterior=kind, transformations=3, latent=DIMENSION, features=FEATURES, hidden=8)
+    posterior = build_posterior(config).double()
+    assert isinstance(posterior, FlowPosterior)
+    features = torch.randn(IMAGES, FEATURES).double()
+    torch.manual_seed(1)
+    z, log_density = posterior(features, SAMPLES)
+    torch.manual_seed(1)
+    expected, expected_log_density = posterior.base(features, SAMPLES)
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(log_density, expected_log_density)
+
+
+@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+def test_without_context_every_image_has_the_same_flow(kind):
+    config = ModelConfig(
+        posterior=kind, transformations=2, latent=DIMENSION, features=FEATURES, hidden=8, context=False
+    )
+    posterior = build_posterior(config).double()
+    assert isinstance(posterior, FlowPosterior)
+    assert posterior.context is None
+    with torch.no_grad():
+        for parameter in posterior.flow.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    z, _ = posterior.flow(torch.ones(SAMPLES, IMAGES, DIMENSION).double(), None)
+    assert (z - 1).abs().max() > 0.01
+    torch.testing.assert_close(z, z[:1, :1].expand_as(z))
+
+
+def test_transformations_are_counted_as_in_the_literature():
+    """One Real NVP transformation is two couplings with swapped halves; planar ones are K in one module."""
+    for transformations in (1, 5):
+        config = ModelConfig(posterior="realnvp", transformations=transformations, latent=DIMENSION)
+        posterior = build_posterior(config)
+        assert isinstance(posterior, FlowPosterior)
+        assert isinstance(posterior.flow, Chain)
+        swaps = [flow.swap for flow in posterior.flow.flows]
+        assert swaps == [False, True] * transformations
+
+
+def test_standard_normal_prior():
+    z = torch.randn(SAMPLES, IMAGES, DIMENSION)
+    by_hand = -0.5 * (z.square() + torch.log(torch.tensor(2 * torch.pi))).sum(2)
+    torch.testing.assert_close(StandardNormal(DIMENSION)().log_prob(z), by_hand)
+
+
+def test_bernoulli_likelihood_of_binary_images_sums_to_one():
+    """Over all 2^6 images of 2 x 3 pixels, and pixel by pixel as by hand."""
+    torch.manual_seed(0)
+    decoder = torch.nn.Sequential(torch.nn.Linear(DIMENSION, 6), torch.nn.Unflatten(1, (1, 2, 3))).double()
+    likelihood = BernoulliLikelihood(decoder)
+    z = torch.randn(SAMPLES, 64, DIMENSION).double()
+    z = z[:, :1].expand(-1, 64, -1)
+    images = ((torch.arange(64)[:, None] >> torch.arange(6)) & 1).double().view(64, 1, 2, 3)
+    log_prob = likelihood(z).log_prob(images)
+    assert log_prob.shape == (SAMPLES, 64)
+    torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(SAMPLES).double())
+    probability = torch.sigmoid(decoder(z[:, 0]))
+    by_hand = torch.where(images[37] == 1, probability, 1 - probability).log().sum((1, 2, 3))
+    torch.testing.assert_close(log_prob[:, 37], by_hand)
