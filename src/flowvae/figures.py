@@ -45,7 +45,9 @@ def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int) -> None:
     height, width = next(iter(canvases.values())).shape[:2]
     figure = Figure(figsize=(len(panels) * width / 70, height / 70 + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, canvas) in zip(np.ravel(figure.subplots(1, len(panels))), canvases.items(), strict=True):
+    for axes, (title, canvas) in zip(
+        np.ravel(figure.subplots(1, len(panels))), canvases.items(), strict=True
+    ):
         axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(title, fontsize=11)
         axes.axis("off")
@@ -59,7 +61,10 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     axes = figure.subplots()
     lowest = math.inf
     for index, (name, records) in enumerate(runs.items()):
-        for split, style in (("train", {"alpha": 0.45, "linewidth": 1}), ("valid", {"marker": "o", "markersize": 3})):
+        for split, style in (
+            ("train", {"alpha": 0.45, "linewidth": 1}),
+            ("valid", {"marker": "o", "markersize": 3}),
+        ):
             chosen = [record for record in records if record["split"] == split]
             minutes = [record["seconds"] / 60 for record in chosen]
             values = [record["negative_elbo"] for record in chosen]
@@ -74,3 +79,26 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     axes.grid(alpha=0.3)
     axes.legend(title="validation (training: faint)", fontsize=8, title_fontsize=8)
     figure.savefig(path, dpi=160)
+
+
+def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) -> None:
+    """Columns of strips of images [N, C, H, W], each over its caption, as PNG or PDF by the file's name."""
+    rows = max(len(strips) for strips in panels.values())
+    count, _, height, width = next(iter(panels.values()))[0][0].shape
+    strip_width = 4.6
+    strip_height = strip_width * (height + 2 * GAP) / (count * (width + GAP) + GAP)
+    figure = Figure(
+        figsize=(strip_width * len(panels), rows * (strip_height + 0.26) + 0.3), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, len(panels), squeeze=False)
+    for column, (title, strips) in enumerate(panels.items()):
+        grid[0, column].set_title(title, fontsize=11)
+        for axes, (images, caption) in zip(grid[:, column], strips, strict=True):
+            canvas = tile(images, len(images))
+            axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_xlabel(caption, fontsize=7, labelpad=2)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+    figure.savefig(path, dpi=200)

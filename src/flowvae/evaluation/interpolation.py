@@ -1,8 +1,11 @@
-"""Paths through the latent space."""
+"""Paths through the latent space, and how smooth and likely they are."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from flowvae.evaluation.likelihood import log_marginal
 from flowvae.models import VAE
 
 
@@ -19,3 +22,22 @@ def interpolate(model: VAE, first: Tensor, second: Tensor, steps: int = 10) -> T
     path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights.view(-1, 1))  # [B, steps, F]
     images = model.decode(model.posterior.center(path.flatten(0, 1))).mean[0]
     return images.unflatten(0, path.shape[:2])
+
+
+class PathQuality(NamedTuple):
+    """Of each path, [B]."""
+
+    largest_step: Tensor
+    """Largest change between neighbours (sum over pixels of the absolute difference), as a multiple of the
+    path's mean change: 1 for an even walk, the number of its steps for one single jump."""
+    negative_log_marginal: Tensor
+    """-log p(x) in nats, averaged over the path's images, each pixel at its likelier value."""
+
+
+@torch.no_grad()
+def path_quality(model: VAE, paths: Tensor, num_samples: int = 100) -> PathQuality:
+    """Judge the paths [B, steps, C, H, W] that `interpolate` gives, with S samples for each -log p(x)."""
+    changes = (paths[:, 1:] - paths[:, :-1]).abs().flatten(2).sum(2)  # [B, steps - 1]
+    binary = (paths >= 0.5).to(paths.dtype).flatten(0, 1)
+    nll = -log_marginal(model, binary, num_samples).unflatten(0, paths.shape[:2])
+    return PathQuality(changes.amax(1) / changes.mean(1), nll.mean(1))
