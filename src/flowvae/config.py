@@ -51,6 +51,14 @@ class ModelConfig:
             _at_least(1, "transformations", self.transformations)
         if self.posterior == "realnvp":
             _at_least(2, "latent", self.latent)
+        elif self.normalization != "none":
+            raise UserError(
+                f"only the conditioners of realnvp can be normalized, not those of {self.posterior}"
+            )
+        if self.flow_batch_norm and self.posterior not in ("realnvp", "iaf"):
+            raise UserError(
+                f"batch norm goes between transformations of realnvp and iaf, not {self.posterior}"
+            )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from flowvae import runs
@@ -68,8 +69,8 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
     ):
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
-        fraction = spent(settings, state.step, per_epoch, state.seconds)
-        while fraction < 1 and not interrupted():
+        fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
+        while fraction < 1 and not stop:
             runs.seed_everything(settings.seed, state.step, process)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, state.step, fraction)
@@ -88,7 +89,8 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
             state.optimizer.step()
             state.optimizer.zero_grad()
             state.average.update_parameters(state.model)
-            state.step, state.seconds = state.step + 1, time.monotonic() - began
+            state.step += 1
+            state.seconds, stop = _agreed(accelerator, time.monotonic() - began, interrupted())
             fraction = spent(settings, state.step, per_epoch, state.seconds)
             records.training(densities, fraction, settings.batch_size)
 
@@ -103,8 +105,10 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
             if main and (validate or state.seconds - saved > SAVE_EVERY):
                 state.save(run, metrics)
                 saved = state.seconds
-        if main and interrupted():
+        if main and stop:
             state.save(run, metrics)
+            if not (run / runs.WEIGHTS).exists():  # no validation yet, but something to look at
+                runs.write_weights(run, state.average.module)
             shown.line(f"stopped at step {state.step}; go on with: flowvae train --resume {run}")
     accelerator.end_training()
 
@@ -117,6 +121,15 @@ def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     return State(model, averaged(model, settings.averaging), optimizer)
+
+
+def _agreed(accelerator: Accelerator, seconds: float, stop: bool) -> tuple[float, bool]:
+    """The main process's clock and wish to stop: processes that leave the loop apart wait for ever."""
+    if accelerator.num_processes == 1:
+        return seconds, stop
+    said = broadcast(torch.tensor([seconds, stop], dtype=torch.float64, device=accelerator.device))
+    seconds, wish = cast(Tensor, said).tolist()
+    return seconds, bool(wish)
 
 
 def _objective(settings: TrainingConfig, densities: LogDensities, step: int) -> Tensor:
