@@ -1,0 +1,7 @@
+"""Images as uint8 tensors, where they come from, and the batches that training sees."""
+
+from flowvae.data.batches import steps_per_epoch, training_batch
+from flowvae.data.dataset import Dataset, Split, as_float
+from flowvae.data.load import load_dataset
+
+__all__ = ["Dataset", "Split", "as_float", "load_dataset", "steps_per_epoch", "training_batch"]

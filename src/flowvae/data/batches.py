@@ -1,0 +1,57 @@
+"""Training batches as a pure function of (seed, step): a resumed run sees what an unbroken one saw."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from flowvae.data.binarization import bernoulli_thresholds
+from flowvae.data.dataset import Dataset, as_float
+from flowvae.data.seeding import Purpose, generator
+from flowvae.errors import UserError
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Full batches in one pass over the images; the partial last one is dropped. At least 1.
+
+    >>> steps_per_epoch(50_000, 128), steps_per_epoch(5, 128)
+    (390, 1)
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}; give at least 1")
+    return max(1, num_images // batch_size)
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of the training images, int64 [N]. Cached: a step would pay for its whole epoch."""
+    return torch.from_numpy(generator(seed, Purpose.EPOCH_ORDER, epoch).permutation(num_images))
+
+
+def training_batch(
+    dataset: Dataset, batch_size: int, seed: int, step: int, rank: int = 0, world_size: int = 1
+) -> Tensor:
+    """The images of training step ``step`` (counted from 0 over all epochs): float32 [B, C, H, W] in [0, 1].
+
+    Every epoch goes through the images in a new order drawn from (seed, epoch); under dynamic
+    binarization the pixels are drawn from (seed, step). B is ``batch_size``, or the number of images
+    where there are fewer. With ``world_size`` processes each gets its own B / world_size images of the
+    same global batch; a batch that does not divide is a UserError.
+    """
+    images = dataset.train.images
+    epoch, position = divmod(step, steps_per_epoch(len(images), batch_size))
+    size = min(batch_size, len(images))
+    if size % world_size:
+        raise UserError(
+            f"a batch of {size} images does not divide among {world_size} processes; "
+            f"choose a batch size that is a multiple of {world_size}"
+        )
+    share = slice(rank * size // world_size, (rank + 1) * size // world_size)
+    order = _epoch_order(len(images), seed, epoch)
+    batch = images.index_select(0, order[position * size : (position + 1) * size][share])
+    if dataset.binarization == "dynamic":
+        # Drawn for the whole batch, so that the images do not depend on the number of processes.
+        shape = torch.Size((size, *images.shape[1:]))
+        thresholds = bernoulli_thresholds(generator(seed, Purpose.BATCH_NOISE, step), shape)[share]
+        return (batch > thresholds).float()
+    return as_float(batch, dataset.levels)

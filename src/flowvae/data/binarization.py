@@ -1,0 +1,66 @@
+"""From 8-bit intensities to the binary images that a Bernoulli likelihood scores.
+
+The ways are different data sets, and their likelihoods must never be mixed:
+
+- static: every pixel is one draw from Bernoulli(intensity / 255), made once with one seed
+- dynamic: valid and test as in static; training images are drawn anew for every batch
+- threshold: 1 where the intensity is at least 128
+- none: the 8-bit values stay
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowvae.data.dataset import Dataset, Split
+from flowvae.data.seeding import Purpose, generator
+from flowvae.errors import UserError
+
+BINARIZATIONS = ("static", "dynamic", "threshold", "none")
+
+
+def bernoulli_thresholds(random: np.random.Generator, shape: torch.Size) -> Tensor:
+    """uint8 u, uniform on 0 .. 254: then P(intensity > u) = intensity / 255 exactly."""
+    return torch.from_numpy(random.integers(0, 255, tuple(shape), dtype=np.uint8))
+
+
+def frozen_sample(images: Tensor, seed: int, split: int) -> Tensor:
+    """One Bernoulli(intensity / 255) draw of every pixel, the same for the same seed and split number."""
+    thresholds = bernoulli_thresholds(generator(seed, Purpose.FROZEN_NOISE, split), images.shape)
+    return torch.gt(images, thresholds, out=thresholds)
+
+
+def is_binary(dataset: Dataset) -> bool:
+    return all(int(split.images.max()) <= 1 for split in (dataset.train, dataset.valid, dataset.test))
+
+
+def binarize(dataset: Dataset, binarization: str, seed: int) -> Dataset:
+    """The 8-bit (or already binary) ``dataset`` under one of BINARIZATIONS.
+
+    Images that hold nothing but 0 and 1 are static as they are; asking for anything else of them is a
+    UserError.
+    """
+    if is_binary(dataset):
+        if binarization != "static":
+            raise UserError(
+                f"{dataset.name} is binary already, so binarization {binarization} means nothing for it; "
+                "use static, which takes its pixels as they are"
+            )
+        return replace(dataset, binarization="static")
+
+    def sampled(split: Split, number: int) -> Split:
+        return replace(split, images=frozen_sample(split.images, seed, number))
+
+    def thresholded(split: Split) -> Split:
+        return replace(split, images=(split.images >= 128).to(torch.uint8))
+
+    train, valid, test = dataset.train, dataset.valid, dataset.test
+    if binarization == "static":
+        train, valid, test = sampled(train, 0), sampled(valid, 1), sampled(test, 2)
+    elif binarization == "dynamic":
+        valid, test = sampled(valid, 1), sampled(test, 2)
+    elif binarization == "threshold":
+        train, valid, test = thresholded(train), thresholded(valid), thresholded(test)
+    return replace(dataset, binarization=binarization, train=train, valid=valid, test=test)

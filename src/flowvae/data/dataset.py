@@ -1,0 +1,59 @@
+"""What a data set is: three splits of equally shaped uint8 images."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and, where the source has them, their labels.
+
+    images: uint8 [N, C, H, W]; 0 and 1 where the split is binary, otherwise 0 to 255.
+    labels: int64 [N], or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits and how their pixels become what the likelihood sees.
+
+    name: "mnist", "larochelle", or the stem of the file or folder.
+    binarization: "static", "dynamic", "threshold" or "none". With "dynamic" the training images stay
+        8-bit intensities and are sampled anew for every batch; valid and test are binary.
+    """
+
+    name: str
+    binarization: str
+    train: Split
+    valid: Split
+    test: Split
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def levels(self) -> int:
+        """How many values a pixel takes where the likelihood sees it: 2, or 256 without binarization."""
+        return 256 if self.binarization == "none" else 2
+
+
+def as_float(images: Tensor, levels: int) -> Tensor:
+    """uint8 pixels 0 .. levels - 1 as float32 in [0, 1], same shape.
+
+    Raises ValueError for a pixel out of range: the 8-bit training images of a dynamic data set, for
+    one, have to go through ``training_batch``.
+
+    >>> import torch
+    >>> as_float(torch.tensor([0, 51, 255], dtype=torch.uint8), 256)
+    tensor([0.0000, 0.2000, 1.0000])
+    """
+    if images.numel() and int(images.max()) >= levels:
+        raise ValueError(f"pixel value {int(images.max())} where there are {levels} levels")
+    return images.float() / (levels - 1)

@@ -1,0 +1,73 @@
+"""From arrays to the three splits of a data set, with the checks that every source shares."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flowvae.data.dataset import Dataset, Split
+from flowvae.data.seeding import Purpose, generator
+from flowvae.errors import UserError
+
+
+def make_split(where: str, images: np.ndarray, labels: np.ndarray | None = None) -> Split:
+    """A split from uint8 [N, C, H, W] and integers [N] or [N, 1]; ``where`` names the source in errors."""
+    if 0 in images.shape:
+        raise UserError(f"{where} holds no images (its shape is {images.shape}); give at least one")
+    if labels is None:
+        return Split(torch.from_numpy(images))
+    if not np.issubdtype(labels.dtype, np.integer) or labels.size != labels.shape[0]:
+        raise UserError(
+            f"the labels of {where} are {labels.dtype} of shape {labels.shape}; give one integer an image"
+        )
+    if len(labels) != len(images):
+        raise UserError(f"{where} holds {len(images)} images but {len(labels)} labels; give one an image")
+    return Split(torch.from_numpy(images), torch.from_numpy(labels.reshape(-1).astype(np.int64)))
+
+
+def make_dataset(path: Path, train: Split, valid: Split, test: Split, name: str | None = None) -> Dataset:
+    """Unbinarized splits as a data set, named after its path unless it has a name of its own."""
+    dataset = Dataset(name or path.resolve().stem, "none", train, valid, test)
+    for other, split in (("valid", valid), ("test", test)):
+        if split.images.shape[1:] != train.images.shape[1:]:
+            raise UserError(
+                f"{path} has train images of shape {tuple(train.images.shape[1:])} and {other} images of "
+                f"shape {tuple(split.images.shape[1:])} (channels, height, width); bring them to one shape"
+            )
+    return dataset
+
+
+def take(split: Split, indices: slice | torch.Tensor) -> Split:
+    return Split(split.images[indices], None if split.labels is None else split.labels[indices])
+
+
+def hold_out(path: Path, train: Split) -> tuple[Split, Split]:
+    """(train, valid): the last sixth of the training images becomes valid, as 10,000 of MNIST's 60,000."""
+    count = len(train.images)
+    if count < 2:
+        raise UserError(f"{path} has no valid images and too few train images to hold some out; add images")
+    held_out = max(1, count // 6)
+    return take(train, slice(count - held_out)), take(train, slice(count - held_out, count))
+
+
+def shuffled(split: Split) -> Split:
+    """The images in a random order that is always the same.
+
+    It does not depend on the user's seed: another seed must not move test images into train.
+    """
+    order = generator(0, Purpose.SPLIT_ORDER).permutation(len(split.images))
+    return take(split, torch.from_numpy(order))
+
+
+def split_at_random(path: Path, everything: Split) -> tuple[Split, Split, Split]:
+    """(train, valid, test): 80, 10 and 10 per cent of the images in the order of ``shuffled``."""
+    count = len(everything.images)
+    if count < 3:
+        raise UserError(f"{path} holds {count} images, too few for train, valid and test; add some")
+    tenth = max(1, count // 10)
+    everything = shuffled(everything)
+    return (
+        take(everything, slice(count - 2 * tenth)),
+        take(everything, slice(count - 2 * tenth, count - tenth)),
+        take(everything, slice(count - tenth, count)),
+    )

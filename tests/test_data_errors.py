@@ -1,0 +1,410 @@
+"""Bad input: each is one line that names the file and says what to do (``user_error`` sees to the form)."""
+
+import io
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_files import (
+    random_images,
+    user_error,
+    write_amat_folder,
+    write_idx,
+    write_idx_folder,
+    write_images,
+)
+from PIL import Image
+
+from flowvae.data import load_dataset, mnist, reading
+from flowvae.errors import UserError
+
+
+def save(path: Path, **arrays: object) -> Path:
+    np.savez_compressed(path, **arrays)  # pyright: ignore[reportArgumentType]
+    return path
+
+
+# Which source
+
+
+@pytest.mark.parametrize("source", ["minst", "MNIST"])
+def test_misspelt_name(source: str) -> None:
+    assert source in user_error(source)
+
+
+def test_misspelt_name_gets_a_hint() -> None:
+    assert "did you mean mnist?" in user_error("minst")
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    assert str(tmp_path / "nothing") in user_error(tmp_path / "nothing")
+
+
+def test_file_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("1,2,3")
+    assert "data.csv is no data set; give an .npz file" in user_error(tmp_path / "data.csv")
+
+
+# The bundled MNIST
+
+
+def test_bundled_file_with_a_wrong_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytearray(mnist.PATH.read_bytes())
+    data[1_000_000] ^= 1
+    (tmp_path / "mnist.npz").write_bytes(data)
+    monkeypatch.setattr(mnist, "PATH", tmp_path / "mnist.npz")
+    message = user_error("mnist")
+    assert "mnist.npz" in message
+    assert "sha256 is wrong; install flowvae again" in message
+
+
+def test_bundled_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "PATH", tmp_path / "mnist.npz")
+    assert "No such file" in user_error("mnist")
+
+
+# .npz
+
+IMAGES = random_images(12, 6, 6)
+
+BAD_ARRAYS = {
+    "wrong keys": ({"pictures": IMAGES}, "give it train and test"),
+    "no test": ({"train": IMAGES}, "give it train and test"),
+    "floats": (
+        {"train": IMAGES / 255, "test": IMAGES},
+        "array train in .* has type float64; save 8-bit pixels",
+    ),
+    "int64": ({"train": IMAGES.astype(int), "test": IMAGES}, "has type int64"),
+    "objects": ({"train": np.array([None, 1]), "test": IMAGES}, "array train in .* holds Python objects"),
+    "object labels": (
+        {"train": IMAGES, "train_labels": np.array(["a", 1], object), "test": IMAGES},
+        "Python objects",
+    ),
+    "no images": ({"train": IMAGES[:0], "test": IMAGES}, "array train in .* holds no images"),
+    "flat, not square": (
+        {"train": IMAGES.reshape(18, 24)[:, :23], "test": IMAGES},
+        "no square image, flat or packed",
+    ),
+    "flat or packed": ({"train": np.zeros((9, 25), np.uint8), "test": IMAGES}, "more than one square image"),
+    "not packed": ({"train": np.full((9, 5), 255, np.uint8), "test": IMAGES}, "not packed bits"),
+    "five channels": (
+        {"train": IMAGES.reshape(2, 6, 6, 6)[:, :5], "test": IMAGES},
+        r"has shape \(2, 5, 6, 6\)",
+    ),
+    "one dimension": ({"train": IMAGES.reshape(-1), "test": IMAGES}, r"has shape \(432,\)"),
+    "two shapes": ({"train": IMAGES, "test": IMAGES[:, 1:]}, r"train images of shape \(1, 6, 6\) and test"),
+    "labels too few": (
+        {"train": IMAGES, "train_labels": np.arange(11), "valid": IMAGES, "test": IMAGES},
+        "12 images but 11 labels",
+    ),
+    "float labels": ({"train": IMAGES, "train_labels": np.ones(12), "test": IMAGES}, "one integer an image"),
+    "one-hot labels": (
+        {"train": IMAGES, "train_labels": np.eye(12, dtype=int), "test": IMAGES},
+        "one integer an image",
+    ),
+    "one train image": ({"train": IMAGES[:1], "test": IMAGES}, "too few train images"),
+    "two images": ({"images": IMAGES[:2]}, "holds 2 images, too few"),
+    "indices outside": (
+        {"images": IMAGES, "train_idx": [0, 12], "valid_idx": [1], "test_idx": [2]},
+        "array train_idx in .* points outside its images; count from 0 to 11",
+    ),
+    "negative indices": (
+        {"images": IMAGES, "train_idx": [-1], "valid_idx": [1], "test_idx": [2]},
+        "points outside",
+    ),
+    "float indices": (
+        {"images": IMAGES, "train_idx": [0.5], "valid_idx": [1], "test_idx": [2]},
+        "give integers",
+    ),
+    "indices missing": (
+        {"images": IMAGES, "train_idx": [0], "test_idx": [2]},
+        "but not valid; add valid_idx",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_npz_with_bad_arrays(tmp_path: Path, case: str) -> None:
+    arrays, expected = BAD_ARRAYS[case]
+    path = save(tmp_path / "set.npz", **arrays)
+    message = user_error(path)
+    assert str(path) in message
+    assert re.search(expected, message), message
+
+
+def good_npz(path: Path) -> Path:
+    return save(path, train=IMAGES, valid=IMAGES, test=IMAGES, train_labels=np.arange(12))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.99])
+def test_truncated_npz(tmp_path: Path, share: float) -> None:
+    path = good_npz(tmp_path / "set.npz")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    assert f"{path} cannot be read as an .npz file" in user_error(path)
+
+
+def test_text_that_calls_itself_npz(tmp_path: Path) -> None:
+    (tmp_path / "set.npz").write_text("hello")
+    assert "cannot be read as an .npz file" in user_error(tmp_path / "set.npz")
+
+
+def test_npz_whose_contents_fail_the_check_sum(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", train=IMAGES, test=IMAGES)
+    data = bytearray((tmp_path / "set.npz").read_bytes())
+    data[300] ^= 1  # a pixel of the first array, stored without compression
+    (tmp_path / "set.npz").write_bytes(data)
+    assert "Bad CRC-32" in user_error(tmp_path / "set.npz")
+
+
+def test_npz_whose_header_claims_more_than_it_holds(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 6, 6)}
+    )
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        archive.writestr("train.npy", header.getvalue())
+        archive.writestr("test.npy", header.getvalue())
+    assert "array train is not as long as its header says" in user_error(tmp_path / "set.npz")
+
+
+def test_npz_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
+    path = save(tmp_path / "bomb.npz", train=np.zeros((2000, 28, 28), np.uint8), test=IMAGES)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    assert f"{path} holds" in user_error(path)
+
+
+def test_packed_bits_count_as_what_they_unpack_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
+    packed = np.zeros((2000, 98), np.uint8)
+    assert "use fewer or smaller images" in user_error(save(tmp_path / "set.npz", train=packed, test=packed))
+
+
+# IDX
+
+
+def idx_folder(folder: Path, ending: str = "") -> Path:
+    return write_idx_folder(folder, random_images(12, 6, 6), random_images(4, 6, 6), ending)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("share", [0, 0.05, 0.5, 0.99])
+def test_truncated_idx(tmp_path: Path, ending: str, share: float) -> None:
+    path = idx_folder(tmp_path, ending) / f"train-images-idx3-ubyte{ending}"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    assert f"{path} cannot be read as an IDX file" in user_error(tmp_path)
+
+
+def test_idx_with_a_wrong_magic_number(tmp_path: Path) -> None:
+    path = idx_folder(tmp_path) / "t10k-images-idx3-ubyte"
+    path.write_bytes(b"\0\0\x0d\3" + path.read_bytes()[4:])
+    assert "its first bytes are 00000d03, not 00000803" in user_error(tmp_path)
+
+
+def test_labels_where_images_should_be(tmp_path: Path) -> None:
+    folder = idx_folder(tmp_path)
+    (folder / "train-images-idx3-ubyte").write_bytes((folder / "train-labels-idx1-ubyte").read_bytes())
+    assert "its first bytes are 00000801, not 00000803" in user_error(folder)
+
+
+def test_idx_that_is_longer_than_its_header_says(tmp_path: Path) -> None:
+    path = idx_folder(tmp_path) / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert "promises 432 values, it holds more" in user_error(tmp_path)
+
+
+def test_gz_that_is_none(tmp_path: Path) -> None:
+    path = idx_folder(tmp_path, ".gz") / "train-images-idx3-ubyte.gz"
+    path.write_bytes(b"<html>404</html>")
+    assert "Not a gzipped file" in user_error(tmp_path)
+
+
+def test_gz_with_a_flipped_bit(tmp_path: Path) -> None:
+    path = idx_folder(tmp_path, ".gz") / "train-images-idx3-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+    assert f"{path} cannot be read as an IDX file" in user_error(tmp_path)
+
+
+def test_idx_bomb(tmp_path: Path) -> None:
+    path = idx_folder(tmp_path) / "train-images-idx3-ubyte"
+    path.write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 28, 28))
+    assert "use fewer or smaller images" in user_error(tmp_path)
+
+
+def test_idx_labels_of_another_length(tmp_path: Path) -> None:
+    write_idx(idx_folder(tmp_path) / "train-labels-idx1-ubyte", np.zeros(11, np.uint8))
+    assert "holds 12 images but 11 labels" in user_error(tmp_path)
+
+
+def test_idx_without_test_images(tmp_path: Path) -> None:
+    (idx_folder(tmp_path) / "t10k-images-idx3-ubyte").unlink()
+    assert f"{tmp_path} has no file t10k-images-idx3-ubyte" in user_error(tmp_path)
+
+
+# Larochelle's text files
+
+
+def amat_folder(folder: Path, change) -> Path:
+    """Three files of four images, the lines of the train file changed."""
+    write_amat_folder(folder, *3 * [random_images(4, 28, 28, high=2)])
+    path = folder / "binarized_mnist_train.amat"
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    return folder
+
+
+BAD_LINES = {
+    "a two": (
+        lambda lines: [lines[0], "2" + lines[1][1:], *lines[2:]],
+        "line 2 of .* is not made of 0 and 1",
+    ),
+    "decimals": (lambda lines: [lines[0], lines[1].replace("0", "0.0", 1), *lines[2:]], "line 2 of"),
+    "no space": (lambda lines: [*lines[:3], lines[3].replace(" ", "", 1)], "line 4 of .* is not made of"),
+    "a column short": (
+        lambda lines: [*lines[:2], lines[2][:-2], lines[3]],
+        "line 3 of .* has 783 numbers, not 784",
+    ),
+    "a column more": (lambda lines: [*lines[:2], lines[2] + " 1", lines[3]], "line 3 of .* has 785 numbers"),
+    "cut off": (lambda lines: [*lines[:3], lines[3][:400]], "line 4 of .* has 200 numbers"),
+    "an empty line": (lambda lines: [lines[0], "", *lines[1:]], "line 2 of .* has 0 numbers"),
+    "nothing": (lambda lines: [], "line 1 of .* has 0 numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_amat_with_bad_lines(tmp_path: Path, case: str) -> None:
+    change, expected = BAD_LINES[case]
+    message = user_error(amat_folder(tmp_path, change))
+    assert "binarized_mnist_train.amat" in message
+    assert re.search(expected, message), message
+
+
+def test_amat_that_is_missing(tmp_path: Path) -> None:
+    (amat_folder(tmp_path, lambda lines: lines) / "binarized_mnist_valid.amat").unlink()
+    assert "binarized_mnist_valid.amat cannot be read as an .amat file (No such file" in user_error(tmp_path)
+
+
+# Folders of images
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    assert f"{tmp_path} holds no images; put files into it" in user_error(tmp_path)
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    assert f"{tmp_path} holds no images" in user_error(tmp_path)
+
+
+def test_images_of_different_sizes(tmp_path: Path) -> None:
+    write_images(tmp_path, random_images(5, 7, 5))
+    Image.fromarray(random_images(8, 6)).save(tmp_path / "other.png")
+    message = user_error(tmp_path)
+    assert f"{tmp_path / '0000.png'} has 5 x 7 pixels but {tmp_path / 'other.png'} has 6 x 8" in message
+
+
+def test_sizes_that_differ_between_splits(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", random_images(5, 7, 5))
+    write_images(tmp_path / "test", random_images(5, 6, 5))
+    assert "bring all images to one size" in user_error(tmp_path)
+
+
+def test_file_that_is_not_an_image(tmp_path: Path) -> None:
+    write_images(tmp_path, random_images(5, 7, 5))
+    (tmp_path / "fake.png").write_text("I am no picture")
+    assert f"{tmp_path / 'fake.png'} cannot be read as an image" in user_error(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp", ".gif"])
+def test_truncated_image(tmp_path: Path, ending: str) -> None:
+    write_images(tmp_path, random_images(5, 40, 50), ending)
+    path = tmp_path / f"0003{ending}"
+    path.write_bytes(path.read_bytes()[:-500])
+    assert f"{path} cannot be read as an image" in user_error(tmp_path)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG file that promises a grey image of that size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_000, 10_000, 60_000])
+def test_decompression_bomb(tmp_path: Path, side: int) -> None:
+    """Beyond our limit; beyond that at which Pillow warns; beyond that at which Pillow refuses."""
+    write_images(tmp_path, random_images(5, 7, 5))
+    (tmp_path / "bomb.png").write_bytes(png_header(side, side))
+    assert "bomb.png has more than 64 megapixels" in user_error(tmp_path)
+
+
+def test_too_many_images_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_BYTES", 1000)
+    write_images(tmp_path, random_images(30, 7, 5))
+    assert "use fewer or smaller images" in user_error(tmp_path)
+
+
+def test_16_bit_image(tmp_path: Path) -> None:
+    Image.fromarray(random_images(7, 5).astype(np.uint16)).save(tmp_path / "deep.png")
+    assert "deep.png has more than 8 bits a pixel" in user_error(tmp_path)
+
+
+def test_train_without_test(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", random_images(5, 7, 5))
+    assert "has a folder train but no folder test; add it" in user_error(tmp_path)
+
+
+def test_images_beside_class_folders(tmp_path: Path) -> None:
+    write_images(tmp_path, random_images(5, 7, 5))
+    write_images(tmp_path / "cats", random_images(5, 7, 5))
+    assert "(0000.png) beside folders of images (cats)" in user_error(tmp_path)
+
+
+def test_two_images(tmp_path: Path) -> None:
+    write_images(tmp_path, random_images(2, 7, 5))
+    assert "holds 2 images, too few" in user_error(tmp_path)
+
+
+# Whatever else may be wrong with bytes
+
+
+def flip_bits(path: Path, random: np.random.Generator) -> None:
+    data = bytearray(path.read_bytes())
+    for position in random.integers(0, len(data), random.integers(1, 4)):
+        data[position] ^= 1 << random.integers(8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["npz", "idx", "gz", "png", "jpg", "gif", "bmp"])
+def test_flipped_bits_are_a_user_error_or_go_unnoticed(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    failures = 0
+    for attempt in range(60):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        if kind == "npz":
+            source = victim = good_npz(folder / "set.npz")
+        elif kind in ("idx", "gz"):
+            source = idx_folder(folder, ".gz" if kind == "gz" else "")
+            victim = next(folder.glob("train-images*"))
+        else:
+            source = write_images(folder, IMAGES[:4], f".{kind}")
+            victim = folder / f"0002.{kind}"
+        flip_bits(victim, random)
+        try:
+            load_dataset(str(source), "none")
+        except UserError as error:
+            assert "\n" not in str(error)
+            failures += 1
+    assert failures > 0
