@@ -1,0 +1,63 @@
+"""The Python of the README runs as it stands there, block after block, and does what the text says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory) -> dict[str, Any]:
+    """What the blocks define, run in their order in an empty folder."""
+    torch.manual_seed(0)
+    defined: dict[str, Any] = {"__name__": "readme"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("readme"))
+        for number, block in enumerate(BLOCKS):
+            exec(compile(block, f"README.md, block {number}", "exec"), defined)
+    return defined
+
+
+def test_blocks_run_and_give_what_they_promise(names):
+    assert len(BLOCKS) == 3
+    assert names["densities"].posterior.shape == (5, 16)
+    scores = names["scores"]
+    assert scores["samples"] == 10
+    assert scores["images"] == 100
+    assert 0 < scores["nll"] <= scores["negative_elbo"] < 560
+    assert torch.isfinite(names["loss"])
+
+
+def test_own_flow_obeys_the_laws_of_flows(names):
+    dimension = 5
+    flow = names["Stretch"](dimension)
+    z = torch.randn(2, 3, dimension, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(3, dimension, dtype=torch.float64)
+    moved, log_determinant = flow(z, context)
+    # Element by element: the Jacobian is the diagonal of derivatives.
+    (derivative,) = torch.autograd.grad(moved.sum(), z)
+    torch.testing.assert_close(log_determinant, derivative.log().sum(2))
+    back, inverse_log_determinant = flow.inverse(moved, context)
+    torch.testing.assert_close(back, z)
+    torch.testing.assert_close(inverse_log_determinant, -log_determinant)
+    same, nothing = flow(z, torch.zeros_like(context))
+    torch.testing.assert_close(same, z)
+    torch.testing.assert_close(nothing, torch.zeros_like(nothing))
+
+
+def pages() -> list[Path]:
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    relative = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link)]
+    missing = [link for link in relative if link and not (page.parent / link).exists()]
+    assert not missing
