@@ -8,8 +8,6 @@ import torch
 from flowvae.densities import LogDensities
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 
-torch.set_num_threads(1)
-
 
 def densities(samples: int, images: int, spread: float = 3.0) -> LogDensities:
     """Random numbers in float64, each a leaf of the graph."""

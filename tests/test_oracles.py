@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from flowvae.flows import AffineCoupling, BatchNormFlow, InverseAutoregressive, Planar
 from flowvae.networks import Dense, MaskedDense
 
-torch.set_num_threads(1)
-
 SAMPLES, IMAGES, DIMENSION = 3, 4, 5
 SHIFT = math.log(math.e - 1)
 REASON = "an oracle that is not installed; pip install flowvae[oracles]"

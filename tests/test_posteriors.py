@@ -10,8 +10,6 @@ from flowvae.config import ModelConfig
 from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, StandardNormal
 from flowvae.flows import Chain
 
-torch.set_num_threads(1)
-
 SAMPLES, IMAGES, FEATURES, DIMENSION = 6, 5, 3, 4
 
 
