@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 
+import torch
+from torch import nn
+
 from flowvae.config import ModelConfig
 from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
 from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar
 from flowvae.models import VAE
 from flowvae.networks import Decoder, Dense, Encoder, MaskedDense
+from flowvae.networks.convolutional import STRIDE
 
 
 def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
@@ -16,17 +20,19 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
     >>> from flowvae.presets import preset
     >>> model = build_model(preset("realnvp-2").model, (1, 28, 28))
     """
-    channels, height, width = shape
-    if channels != 1 or height % 4 or width % 4:
-        raise UserError(
-            f"images are {channels} x {height} x {width}; expected one channel and sides that 4 divides"
-        )
-    return VAE(
-        Encoder(shape, config.features),
+    _, height, width = shape
+    if height % STRIDE or width % STRIDE:
+        raise UserError(f"images are {height} x {width}; the networks take sides that {STRIDE} divides")
+    model = VAE(
+        Encoder(shape, config.features, config.channels, config.blocks),
         posterior(config),
         StandardNormal(config.latent),
-        BernoulliLikelihood(Decoder(config.latent, shape)),
+        BernoulliLikelihood(
+            Decoder(config.latent, shape, config.features, config.channels, config.blocks), shape
+        ),
     )
+    # What convolutions on a CPU like best.
+    return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
 
 
 def posterior(config: ModelConfig) -> Posterior:

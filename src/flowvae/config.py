@@ -28,8 +28,12 @@ class ModelConfig:
     """K, flow transformations after the Gaussian"""
     latent: int = 40
     """D, latent dimensions"""
-    features: int = 256
-    """width of the encoder's embedding"""
+    features: int = 512
+    """width of the encoder's embedding, and of the decoder's first layer"""
+    channels: int = 64
+    """width of the convolutions of encoder and decoder"""
+    blocks: int = 1
+    """residual blocks of the encoder, and of the decoder"""
     hidden: int = 128
     """hidden units of the flow's conditioners"""
     context: bool = True
@@ -42,9 +46,10 @@ class ModelConfig:
     """bound the log scale of affine transformations"""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "features", "hidden"):
+        for name in ("latent", "features", "channels", "hidden"):
             _at_least(1, name, getattr(self, name))
-        _at_least(0, "transformations", self.transformations)
+        for name in ("blocks", "transformations"):
+            _at_least(0, name, getattr(self, name))
         if self.posterior == "gaussian" and self.transformations:
             raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
         if self.posterior != "gaussian":
@@ -77,11 +82,11 @@ class TrainingConfig:
     """what is maximized"""
     samples: int = 1
     """S, posterior samples an image in training"""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """highest rate of Adam; it rises in a line, then falls as a cosine to the end of the budget"""
     learning_rate_warm_up: int = 200
     """steps until the highest rate"""
-    weight_decay: float = 0.0
+    weight_decay: float = 0.01
     """decoupled weight decay (AdamW)"""
     kl_warm_up: int = 0
     """steps over which the weight of the KL term rises from 0 to 1"""

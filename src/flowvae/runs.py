@@ -104,7 +104,8 @@ def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
 
 def write_weights(run: Path, model: nn.Module) -> None:
     with replacing(run / WEIGHTS) as partial:
-        partial.write_bytes(safetensors.torch.save(dict(model.state_dict()), metadata={"format": "pt"}))
+        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+        partial.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
 
 
 def load(run: str | Path) -> VAE:

@@ -1,21 +1,33 @@
 """Likelihoods p(x|z)."""
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 
 class BernoulliLikelihood(nn.Module):
-    """Independent binary pixels whose logits the decoder gives.
+    """Independent binary pixels; their logits are the decoder's output plus an offset of each pixel.
 
     Args:
-        decoder: maps z [N, D] to logits [N, C, H, W].
+        decoder: maps z [N, D] to [N, C, H, W].
+        shape: (C, H, W).
     """
 
-    def __init__(self, decoder: nn.Module) -> None:
+    initialized: Tensor
+
+    def __init__(self, decoder: nn.Module, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.decoder = decoder
+        self.offset = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @torch.no_grad()
+    def initialize(self, mean: Tensor) -> None:
+        """Start the offsets as the logits of the mean training image [C, H, W]; ``initialized`` says so."""
+        self.offset.copy_(mean.clamp(0.01, 0.99).logit())
+        self.initialized.fill_(True)
 
     def forward(self, z: Tensor) -> Distribution:
         """``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W]."""
-        logits = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return Independent(Bernoulli(logits=logits, validate_args=False), 3)
+        logits = self.decoder(z.flatten(0, 1)) + self.offset
+        return Independent(Bernoulli(logits=logits.unflatten(0, z.shape[:2]), validate_args=False), 3)

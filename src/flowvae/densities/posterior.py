@@ -38,9 +38,13 @@ class GaussianPosterior(Posterior):
     def __init__(self, features: int, dimension: int) -> None:
         super().__init__()
         self.mean_and_log_scale = nn.Linear(features, 2 * dimension)
-        with torch.no_grad():  # close to the prior at the start: mean about 0, scale 1
-            self.mean_and_log_scale.weight.mul_(0.1)
-            self.mean_and_log_scale.bias.zero_()
+        # Means as spread as the features at the start, with scales of about 1/e that hardly depend on them:
+        # the decoder has something to go by from the first step on.
+        nn.init.xavier_normal_(self.mean_and_log_scale.weight)
+        nn.init.zeros_(self.mean_and_log_scale.bias)
+        with torch.no_grad():
+            self.mean_and_log_scale.weight[dimension:] *= 0.1
+            self.mean_and_log_scale.bias[dimension:] = -1.0
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
         mean, log_scale = self.mean_and_log_scale(features).chunk(2, dim=1)

@@ -14,7 +14,7 @@ from flowvae import runs
 from flowvae.build import build_model
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
-from flowvae.densities import LogDensities
+from flowvae.densities import BernoulliLikelihood, LogDensities
 from flowvae.errors import UserError
 from flowvae.evaluation import Bounds, bounds
 from flowvae.models import VAE
@@ -49,6 +49,8 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
         accelerator.num_processes,
     )
     dataset = load_dataset(config.data.data, config.data.binarization)
+    if dataset.levels != 2:
+        raise UserError("the likelihood is one of binary pixels; choose --binarization static or dynamic")
     state = _start(config, dataset, accelerator.device)
     if resume:
         state.restore(run)
@@ -116,9 +118,16 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
 def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
     settings = config.training
     runs.seed_everything(settings.seed)
-    model = build_model(config.model, dataset.shape).to(device)
+    model = build_model(config.model, dataset.shape)
+    mean = as_float(dataset.train.images, dataset.levels).mean(0)
+    cast(BernoulliLikelihood, model.likelihood).initialize(mean)
+    model.to(device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        model.parameters(),
+        settings.learning_rate,
+        betas=(0.9, 0.99),  # runs are short: forget the first steps' gradients soon
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
     return State(model, averaged(model, settings.averaging), optimizer)
 
