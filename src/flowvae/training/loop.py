@@ -119,8 +119,8 @@ def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
     settings = config.training
     runs.seed_everything(settings.seed)
     model = build_model(config.model, dataset.shape)
-    mean = as_float(dataset.train.images, dataset.levels).mean(0)
-    cast(BernoulliLikelihood, model.likelihood).initialize(mean)
+    top = 255 if dataset.binarization == "dynamic" else dataset.levels - 1  # dynamic: still intensities
+    cast(BernoulliLikelihood, model.likelihood).initialize(dataset.train.images.float().mean(0) / top)
     model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
