@@ -93,11 +93,11 @@ def test_batch_size_zero() -> None:
 
 def test_global_random_state_is_left_alone(tmp_path) -> None:
     np.savez(tmp_path / "set.npz", images=random_images(20, 4, 4))
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     dataset = load_dataset(str(tmp_path / "set.npz"), "dynamic")
     training_batch(dataset, 4, 0, 0)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))  # noqa: NPY002
     assert random.getstate() == python_state
 
 

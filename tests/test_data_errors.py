@@ -404,7 +404,6 @@ def test_flipped_bits_are_a_user_error_or_go_unnoticed(tmp_path: Path, kind: str
         flip_bits(victim, random)
         try:
             load_dataset(str(source), "none")
-        except UserError as error:
-            assert "\n" not in str(error)
+        except UserError:
             failures += 1
     assert failures > 0

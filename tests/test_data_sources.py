@@ -167,7 +167,7 @@ def test_npz_images_alone_are_split_at_random(tmp_path: Path) -> None:
     one, other = (load_dataset(str(tmp_path / "set.npz"), "none", seed) for seed in (0, 1))
     assert sizes(one) == [32, 4, 4]
     labels = [labels_of(getattr(one, split)).tolist() for split in SPLITS]
-    assert sorted(sum(labels, [])) == list(range(40))
+    assert sorted([*labels[0], *labels[1], *labels[2]]) == list(range(40))
     assert labels[2] != [36, 37, 38, 39]
     assert torch.equal(labels_of(one.test), labels_of(other.test))  # no seed moves test images into train
 
@@ -192,7 +192,8 @@ def test_idx_without_labels(tmp_path: Path) -> None:
     for path in tmp_path.glob("*labels*"):
         path.unlink()
     dataset = load_dataset(str(tmp_path), "none")
-    assert dataset.train.labels is None and dataset.test.labels is None
+    assert dataset.train.labels is None
+    assert dataset.test.labels is None
 
 
 def test_fashion_mnist_of_debian() -> None:

@@ -27,6 +27,14 @@ MAX_PIXELS = 64 * 2**20
 
 def load(folder: Path) -> Dataset:
     """The images below ``folder``: one channel where all are grey, otherwise RGB without transparency."""
+    with warnings.catch_warnings():
+        # What is wrong with a file's metadata does not concern its pixels, and what does is an error.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return _load(folder)
+
+
+def _load(folder: Path) -> Dataset:
     if not (folder / "train").is_dir():
         train, valid, test = split_at_random(folder, _read_parts([folder])[0])
         return make_dataset(folder, train, valid, test)
@@ -117,9 +125,7 @@ def _decode(path: Path, channels: int) -> np.ndarray:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(path)
+        return Image.open(path)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _too_large(path) from error
     except Exception as error:  # each of Pillow's formats has errors of its own
