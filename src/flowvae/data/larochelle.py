@@ -48,21 +48,22 @@ def larochelle_name(train: Split, valid: Split, test: Split) -> str | None:
 def read_amat(path: Path) -> np.ndarray:
     """uint8 0 and 1 of shape [N, 1, 28, 28] from lines of 784 digits with spaces between them."""
     text = np.frombuffer(read_bytes(path, "an .amat file").rstrip() + b"\n", np.uint8)
-    is_digit = (text == ord("0")) | (text == ord("1"))
+    is_digit = (text | 1) == ord("1")
     is_newline = text == ord("\n")
-    bad = ~(is_digit | is_newline | (text == ord(" ")) | (text == ord("\t")) | (text == ord("\r")))
+    is_space = (text == ord(" ")) | (text == ord("\t")) | (text == ord("\r"))
+    bad = ~(is_digit | is_newline | is_space)
     bad[1:] |= is_digit[1:] & is_digit[:-1]
     if bad.any():
         line = 1 + np.count_nonzero(is_newline[: bad.argmax()])
         raise UserError(
             f"line {line} of {path} is not made of 0 and 1 with spaces between; get the file again"
         )
-    ends = np.flatnonzero(is_newline)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    columns = np.add.reduceat(is_digit, starts, dtype=np.int64)
+    # Without the spaces every line is as long as the next.
+    symbols = text[~is_space]
+    columns = np.diff(np.flatnonzero(symbols == ord("\n")), prepend=-1) - 1
     if np.any(columns != SIDE * SIDE):
         line = int(np.argmax(columns != SIDE * SIDE))
         raise UserError(
             f"line {line + 1} of {path} has {columns[line]} numbers, not {SIDE * SIDE}; get the file again"
         )
-    return (text[is_digit] - ord("0")).reshape(-1, 1, SIDE, SIDE)
+    return (symbols.reshape(-1, SIDE * SIDE + 1)[:, :-1] - ord("0")).reshape(-1, 1, SIDE, SIDE)
