@@ -1,24 +1,38 @@
 """The command line. Heavy imports wait until a command needs them, so that help is quick."""
 
 import contextlib
+import dataclasses
+import difflib
+import errno
 import functools
 import io
+import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
 from flowvae.errors import UserError, nearest
 from flowvae.presets import PRESETS, preset
 
 T = TypeVar("T")
-Run = Positional[Path]
-Runs = Positional[tuple[Path, ...]]
+Run = Annotated[Path, Positional, arg(metavar="RUN")]
+Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
+# The program that a shell runs was stopped with Ctrl-C: 128 + SIGINT.
+INTERRUPTED = 130
+
+
+def _default(text: str) -> Any:
+    """What help shows in place of None."""
+    return arg(help_behavior_hint=f"(default: {text})")
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,8 @@ class Training:
     data: OmitArgPrefixes[DataConfig]
     model: OmitArgPrefixes[ModelConfig]
     training: OmitArgPrefixes[TrainingConfig]
-    out: Path | None = None
-    """folder of the new run [runs/PRESET]"""
+    out: Annotated[Path | None, _default("runs/PRESET")] = None
+    """folder of the new run"""
     resume: Path | None = None
     """folder of the run to go on with"""
 
@@ -45,13 +59,15 @@ def train(words: list[str]) -> None:
     if name is not None:
         config, words = preset(name), words[1:]
     elif resumed is not None:
+        if not resumed:
+            raise UserError("--resume has no value; give the folder of the run to go on with")
         from flowvae.runs import read_config
 
         config = read_config(Path(resumed))[0]
     elif {"--help", "-h"} & set(words):
         config = Config()
     else:
-        raise UserError(f"name a preset: flowvae train PRESET; known: {', '.join(PRESETS)}")
+        raise UserError(f"name a preset first: flowvae train PRESET; known: {', '.join(PRESETS)}")
     training = config.training
     if any(_given(budget, words) is not None for budget in ("--epochs", "--steps", "--minutes")):
         training = training.with_budget()
@@ -59,12 +75,14 @@ def train(words: list[str]) -> None:
     chosen = _parse(Training, words, f"flowvae train {name or 'PRESET'}", default=default)
     if name is not None and chosen.resume is not None:
         raise UserError(f"--resume goes on with a run's own preset; leave {name!r} out")
+    if chosen.resume is not None and chosen.out is not None:
+        raise UserError("--resume goes on in the run's own folder; leave --out out")
 
     from flowvae.training import train as train_run
 
     run = chosen.resume or chosen.out or Path("runs") / str(name)
     train_run(run, Config(chosen.data, chosen.model, chosen.training), resume=chosen.resume is not None)
-    print(f"{run} is trained; flowvae evaluate {run} scores it")
+    print(f"the model is in {run}; flowvae evaluate {run} scores it")
 
 
 def evaluate(
@@ -72,7 +90,7 @@ def evaluate(
     samples: int = 500,
     images: int = 1000,
     split: Literal["train", "valid", "test"] = "test",
-    data: str | None = None,
+    data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
 ) -> None:
     """Score a run on images drawn at random; writes evaluation.json into its folder.
@@ -82,45 +100,61 @@ def evaluate(
         samples: S, posterior samples an image for the importance-weighted -log p(x)
         images: how many images
         split: which images
-        data: other images than those of the run
+        data: images of another source
         seed: of the choice of images and of the samples
     """
-    from flowvae.evaluation.table import markdown
     from flowvae.commands import evaluate_run
+    from flowvae.evaluation.table import markdown, titles
 
     evaluation = evaluate_run(run, samples, images, split, data, seed)
-    print(markdown([{"name": run.name, **evaluation}]), end="")
+    print(markdown([{"name": titles([run])[0], **evaluation}]), end="")
 
 
-def sample(run: Run, images: int = 100, seed: int = 0, out: Path | None = None) -> None:
-    """Draw images from the model, as a grid.
+def sample(
+    run: Run,
+    images: int = 100,
+    seed: int = 0,
+    out: Annotated[Path | None, _default("RUN/samples.png")] = None,
+) -> None:
+    """Draw codes from the prior and show the mean images that they decode to, as a grid.
 
     Args:
         run: folder of the run
         images: how many
         seed: of the draws
-        out: picture to write [RUN/samples.png]
+        out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
 
-    print(picture_samples(run, _positive("images", images), seed, out or run / "samples.png"))
+    print(picture_samples(run, images, seed, out or run / "samples.png"))
 
 
-def reconstruct(run: Run, images: int = 50, seed: int = 0, out: Path | None = None) -> None:
-    """Test images, each above its reconstruction.
+def reconstruct(
+    run: Run,
+    images: int = 50,
+    seed: int = 0,
+    out: Annotated[Path | None, _default("RUN/reconstructions.png")] = None,
+) -> None:
+    """Show test images, each above its reconstruction.
 
     Args:
         run: folder of the run
         images: how many
         seed: of the choice of images
-        out: picture to write [RUN/reconstructions.png]
+        out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_reconstructions
 
-    print(picture_reconstructions(run, _positive("images", images), seed, out or run / "reconstructions.png"))
+    print(picture_reconstructions(run, images, seed, out or run / "reconstructions.png"))
 
 
-def interpolate(runs: Runs, pairs: int = 8, steps: int = 10, seed: int = 0, out: Path | None = None) -> None:
+def interpolate(
+    runs: Runs,
+    pairs: int = 8,
+    steps: int = 10,
+    seed: int = 0,
+    out: Annotated[Path | None, _default("interpolations.png in the first run")] = None,
+) -> None:
     """Walk from one test image to another through the latent space, several runs side by side.
 
     Args:
@@ -128,21 +162,20 @@ def interpolate(runs: Runs, pairs: int = 8, steps: int = 10, seed: int = 0, out:
         pairs: how many pairs of test images; every run gets the same ones
         steps: images a walk, both ends included
         seed: of the choice of pairs
-        out: picture to write, .png or .pdf [interpolations.png in the first run]
+        out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_interpolations
 
     _at_least_one(runs)
-    out = out or runs[0] / "interpolations.png"
-    print(picture_interpolations(runs, _positive("pairs", pairs), _positive("steps", steps), seed, out))
+    print(picture_interpolations(runs, pairs, steps, seed, out or runs[0] / "interpolations.png"))
 
 
-def table(runs: Runs, out: Path | None = None) -> None:
+def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:
     """Compare evaluated runs in a table.
 
     Args:
         runs: folders of runs
-        out: file to write, .md, .csv or .json by its name [print Markdown]
+        out: file to write, .md, .csv or .json by its name
     """
     from flowvae.evaluation.table import collect, markdown, write_table
 
@@ -184,10 +217,16 @@ def main() -> None:
     """Entry point: a mistake of the user is one line on standard error and exit code 2."""
     try:
         _run(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
-    except OSError as error:  # a full disk, a folder that may not be written
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(_file_trouble(error))
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
 
 
 def _run(words: list[str]) -> None:
@@ -227,27 +266,60 @@ def _help() -> str:
     return "\n".join(lines)
 
 
+values = ConstructorRegistry()
+
+
+@values.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """``X | None`` is shown and read as X: None is for who leaves the option out."""
+    kinds = get_args(info.type)
+    if len(kinds) != 2 or NoneType not in kinds:
+        return None
+    (kind,) = (kind for kind in kinds if kind is not NoneType)
+    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+    if not isinstance(inner, PrimitiveConstructorSpec):
+        return None
+    return dataclasses.replace(
+        inner,
+        is_instance=lambda value: value is None or inner.is_instance(value),
+        str_from_instance=lambda value: ["none"] if value is None else inner.str_from_instance(value),
+    )
+
+
 def _parse(kind: Callable[..., T], words: list[str], program: str, **default: Any) -> T:
     """Parse ``words`` with tyro, whose boxed complaints become one line."""
     complaint = io.StringIO()
+    parse = functools.partial(
+        tyro.cli, kind, prog=program, registry=values, return_unknown_args=True, **default
+    )
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=words, prog=program, **default)
+            parsed, unknown = parse(args=words)
     except SystemExit as end:
         if not end.code:  # --help
             raise
-        raise UserError(_one_line(complaint.getvalue())) from None
+        raise UserError(f"{_one_line(complaint.getvalue())}; see {program} --help") from None
+    if unknown:
+        help_text = io.StringIO()
+        with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
+            parse(args=["--help"])
+        raise UserError(_unknown(unknown, re.findall(r"--(?!help)[a-z][a-z-]+", help_text.getvalue()), program))
+    return parsed
+
+
+def _unknown(words: list[str], options: list[str], program: str) -> str:
+    """The complaint about words that no option and no argument took."""
+    option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+    matches = difflib.get_close_matches(option or words[0], options, n=1)
+    hint = f"did you mean {matches[0]}?" if matches else f"see {program} --help"
+    return f"no option {option}; {hint}" if option else f"{words[0]!r} is one word too many; {hint}"
 
 
 def _one_line(box: str) -> str:
-    """The complaint itself, and the first option that tyro holds likely, out of a box drawn with lines."""
+    """The complaint itself out of a box drawn with lines: what stands above its first rule."""
     lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
     rule = next((index for index, line in enumerate(lines) if line.startswith("─")), len(lines))
-    text = " ".join(lines[:rule])
-    if "Perhaps you meant:" in lines:
-        likely = next((line for line in lines[rule:] if line.startswith("--")), "").split()
-        text += f"; did you mean {likely[0]}?" if likely else ""
-    return text or "the options cannot be read; see --help"
+    return " ".join(lines[:rule]).rstrip(".") or "the options cannot be read"
 
 
 def _given(option: str, words: list[str]) -> str | None:
@@ -260,17 +332,21 @@ def _given(option: str, words: list[str]) -> str | None:
     return None
 
 
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise UserError(f"{name} is {value}; it must be at least 1")
-    return value
-
-
 def _at_least_one(runs: tuple[Path, ...]) -> None:
     if not runs:
         raise UserError("name at least one folder of a run")
 
 
-def _fail(message: str) -> NoReturn:
+def _file_trouble(error: OSError) -> str:
+    """What went wrong with a file, and what to do."""
+    remedies = {
+        errno.ENOSPC: "free some space, then run it again",
+        errno.ENOENT: "make its folder first, or choose another place",
+    }
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another place')}"
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
     print(f"flowvae: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from flowvae import figures, runs
 from flowvae.config import Config
-from flowvae.data import as_float, load_dataset
+from flowvae.data import Dataset, as_float, load_dataset
 from flowvae.errors import UserError
 from flowvae.evaluation import evaluate, interpolate
-from flowvae.evaluation.table import collect, markdown, write_table
+from flowvae.evaluation.table import collect, markdown, titles, write_table
 from flowvae.presets import preset
 from flowvae.training import train
+
+# What a picture can hold and still be looked at; more would first fill the memory.
+MOST_IMAGES = 10_000
 
 
 def evaluate_run(
@@ -27,14 +30,26 @@ def evaluate_run(
     data: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score the run's model (see `flowvae.evaluation.evaluate`) and write ``evaluation.json`` into its folder."""
+    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json into its folder."""
+    _check_seed(seed)
     model = runs.load(run)
     config, _ = runs.read_config(run)
     dataset = _dataset_of(run, data)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"evaluating {run.name}", total=1.0)
+    if split == "train" and dataset.binarization == "dynamic":
+        raise UserError(
+            "dynamic binarization draws training images anew for every batch; evaluate valid or test"
+        )
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"evaluating {titles([run])[0]}", total=1.0)
         scores = evaluate(
-            model, dataset, split, num_samples, num_images, seed, lambda done: progress.update(task, completed=done)
+            model,
+            dataset,
+            split,
+            num_samples,
+            num_images,
+            seed,
+            lambda done: progress.update(task, completed=done),
         )
     records = runs.read_metrics(run)
     training = {
@@ -49,35 +64,43 @@ def evaluate_run(
 
 def picture_samples(run: Path, num_images: int, seed: int, out: Path) -> Path:
     """A grid of mean images for codes from the prior."""
+    _check_seed(seed)
+    _check_count("images", num_images)
     model = runs.load(run)
     torch.manual_seed(seed)
     with torch.no_grad():
-        figures.save_grid(model.sample(num_images), out)
+        figures.save_panels({"": model.sample(num_images)}, out, columns=10)
     return out
 
 
 def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) -> Path:
     """Rows of test images, each row above the row of their reconstructions."""
     model = runs.load(run)
-    images = _test_images(run, num_images, seed)
+    images = test_images(run, num_images, seed)
     with torch.no_grad():
         reconstructed = model.reconstruct(images)
-    columns = 10
+    columns = min(10, num_images)
     rows = [
-        row
-        for original, copy in zip(images.split(columns), reconstructed.split(columns), strict=True)
-        for row in (_filled(original, columns), _filled(copy, columns))
+        _filled(row, columns)
+        for pair in zip(images.split(columns), reconstructed.split(columns), strict=True)
+        for row in pair
     ]
-    figures.save_grid(torch.cat(rows), out, columns)
+    figures.save_panels(
+        {"test images, each above its reconstruction": torch.cat(rows)}, out, columns, together=2
+    )
     return out
 
 
-def picture_interpolations(of: Sequence[Path], pairs: int, steps: int, seed: int, out: Path) -> Path:
+def picture_interpolations(compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path) -> Path:
     """The same walks between test images for each run, side by side."""
+    _check_count("pairs", pairs)
+    if steps < 2:
+        raise UserError(f"steps is {steps}; a walk has at least its 2 ends")
+    _check_count("pairs times steps", pairs * steps)
     panels = {}
-    for run in of:
-        ends = _test_images(run, 2 * pairs, seed)
-        panels[run.name] = interpolate(runs.load(run), ends[:pairs], ends[pairs:], steps).flatten(0, 1)
+    for title, run in zip(titles(compared), compared, strict=True):
+        ends = test_images(run, 2 * pairs, seed)
+        panels[title] = interpolate(runs.load(run), ends[:pairs], ends[pairs:], steps).flatten(0, 1)
     figures.save_panels(panels, out, columns=steps)
     return out
 
@@ -104,23 +127,43 @@ def run_demo(minutes: float, out: Path) -> None:
         print(path)
 
 
-def _dataset_of(run: Path, data: str | None = None) -> Any:
-    config, shape = runs.read_config(run)
-    dataset = load_dataset(data or config.data.data, config.data.binarization)
-    if dataset.shape != shape:
-        raise UserError(f"{data or config.data.data} has images of {dataset.shape}; {run} was trained on {shape}")
-    return dataset
-
-
-def _test_images(run: Path, count: int, seed: int) -> Tensor:
+def test_images(run: Path, count: int, seed: int) -> Tensor:
+    """Images [N, C, H, W] of the test split that a run's data has, drawn at random."""
+    _check_seed(seed)
+    _check_count("images", count)
     dataset = _dataset_of(run)
     available = len(dataset.test.images)
     if count > available:
-        raise UserError(f"{count} test images asked for; {dataset.name} has {available}")
+        raise UserError(f"{count} test images are asked for; {dataset.name} has {available}")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
     return as_float(dataset.test.images[chosen], dataset.levels)
 
 
+def _dataset_of(run: Path, data: str | None = None) -> Dataset:
+    config, shape = runs.read_config(run)
+    source = data or config.data.data
+    dataset = load_dataset(source, config.data.binarization)
+    if dataset.shape != shape:
+        raise UserError(
+            f"the images of {source} are {_sides(dataset.shape)}; {run} was trained on {_sides(shape)}"
+        )
+    return dataset
+
+
+def _sides(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def _filled(row: Tensor, columns: int) -> Tensor:
-    """A row of images, filled up with blank ones."""
-    return torch.cat([row, row.new_zeros(columns - len(row), *row.shape[1:])])
+    """A row of images, filled up with NaN, which figures show as no image."""
+    return torch.cat([row, row.new_full((columns - len(row), *row.shape[1:]), torch.nan)])
+
+
+def _check_count(name: str, value: int) -> None:
+    if not 1 <= value <= MOST_IMAGES:
+        raise UserError(f"{name} is {value}; give 1 to {MOST_IMAGES:,}")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}; give 0 or more, below 2^63")

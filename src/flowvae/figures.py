@@ -1,24 +1,31 @@
-"""Pictures: grids, reconstructions, interpolations, training curves."""
+"""Pictures: grids of images, latent interpolations, training curves."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
+
+from flowvae.errors import UserError, nearest
+from flowvae.runs import replacing
 
 GAP = 2  # pixels between images
 GAP_SHADE = 0.85
+FORMATS = (".png", ".pdf")
+DPI = 200
+MOST_PIXELS = 2**16  # a side, for matplotlib
+FONT_SIZE = 9
 
 
-def tile(images: Tensor, columns: int) -> np.ndarray:
+def tile(images: Tensor, columns: int, together: int | None = None) -> np.ndarray:
     """Images [N, C, H, W] in [0, 1], row by row on one canvas [height, width, C], uint8.
 
-    Images of one channel are shown as ink on paper: 1 is black.
+    Images of one channel are shown as ink on paper: 1 is black. NaN is no image. Every ``together`` rows, the
+    gap is wider.
 
     >>> import torch
     >>> tile(torch.zeros(5, 1, 8, 8), columns=3).shape
@@ -26,59 +33,79 @@ def tile(images: Tensor, columns: int) -> np.ndarray:
     """
     count, channels, height, width = images.shape
     rows = math.ceil(count / columns)
-    canvas = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), GAP_SHADE)
+    wider = [row // together if together else 0 for row in range(rows)]
+    tops = [GAP + row * (height + GAP) + 2 * GAP * gaps for row, gaps in enumerate(wider)]
+    canvas = np.full((tops[-1] + height + GAP, columns * (width + GAP) + GAP, channels), GAP_SHADE)
     for index, image in enumerate(images.detach().cpu().permute(0, 2, 3, 1).numpy()):
-        top, left = (index // columns) * (height + GAP) + GAP, (index % columns) * (width + GAP) + GAP
+        top, left = tops[index // columns], (index % columns) * (width + GAP) + GAP
         canvas[top : top + height, left : left + width] = 1 - image if channels == 1 else image
-    return (canvas.clip(0, 1) * 255).round().astype(np.uint8)
+    return (np.nan_to_num(canvas, nan=GAP_SHADE).clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def save_grid(images: Tensor, path: Path, columns: int = 10, scale: int = 3) -> None:
-    """Write a grid of images as PNG, each of their pixels ``scale`` pixels wide."""
-    canvas = tile(images, columns).repeat(scale, 0).repeat(scale, 1)
-    Image.fromarray(canvas.squeeze(2) if canvas.shape[2] == 1 else canvas).save(path)
+def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together: int | None = None) -> None:
+    """Grids of images side by side, each under its title (which may be empty), as PNG or PDF.
 
+    In a PNG, a pixel of an image is a square of whole pixels.
 
-def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int) -> None:
-    """Grids of images side by side, each under its title, as PNG or PDF by the file's name."""
-    canvases = {title: tile(images, columns) for title, images in panels.items()}
-    height, width = next(iter(canvases.values())).shape[:2]
-    figure = Figure(figsize=(len(panels) * width / 70, height / 70 + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, canvas) in zip(
-        np.ravel(figure.subplots(1, len(panels))), canvases.items(), strict=True
-    ):
-        axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(title, fontsize=11)
+    Raises:
+        UserError: the file's name ends in neither .png nor .pdf.
+    """
+    canvases = {title: tile(images, columns, together) for title, images in panels.items()}
+    # An image is about 84 pixels wide, so that titles fit above a grid of any images.
+    scale = max(1, 84 // next(iter(panels.values())).shape[3])
+    widths = [scale * canvas.shape[1] for canvas in canvases.values()]
+    heights = [scale * canvas.shape[0] for canvas in canvases.values()]
+    between, above = DPI // 10, DPI // 4 if any(panels) else 0
+    width, height = sum(widths) + between * (len(panels) - 1), max(heights) + above
+    if max(width, height) >= MOST_PIXELS:
+        raise UserError(f"a picture of {width:,} x {height:,} pixels is too large; give fewer images")
+    figure = Figure(figsize=(width / DPI, height / DPI))
+    left = 0
+    for wide, high, (title, canvas) in zip(widths, heights, canvases.items(), strict=True):
+        axes = figure.add_axes((left / width, (height - above - high) / height, wide / width, high / height))
+        axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.set_title(title, fontsize=FONT_SIZE)
         axes.axis("off")
-    figure.savefig(path, dpi=200)
+        left += wide + between
+    _save(figure, path)
 
 
 def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """-ELBO over minutes of training, for the metrics of several runs: training faint, validation marked."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    """-ELBO over minutes of training, for the metrics of several runs: training faint, validation marked.
+
+    Raises:
+        UserError: the file's name ends in neither .png nor .pdf.
+    """
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    lowest = math.inf
+    compared: list[float] = []
     for index, (name, records) in enumerate(runs.items()):
-        for split, style in (
-            ("train", {"alpha": 0.45, "linewidth": 1}),
-            ("valid", {"marker": "o", "markersize": 3}),
-        ):
+        end = max((record["seconds"] for record in records), default=0.0)
+        for split in ("train", "valid"):
             chosen = [record for record in records if record["split"] == split]
             minutes = [record["seconds"] / 60 for record in chosen]
             values = [record["negative_elbo"] for record in chosen]
-            label = name if split == "valid" else None
-            axes.plot(minutes, values, color=f"C{index % 10}", label=label, **style)
-            lowest = min([lowest, *values])
-    if math.isfinite(lowest):
-        # The first steps are hundreds of nats away; the end is what one compares.
-        axes.set_ylim(lowest * 0.98, lowest * 1.25)
-    axes.set_xlabel("minutes of training")
-    axes.set_ylabel("-ELBO, nats (lower is better)")
-    axes.grid(alpha=0.3)
-    axes.legend(title="validation (training: faint)", fontsize=8, title_fontsize=8)
-    figure.savefig(path, dpi=160)
+            (line,) = axes.plot(minutes, values, color=f"C{index % 10}", linewidth=1.2)
+            if split == "valid":
+                line.set(label=name, marker="o", markersize=3)
+            else:
+                line.set(alpha=0.4, linewidth=0.8)
+            # The first steps are hundreds of nats away; what follows them is what one compares.
+            compared += [record["negative_elbo"] for record in chosen if record["seconds"] > 0.15 * end]
+    compared = [value for value in compared if math.isfinite(value)]
+    if compared:
+        margin = 0.05 * (max(compared) - min(compared)) or 1.0
+        axes.set_ylim(min(compared) - margin, max(compared) + margin)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("training, minutes", fontsize=FONT_SIZE)
+    axes.set_ylabel("-ELBO, nats", fontsize=FONT_SIZE)
+    axes.tick_params(labelsize=FONT_SIZE - 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.legend(
+        title="validation (faint: training)", fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False
+    )
+    _save(figure, path)
 
 
 def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) -> None:
@@ -90,7 +117,6 @@ def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) 
     figure = Figure(
         figsize=(strip_width * len(panels), rows * (strip_height + 0.26) + 0.3), layout="constrained"
     )
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, len(panels), squeeze=False)
     for column, (title, strips) in enumerate(panels.items()):
         grid[0, column].set_title(title, fontsize=11)
@@ -101,4 +127,13 @@ def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) 
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-    figure.savefig(path, dpi=200)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the file's name ends in."""
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path} ends in {path.suffix!r}; {nearest(path.suffix, FORMATS)}")
+    # 42: TrueType fonts in PDF, since publishers refuse matplotlib's default.
+    with replacing(path) as partial, matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(partial, format=path.suffix[1:], dpi=DPI)

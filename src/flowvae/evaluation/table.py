@@ -3,19 +3,20 @@
 import csv
 import io
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flowvae.errors import UserError, nearest
-from flowvae.runs import EVALUATION, read_json
+from flowvae.runs import EVALUATION, read_json, replacing
 
-# Column titles and how their numbers are shown; everything in nats is better when lower.
+# Column titles and how their numbers are shown. Where a model can be better or worse, lower is better.
 COLUMNS: dict[str, tuple[str, str]] = {
-    "reconstruction": ("-log p(x\\|z)", ".2f"),
+    "reconstruction": ("-log p(x|z)", ".2f"),
     "kl": ("KL", ".2f"),
     "negative_elbo": ("-ELBO", ".2f"),
     "nll": ("-log p(x)", ".2f"),
-    "nll_standard_error": ("+-", ".2f"),
+    "nll_standard_error": ("standard error", ".2f"),
     "bits_per_dim": ("bits/dim", ".4f"),
     "active_units": ("active units", "d"),
     "samples": ("S", "d"),
@@ -25,38 +26,72 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
-def collect(runs: list[Path]) -> list[dict[str, Any]]:
-    """The evaluations of runs, each with its ``name``."""
-    rows = []
-    for run in runs:
-        values = read_json(run / EVALUATION)
-        if not isinstance(values, dict):
-            raise UserError(f"{run / EVALUATION} holds no evaluation; evaluate the run again")
-        rows.append({"name": run.name, **values})
-    return rows
+def titles(runs: Sequence[Path]) -> list[str]:
+    """What to call runs: the names of their folders, or their paths where two folders have one name.
+
+    >>> titles([Path("runs/vae"), Path("runs/iaf-4")])
+    ['vae', 'iaf-4']
+    >>> titles([Path("monday/vae"), Path("tuesday/vae")])
+    ['monday/vae', 'tuesday/vae']
+    """
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The evaluations of runs, each with the run's title as its ``name``.
+
+    Raises:
+        UserError: a run was not evaluated, or its evaluation is damaged.
+    """
+    return [
+        {"name": title, **_read_evaluation(run / EVALUATION)}
+        for title, run in zip(titles(runs), runs, strict=True)
+    ]
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    if path.parent.is_dir() and not path.exists():
+        raise UserError(f"{path} is missing; make it with: flowvae evaluate {path.parent}")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no evaluation; evaluate the run again")
+    for key, (_, form) in COLUMNS.items():
+        value = values.get(key)
+        kinds = (int,) if form.endswith("d") else (int, float)
+        if value is not None and type(value) not in kinds:
+            raise UserError(f"{path}: {key} is {value!r}; evaluate the run again")
+    return values
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table of the columns that a reader compares; numbers are nats per image unless said.
 
-    >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}]))
-    | model | KL | -log p(x) |
-    |---|---:|---:|
-    | vae | 25.12 | 88.00 |
+    >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}, {"name": "iaf-4", "kl": 26.0}]))
+    | model |    KL | -log p(x) |
+    |:------|------:|----------:|
+    | vae   | 25.12 |     88.00 |
+    | iaf-4 | 26.00 |           |
     <BLANKLINE>
     """
-    columns = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
-    lines = [
-        "| model | " + " | ".join(COLUMNS[key][0] for key in columns) + " |",
-        "|---" + "|---:" * len(columns) + "|",
-    ]
-    for row in rows:
-        cells = [format(row[key], COLUMNS[key][1]) if row.get(key) is not None else "" for key in columns]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
+    columns = [_aligned(["model", *(row["name"] for row in rows)], str.ljust, ":{}-")]
+    for key in keys:
+        title, form = COLUMNS[key]
+        numbers = ["" if row.get(key) is None else format(row[key], form) for row in rows]
+        columns.append(_aligned([title, *numbers], str.rjust, "-{}:"))
+    return "".join("|" + "|".join(line) + "|\n" for line in zip(*columns, strict=True))
 
 
-def comma_separated(rows: list[dict[str, Any]]) -> str:
+def _aligned(cells: list[str], justify: Callable[[str, int], str], rule: str) -> list[str]:
+    """The cells of a column at one width, with the rule that Markdown wants under the first."""
+    cells = [cell.replace("|", "\\|") for cell in cells]
+    width = max(map(len, cells))
+    title, *others = (f" {justify(cell, width)} " for cell in cells)
+    return [title, rule.format("-" * width), *others]
+
+
+def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
     """All fields of all rows, as CSV."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
@@ -73,8 +108,13 @@ FORMATS = {
 }
 
 
-def write_table(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the rows in the format that the file's name ends in: .md, .csv or .json."""
+def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the rows in the format that the file's name ends in: .md, .csv or .json.
+
+    Raises:
+        UserError: it ends in something else.
+    """
     if path.suffix not in FORMATS:
         raise UserError(f"{path} ends in {path.suffix!r}; {nearest(path.suffix, FORMATS)}")
-    path.write_text(FORMATS[path.suffix](rows))
+    with replacing(path) as partial:
+        partial.write_text(FORMATS[path.suffix](rows))
