@@ -84,10 +84,7 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(parallel.parameters(), settings.gradient_clipping)
             if not math.isfinite(loss.item() + float(norm or 0)):
-                raise UserError(
-                    f"the loss stopped being finite at step {state.step}; lower --learning-rate "
-                    f"(the last good state is in {run / 'resume'})"
-                )
+                raise _not_finite(state.step)
             state.optimizer.step()
             state.optimizer.zero_grad()
             state.average.update_parameters(state.model)
@@ -99,7 +96,9 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
             validate = fraction >= 1 or state.step % per_epoch == 0
             if main and validate:
                 scores = _validate(state, dataset, settings, accelerator.device)
-                if (value := scores.negative_elbo.mean().item()) < state.best:
+                if not math.isfinite(value := scores.negative_elbo.mean().item()):
+                    raise _not_finite(state.step)  # before a state is saved that no resuming could mend
+                if value < state.best:
                     state.best = value
                     runs.write_weights(run, state.average.module)
                 state.seconds = time.monotonic() - began
@@ -130,6 +129,13 @@ def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
         fused=True,
     )
     return State(model, averaged(model, settings.averaging), optimizer)
+
+
+def _not_finite(step: int) -> UserError:
+    return UserError(
+        f"the loss stopped being finite at step {step}; lower --learning-rate and train again (the model and "
+        "the state saved before, if any, are kept)"
+    )
 
 
 def _agreed(accelerator: Accelerator, seconds: float, stop: bool) -> tuple[float, bool]:

@@ -28,6 +28,7 @@ class Records:
         self._file, self._display, self._accelerator = file, display, accelerator
         self._state, self._per_epoch = state, per_epoch
         self._last_step, self._last_seconds = state.step, state.seconds
+        self._seconds = state.seconds  # after the last training step
         self._sums = torch.zeros(2, device=accelerator.device)
 
     @torch.no_grad()
@@ -35,9 +36,11 @@ class Records:
         """Add a training step; ``fraction`` of the budget is used up."""
         reconstruction = -densities.likelihood.mean()
         self._sums += torch.stack([reconstruction, (densities.posterior - densities.prior).mean()])
-        steps = self._state.step - self._last_step
-        if steps < EVERY and fraction < 1:
+        self._seconds = self._state.seconds
+        # By the step itself, so that a resumed run writes at the same steps as an unbroken one.
+        if self._state.step % EVERY and fraction < 1:
             return
+        steps = self._state.step - self._last_step
         reconstruction, kl = (self._sums / steps).tolist()
         rate = steps * batch_size / (self._state.seconds - self._last_seconds)
         self._write(
@@ -60,8 +63,7 @@ class Records:
             f"step {self._state.step:6d}  epoch {self._state.step / self._per_epoch:6.2f}  validation  "
             f"-ELBO {reconstruction + kl:7.2f}  KL {kl:6.2f}"
         )
-        # What validation took is not training: the next rate starts here.
-        self._last_seconds = self._state.seconds
+        self._last_seconds += self._state.seconds - self._seconds  # what validation took is not training
 
     def _write(self, split: str, reconstruction: float, kl: float, **more: float) -> None:
         state = self._state
