@@ -121,7 +121,7 @@ def test_dynamic_noise_has_the_intensity_as_its_mean() -> None:
 def test_dynamic_noise_is_independent_between_steps_and_pixels() -> None:
     images = torch.full((64, 1, 32, 32), 51, dtype=torch.uint8)  # p = 0.2
     dataset = Dataset("flat", "dynamic", Split(images), Split(images), Split(images))
-    first, second = training_batch(dataset, 64, 0, 0), training_batch(dataset, 64, 0, 1)
+    first, second = training_batch(dataset, 32, 0, 0), training_batch(dataset, 32, 0, 1)  # of one epoch
     standard_error = (0.04 * 0.96 / first.numel()) ** 0.5
     for one, other in ((first, second), (first[:, :, 1:], first[:, :, :-1]), (first[1:], first[:-1])):
         assert abs((one * other).mean().item() - 0.04) <= 5 * standard_error * 1.1  # shifted pairs are fewer
