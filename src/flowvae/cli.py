@@ -207,9 +207,61 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
     run_demo(minutes, out)
 
 
+def reproduce(
+    what: Annotated[Literal["table1", "figure1"], Positional],
+    out: Path = Path("results/table1"),
+    minutes: Annotated[float | None, _default("10 where no epochs are given")] = None,
+    epochs: int | None = None,
+    presets: Annotated[tuple[str, ...], _default("all rows of the table")] = (),
+    seeds: int = 1,
+    workers: int = 1,
+    data: Annotated[str | None, _default("that of the presets")] = None,
+    samples: int = 1000,
+    images: int = 2000,
+    compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
+) -> None:
+    """Train, score and report the rows of the published table, or draw its figure from them.
+
+    Start the same command again after a stop: finished rows are kept, others go on; so does everything with
+    a larger budget.
+
+    Args:
+        what: the table, or the interpolations of two of its rows side by side
+        out: folder with a JSON for each row, the table, the pictures, and the runs
+        minutes: budget of every row
+        epochs: budget of every row
+        presets: the rows
+        seeds: rows are trained with the seeds 0 to this number less one
+        workers: rows that are trained at a time
+        data: images
+        samples: S of -log p(x)
+        images: random test images that are scored
+        compared: names of the two rows of the figure
+    """
+    from flowvae.reproduce import ROWS, Budget, reproduce_figure, reproduce_table
+
+    if what == "figure1":
+        for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
+            print(path)
+        return
+    for name in presets:
+        preset(name)
+    reproduce_table(
+        out,
+        Budget(minutes=minutes or (10.0 if epochs is None else None), epochs=epochs),
+        presets=presets or ROWS,
+        seeds=seeds,
+        data=data,
+        workers=workers,
+        num_samples=samples,
+        num_images=images,
+    )
+    print((out / "table.md").read_text(), end="")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
-    for command in (train, evaluate, sample, reconstruct, interpolate, table, presets, demo)
+    for command in (train, evaluate, sample, reconstruct, interpolate, table, presets, demo, reproduce)
 }
 
 
@@ -303,7 +355,9 @@ def _parse(kind: Callable[..., T], words: list[str], program: str, **default: An
         help_text = io.StringIO()
         with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
             parse(args=["--help"])
-        raise UserError(_unknown(unknown, re.findall(r"--(?!help)[a-z][a-z-]+", help_text.getvalue()), program))
+        raise UserError(
+            _unknown(unknown, re.findall(r"--(?!help)[a-z][a-z-]+", help_text.getvalue()), program)
+        )
     return parsed
 
 

@@ -1,8 +1,10 @@
 """A run is a folder: what is in it, written so that a crash never leaves half a file."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ EVALUATION = "evaluation.json"
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place when all went well.
 
+    An OSError that does not say so itself, such as that of a full disk, is made to name ``path``.
+
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
     >>> with replacing(path) as partial:
@@ -38,9 +42,11 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -53,7 +59,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is not valid JSON; restore it or train again") from None
 
 
@@ -66,16 +72,26 @@ def create(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
     if run.exists():
         raise UserError(f"{run} exists already; choose another --out, or go on with --resume {run}")
     run.mkdir(parents=True)
-    write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
+    try:
+        write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
+    except BaseException:
+        run.rmdir()  # or the next attempt would find that it exists already
+        raise
 
 
 def revise(run: Path, config: Config) -> None:
-    """Change what may change in a run that goes on: its budget, and how it is watched and compiled.
+    """Change what may change in a run that goes on (see `check_revision`)."""
+    check_revision(run, config)
+    write_json(run / CONFIG, {**to_dict(config), "shape": list(read_config(run)[1])})
+
+
+def check_revision(run: Path, config: Config) -> None:
+    """A run that goes on may change its budget, and how it is watched and compiled.
 
     Raises:
         UserError: something else differs from the run's own configuration.
     """
-    old, shape = read_config(run)
+    old, _ = read_config(run)
     kept = {name: getattr(old.training, name) for name in ("epochs", "steps", "minutes", "track", "compile")}
     training = dataclasses.replace(config.training, **kept)
     for part, mine in (("data", config.data), ("model", config.model), ("training", training)):
@@ -83,7 +99,6 @@ def revise(run: Path, config: Config) -> None:
             before = getattr(getattr(old, part), name)
             if value != before:
                 raise UserError(f"{run} was begun with {name} = {before}; it cannot go on with {value}")
-    write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
 
 
 def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
@@ -124,9 +139,8 @@ def load(run: str | Path) -> VAE:
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} is damaged or of another model ({reason}); restore it or train again"
+            f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
         ) from None
     return model.eval()
 
@@ -137,17 +151,35 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
-        try:
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):  # a line that a crash cut short
             records.append(json.loads(line))
-        except ValueError:  # a line that a crash cut short
-            continue
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
-def seed_everything(*entropy: int) -> None:
-    """Seed torch's generator with a mix of the numbers, so that noise is a pure function of them."""
+def cut_metrics(run: Path, length: int) -> None:
+    """Keep the first ``length`` bytes of metrics.jsonl; a resumed run writes what came after them again."""
+    path = run / METRICS
+    kept = path.read_bytes()[:length] if path.exists() else b""
+    with replacing(path) as partial:
+        partial.write_bytes(kept)
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with a file, out of the many words of the library that found it; one short line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Where the first line announces a list, its first item; PyTorch's advice comes in later sentences.
+    line = next((line for line in lines if not line.endswith(":")), type(error).__name__)
+    return textwrap.shorten(line.split(". ")[0], 150, placeholder=" ...")
+
+
+def seed_everything(seed: int, *place: int) -> None:
+    """Seed torch's generator, so that noise is a pure function of the seed and of a place, if any.
+
+    ``spawn_key`` keeps the places of a seed apart from each other and from the seed alone; a plain list of
+    numbers would not, since NumPy fills it up with zeros.
+    """
     import numpy
 
-    (seed,) = numpy.random.SeedSequence(entropy).generate_state(1, numpy.uint64)
-    torch.manual_seed(int(seed))
+    (mixed,) = numpy.random.SeedSequence(seed, spawn_key=place).generate_state(1, numpy.uint64)
+    torch.manual_seed(int(mixed))

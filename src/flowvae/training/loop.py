@@ -29,13 +29,16 @@ from flowvae.training.schedule import learning_rate, spent
 SAVE_EVERY = 60.0  # seconds
 
 
-def train(run: Path, config: Config, resume: bool = False) -> None:
+def train(run: Path, config: Config, resume: bool = False) -> bool:
     """Train into the folder ``run`` until a budget of the configuration is used up, or Ctrl-C.
 
     The folder gets the averaged weights that score best on validation images (``model.safetensors``), the
     metrics, and the state to resume from, after every epoch and every minute. Batches and noise are a pure
     function of (seed, step): with a budget in steps or epochs, a run that was killed and resumed ends with
     the weights of an unbroken one, bit for bit on a CPU.
+
+    Returns:
+        Whether the budget is used up: False where Ctrl-C came first.
 
     Raises:
         UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data cannot be
@@ -48,6 +51,8 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
         accelerator.process_index,
         accelerator.num_processes,
     )
+    if resume:
+        runs.check_revision(run, config)
     dataset = load_dataset(config.data.data, config.data.binarization)
     if dataset.levels != 2:
         raise UserError("the likelihood is one of binary pixels; choose --binarization static or dynamic")
@@ -56,6 +61,7 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
         state.restore(run)
     if main and resume:
         runs.revise(run, config)
+        runs.cut_metrics(run, state.metrics_bytes)
     elif main:
         runs.create(run, config, dataset.shape)
     accelerator.wait_for_everyone()
@@ -112,6 +118,7 @@ def train(run: Path, config: Config, resume: bool = False) -> None:
                 runs.write_weights(run, state.average.module)
             shown.line(f"stopped at step {state.step}; go on with: flowvae train --resume {run}")
     accelerator.end_training()
+    return fraction >= 1
 
 
 def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
