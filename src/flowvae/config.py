@@ -108,7 +108,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "minutes"):
             budget = getattr(self, name)
-            if budget is not None and budget <= 0:
+            if budget is not None and not budget > 0:  # as is nan
                 raise UserError(f"{name} is {budget}; a budget is larger than 0")
         for name in ("batch_size", "samples", "validation_images"):
             _at_least(1, name, getattr(self, name))
@@ -176,5 +176,5 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
 
 
 def _at_least(lowest: int, name: str, value: float) -> None:
-    if value < lowest:
+    if not value >= lowest:  # as is nan
         raise UserError(f"{name} is {value}; it must be at least {lowest}")

@@ -1,7 +1,7 @@
 """What a run needs to go on exactly where it stopped: ``resume/state.pt``."""
 
+import io
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowvae.errors import UserError
 from flowvae.models import VAE
-from flowvae.runs import METRICS, replacing
+from flowvae.runs import reason, replacing
 
 FILE = Path("resume") / "state.pt"
 
@@ -27,10 +27,13 @@ class State:
     seconds: float = 0.0
     best: float = math.inf
     """lowest validation -ELBO so far, that of model.safetensors"""
+    metrics_bytes: int = 0
+    """length of metrics.jsonl when the state was saved"""
 
     def save(self, run: Path, metrics: BinaryIO) -> None:
         """Write the state, atomically, and how far metrics.jsonl has got."""
         metrics.flush()
+        self.metrics_bytes = metrics.tell()
         values = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -38,14 +41,17 @@ class State:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
-            "metrics_bytes": metrics.tell(),
+            "metrics_bytes": self.metrics_bytes,
         }
         (run / FILE).parent.mkdir(exist_ok=True)
+        # In memory first: where the disk is full, torch.save itself fails with words that do not say so.
+        buffer = io.BytesIO()
+        torch.save(values, buffer)
         with replacing(run / FILE) as partial:
-            torch.save(values, partial)
+            partial.write_bytes(buffer.getbuffer())
 
     def restore(self, run: Path) -> None:
-        """Take over what `save` wrote, and cut metrics.jsonl back to that moment.
+        """Take over what `save` wrote.
 
         Raises:
             UserError: there is nothing to resume, or it is damaged.
@@ -54,14 +60,11 @@ class State:
         if not path.exists():
             raise UserError(f"{path} is missing; there is nothing to resume, train again with another --out")
         try:
-            values = torch.load(path, weights_only=True)
+            values = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(values["model"])
             self.average.load_state_dict(values["average"])
             self.optimizer.load_state_dict(values["optimizer"])
-            self.step, self.seconds, self.best = values["step"], values["seconds"], values["best"]
-            metrics_bytes = values["metrics_bytes"]
-        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is damaged ({reason}); train again with another --out") from None
-        with replacing(run / METRICS) as partial:
-            partial.write_bytes((run / METRICS).read_bytes()[:metrics_bytes])
+            self.step, self.metrics_bytes = int(values["step"]), int(values["metrics_bytes"])
+            self.seconds, self.best = float(values["seconds"]), float(values["best"])
+        except Exception as error:  # PyTorch has a dozen ways to say that bytes are wrong
+            raise UserError(f"{path} is damaged ({reason(error)}); train again with another --out") from None
