@@ -81,8 +81,10 @@ def train(words: list[str]) -> None:
     from flowvae.training import train as train_run
 
     run = chosen.resume or chosen.out or Path("runs") / str(name)
-    train_run(run, Config(chosen.data, chosen.model, chosen.training), resume=chosen.resume is not None)
-    print(f"the model is in {run}; flowvae evaluate {run} scores it")
+    config = Config(chosen.data, chosen.model, chosen.training)
+    if not train_run(run, config, resume=chosen.resume is not None):
+        raise KeyboardInterrupt
+    print(f"{run} is trained; flowvae evaluate {run} scores it")
 
 
 def evaluate(

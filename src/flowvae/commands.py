@@ -112,7 +112,9 @@ def run_demo(minutes: float, out: Path) -> None:
     folders = [out / name for name in ("vae", "realnvp-2")]
     for folder in folders:
         config = preset(folder.name)
-        train(folder, Config(config.data, config.model, config.training.with_budget(minutes=minutes)))
+        config = Config(config.data, config.model, config.training.with_budget(minutes=minutes))
+        if not train(folder, config):
+            raise KeyboardInterrupt
     for folder in folders:
         evaluate_run(folder, num_samples=100, num_images=1000)
         picture_samples(folder, 100, 0, folder / "samples.png")

@@ -117,6 +117,8 @@ class TrainingConfig:
         for name in ("learning_rate", "gradient_clipping"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
+        if self.seed >= 2**63:
+            raise UserError(f"seed is {self.seed}; it must be below 2^63")
         if not 0 <= self.averaging < 1:
             raise UserError(f"averaging is {self.averaging}; a decay lies in [0, 1)")
 
@@ -171,7 +173,8 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
     if float in kinds and type(value) is int:
         value = float(value)
     if type(value) not in kinds:  # `isinstance` would take True for an int
-        raise UserError(f"{name} is {value!r}; expected {' or '.join(kind.__name__ for kind in kinds)}")
+        names = ("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise UserError(f"{name} is {value!r}; expected {' or '.join(names)}")
     return value
 
 

@@ -29,7 +29,7 @@ EVALUATION = "evaluation.json"
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place when all went well.
 
-    An OSError that does not say so itself, such as that of a full disk, is made to name ``path``.
+    An OSError is made to name ``path``: that of a full disk names no file, and others the one beside it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
