@@ -170,7 +170,7 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
             raise UserError(f"{name} is {value!r}; {nearest(str(value), allowed)}")
         return value
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and type(value) is int:
+    if float in kinds and type(value) is int and abs(value) <= 2**53:  # a float holds it exactly
         value = float(value)
     if type(value) not in kinds:  # `isinstance` would take True for an int
         names = ("null" if kind is types.NoneType else kind.__name__ for kind in kinds)

@@ -63,7 +63,8 @@ def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together
     left = 0
     for wide, high, (title, canvas) in zip(widths, heights, canvases.items(), strict=True):
         axes = figure.add_axes((left / width, (height - above - high) / height, wide / width, high / height))
-        axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        colours = np.broadcast_to(canvas, (*canvas.shape[:2], 3))  # a colour map would round the greys
+        axes.imshow(colours, interpolation="nearest", aspect="auto")
         axes.set_title(title, fontsize=FONT_SIZE)
         axes.axis("off")
         left += wide + between

@@ -1,0 +1,122 @@
+"""Configurations: what they refuse, and that they survive being written down."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig, from_dict, to_dict
+from flowvae.errors import UserError
+from flowvae.presets import PRESETS, preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_json(name):
+    assert from_dict(Config, json.loads(json.dumps(to_dict(preset(name))))) == preset(name)
+
+
+def test_what_is_left_out_is_as_by_default():
+    assert from_dict(Config, {}) == Config()
+    assert from_dict(Config, {"model": {"latent": 7}}).model == ModelConfig(latent=7)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_number_in_a_presets_name_is_that_of_its_transformations(name):
+    family, _, number = name.partition("-")
+    model = preset(name).model
+    assert model.transformations == int(number or 0)
+    assert model.posterior == {"vae": "gaussian"}.get(family, family)
+
+
+def test_presets_differ_in_nothing_but_the_model():
+    assert {preset(name).data for name in PRESETS} == {DataConfig()}
+    assert {preset(name).training for name in PRESETS} == {TrainingConfig()}
+
+
+def test_a_misspelt_preset_names_the_nearest():
+    with pytest.raises(UserError, match=r"no preset 'realnvp5'; did you mean realnvp-5\?"):
+        preset("realnvp5")
+
+
+OUT_OF_RANGE: list[tuple[type, dict[str, Any]]] = [
+    *((ModelConfig, {name: 0}) for name in ("latent", "features", "channels", "hidden")),
+    (ModelConfig, {"blocks": -1}),
+    (ModelConfig, {"transformations": 2}),  # of a Gaussian
+    *((ModelConfig, {"posterior": name, "transformations": 0}) for name in ("planar", "realnvp", "iaf")),
+    (ModelConfig, {"posterior": "realnvp", "transformations": 1, "latent": 1}),  # nothing to couple
+    *(
+        (TrainingConfig, {name: value})
+        for name in ("epochs", "steps", "minutes")
+        for value in (0, -1, math.nan)
+    ),
+    *((TrainingConfig, {name: 0}) for name in ("batch_size", "samples", "validation_images")),
+    *(
+        (TrainingConfig, {name: -1})
+        for name in ("learning_rate_warm_up", "kl_warm_up", "free_bits", "weight_decay", "seed")
+    ),
+    *(
+        (TrainingConfig, {name: value})
+        for name in ("learning_rate", "gradient_clipping")
+        for value in (0, -1.0, math.nan)
+    ),
+    *((TrainingConfig, {"averaging": value}) for value in (-0.1, 1.0, math.nan)),
+    (TrainingConfig, {"free_bits": math.nan}),
+    (TrainingConfig, {"seed": 2**63}),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_one_line_that_names_it(kind, values):
+    with pytest.raises(UserError) as error:
+        kind(**values)
+    assert "\n" not in str(error.value)
+    assert any(name in str(error.value) for name in [*values, "transformations"])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], "Config is []"),
+        ({"modle": {}}, "did you mean model?"),
+        ({"model": {"latnet": 3}}, "did you mean latent?"),
+        ({"model": 3}, "ModelConfig is 3"),
+        ({"model": {"latent": "3"}}, "latent is '3'; expected int"),
+        ({"model": {"latent": 3.0}}, "latent is 3.0; expected int"),
+        ({"model": {"latent": True}}, "latent is True; expected int"),
+        ({"model": {"latent": None}}, "latent is None; expected int"),
+        ({"model": {"context": 1}}, "context is 1; expected bool"),
+        ({"model": {"posterior": "relnvp"}}, "posterior is 'relnvp'; did you mean realnvp?"),
+        ({"model": {"posterior": ["iaf"]}}, "posterior is ['iaf']"),
+        ({"data": {"data": 1}}, "data is 1; expected str"),
+        ({"training": {"steps": "many"}}, "steps is 'many'; expected int or null"),
+        ({"training": {"minutes": False}}, "minutes is False; expected float or null"),
+        ({"training": {"learning_rate": 10**400}}, "expected float"),
+        ({"training": {"steps": -3}}, "steps is -3"),
+    ],
+)
+def test_what_is_no_configuration_is_one_line_that_says_why(values, expected):
+    with pytest.raises(UserError) as error:
+        from_dict(Config, values)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_whole_number_is_read_where_a_fraction_may_stand():
+    training = from_dict(TrainingConfig, {"minutes": 3, "learning_rate": 1})
+    assert (training.minutes, training.learning_rate) == (3.0, 1.0)
+    assert isinstance(training.minutes, float)
+
+
+def test_a_new_budget_replaces_all_budgets_and_nothing_else():
+    old = TrainingConfig(epochs=3, steps=100, minutes=5.0, seed=7, batch_size=16)
+    assert old.with_budget(steps=9) == TrainingConfig(steps=9, seed=7, batch_size=16)
+    with pytest.raises(UserError, match="minutes is -2"):
+        old.with_budget(minutes=-2)
+
+
+@pytest.mark.parametrize("config", [Config(), DataConfig(), ModelConfig(), TrainingConfig()])
+def test_a_configuration_does_not_change(config):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, dataclasses.fields(config)[0].name, None)

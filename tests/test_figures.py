@@ -1,0 +1,192 @@
+"""Pictures: pixels where they belong, axes that show what is compared, whole files or none."""
+
+import errno
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from flowvae import figures
+from flowvae.errors import UserError
+from flowvae.figures import GAP, GAP_SHADE, save_curves, save_panels, save_strips, tile
+
+SHADE = round(255 * GAP_SHADE)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """The figures that would be written."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    return kept
+
+
+def test_tiles_stand_row_by_row_as_ink_on_paper():
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 5) / 2  # white, grey, black
+    canvas = tile(images, columns=2)
+    assert canvas.shape == (2 * (4 + GAP) + GAP, 2 * (5 + GAP) + GAP, 1)
+    assert (canvas[GAP : GAP + 4, GAP : GAP + 5] == 255).all()
+    assert (canvas[GAP : GAP + 4, 2 * GAP + 5 : 2 * GAP + 10] == 128).all()
+    assert (canvas[2 * GAP + 4 : 2 * GAP + 8, GAP : GAP + 5] == 0).all()
+    assert (canvas[2 * GAP + 4 :, 2 * GAP + 5 :] == SHADE).all(), "a place without an image"
+    assert np.isin(canvas[[0, 1, -1]], [SHADE]).all()
+
+
+def test_pixels_stand_where_they_stood():
+    image = torch.rand(1, 1, 4, 5)
+    inner = tile(image, columns=1)[GAP:-GAP, GAP:-GAP, 0]
+    np.testing.assert_array_equal(inner, (255 * (1 - image[0, 0])).round().numpy())
+
+
+def test_colours_stay_what_they_are():
+    image = torch.rand(1, 3, 4, 5)
+    inner = tile(image, columns=1)[GAP:-GAP, GAP:-GAP]
+    np.testing.assert_array_equal(inner, (255 * image[0].permute(1, 2, 0)).round().numpy())
+
+
+def test_nan_is_no_image():
+    assert (tile(torch.full((1, 1, 4, 4), torch.nan), columns=1) == SHADE).all()
+
+
+def test_rows_that_belong_together_stand_together():
+    canvas = tile(torch.zeros(4, 1, 4, 4), columns=1, together=2)
+    shades = (canvas[:, GAP, 0] == SHADE).astype(int)
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[0, shades, 0])))[::2]
+    assert runs.tolist() == [GAP, GAP, 3 * GAP, GAP, GAP]
+
+
+@pytest.mark.parametrize(("titles", "above"), [([""], False), (["vae", "realnvp-2"], True)])
+@pytest.mark.parametrize("side", [4, 28, 100])
+def test_every_pixel_of_a_panel_is_a_square_of_whole_pixels(titles, above, side, tmp_path):
+    path = tmp_path / "panels.png"
+    panels = {title: torch.rand(6, 1, side, side) for title in titles}
+    save_panels(panels, path, columns=3)
+    with Image.open(path) as file:
+        picture = np.asarray(file.convert("L"))
+    canvases = [tile(images, 3)[:, :, 0] for images in panels.values()]
+    scale = max(1, 84 // side)
+    width, height = scale * canvases[0].shape[1], scale * canvases[0].shape[0]
+    assert (picture.shape[0] > height) == above
+    for index, canvas in enumerate(canvases):
+        left = index * (picture.shape[1] - width)  # the first at the left edge, the second at the right one
+        shown = picture[-height:, left : left + width]
+        np.testing.assert_array_equal(shown, canvas.repeat(scale, 0).repeat(scale, 1))
+
+
+def test_panels_bear_their_titles(drawn):
+    save_panels({"vae": torch.zeros(4, 1, 8, 8), "realnvp-2": torch.zeros(4, 1, 8, 8)}, Path("x.png"), 2)
+    assert [axes.get_title() for axes in drawn[0].axes] == ["vae", "realnvp-2"]
+
+
+def test_a_pdf_embeds_fonts_that_publishers_take(tmp_path):
+    save_panels({"vae": torch.zeros(4, 1, 8, 8)}, tmp_path / "panels.pdf", columns=2)
+    content = (tmp_path / "panels.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/Type3" not in content
+    assert b"/FontFile2" in content
+
+
+@pytest.mark.parametrize("name", ["panels.foo", "panels", "panels.jpg"])
+def test_another_format_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"known: \.pdf, \.png|did you mean \.p"):
+        save_panels({"": torch.zeros(1, 1, 4, 4)}, tmp_path / name, columns=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_too_large_to_draw_is_refused(tmp_path):
+    with pytest.raises(UserError, match="give fewer images"):
+        save_panels({"": torch.zeros(1000, 1, 8, 8)}, tmp_path / "panels.png", columns=1000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "panels.png"
+    path.write_bytes(b"old")
+
+    def full(figure: Figure, target: Path, **options: Any) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match=r"panels\.png"):
+        save_panels({"": torch.zeros(1, 1, 4, 4)}, path, columns=1)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"panels.png": b"old"}
+
+
+def records(split: str, *points: tuple[float, float]) -> list[dict[str, Any]]:
+    """As in metrics.jsonl, at points (minutes, -ELBO)."""
+    return [{"split": split, "seconds": 60 * minutes, "negative_elbo": value} for minutes, value in points]
+
+
+VAE = records("train", (0, 540.0), (1, 200.0), (5, 110.0), (10, 98.0)) + records(
+    "valid", (5, 108.0), (10, 97.0)
+)
+IAF = records("train", (0, 540.0), (1, 220.0), (4, 100.0), (8, 93.0)) + records("valid", (4, 99.0), (8, 92.0))
+
+
+def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
+    return {
+        str(line.get_label()): [tuple(point) for point in np.asarray(line.get_xydata()).tolist()]
+        for line in axes.get_lines()
+    }
+
+
+def test_curves_show_both_splits_of_every_run_over_minutes(drawn):
+    save_curves({"vae": VAE, "iaf-4": IAF}, Path("curves.png"))
+    (axes,) = drawn[0].axes
+    shown = lines(axes)
+    assert shown["vae"] == [(5, 108), (10, 97)]
+    assert shown["iaf-4"] == [(4, 99), (8, 92)]
+    assert [(0, 540), (1, 200), (5, 110), (10, 98)] in shown.values(), "training"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["vae", "iaf-4"]
+    colours = [line.get_color() for line in axes.get_lines()]
+    assert colours == ["C0", "C0", "C1", "C1"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("training, minutes", "-ELBO, nats")
+
+
+def test_the_axis_shows_what_one_compares_and_not_the_first_steps(drawn):
+    save_curves({"vae": VAE, "iaf-4": IAF}, Path("curves.png"))
+    low, high = drawn[0].axes[0].get_ylim()
+    assert 85 < low < 92
+    assert 110 < high < 115
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        records("train", (0.1, 500.0)),
+        records("valid", (0.0, 90.0)),
+        records("valid", (1.0, 90.0), (2.0, 90.0)),
+        records("valid", (1.0, -300.0), (2.0, -310.0)),
+        records("train", (1.0, math.nan), (2.0, math.inf)),
+    ],
+    ids=["nothing", "training alone", "one at 0", "a constant", "negative", "not finite"],
+)
+def test_curves_of_odd_runs_are_drawn(values, tmp_path):
+    save_curves({"odd": values, "vae": VAE}, tmp_path / "both.png")
+    save_curves({"odd": values}, tmp_path / "alone.pdf")
+    with Image.open(tmp_path / "both.png") as file:
+        assert file.size[0] > 500
+    assert (tmp_path / "alone.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_strips_stand_over_their_captions(drawn):
+    strip = torch.rand(5, 1, 8, 8)
+    save_strips(
+        {"vae": [(strip, "one"), (strip, "two")], "iaf-4": [(strip, "three"), (strip, "four")]}, Path("x.png")
+    )
+    axes = drawn[0].axes
+    assert sorted(axis.get_xlabel() for axis in axes) == ["four", "one", "three", "two"]
+    assert {axis.get_title() for axis in axes} == {"vae", "iaf-4", ""}
+    shown = np.asarray(axes[0].get_images()[0].get_array())
+    np.testing.assert_array_equal(shown, tile(strip, 5)[:, :, 0])
