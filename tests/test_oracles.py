@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import TypeVar
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ def numbers(*shape: int, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(*shape, dtype=torch.float64)
 
 
-def moved(module: nn.Module, by: float = 0.5) -> nn.Module:
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def moved(module: AnyModule, by: float = 0.5) -> AnyModule:
     """In float64, with parameters moved at random from where they start."""
     module = module.double()
     with torch.no_grad():
@@ -187,8 +191,9 @@ def test_inverse_autoregressive(with_context, reverse):
     class Theirs(nflows.MaskedAffineAutoregressiveTransform):
         def _unconstrained_scale_and_shift(self, autoregressive_params):
             raw, shift = super()._unconstrained_scale_and_shift(autoregressive_params)
-            bound = flow.affine.bound.flip(0) if reverse else flow.affine.bound
-            scale = torch.exp(bound * torch.tanh(raw))
+            ours = raw.flip(-1) if reverse else raw
+            log_scale = bounded_log_scale(flow, ours)
+            scale = torch.exp(log_scale.flip(-1) if reverse else log_scale)
             return torch.log(torch.expm1(scale - self._epsilon)), shift  # softplus and epsilon undo this
 
     theirs = Theirs(
@@ -222,6 +227,7 @@ def test_masked_network_sees_exactly_what_comes_before(dimension, hidden, revers
     network = moved(MaskedDense(dimension, hidden, reverse=reverse), by=1.0)
     x = numbers(40, 1, dimension)  # many points, so that every hidden unit is on at one of them
     jacobian = torch.autograd.functional.jacobian(lambda points: network(points).sum((0, 1)), x)
+    assert isinstance(jacobian, Tensor)
     jacobians = jacobian[:, :, 0].movedim(0, 1)  # [point, output, input]
     depends = (jacobians.abs().amax(0) > 0).unflatten(0, (2, dimension))  # [raw or shift, i, j]
     before = torch.ones(dimension, dimension).tril(-1).bool()
@@ -253,11 +259,11 @@ def test_batch_norm_flow_keeps_running_statistics():
     torch.manual_seed(0)
     flow = BatchNormFlow(DIMENSION, momentum=0.25).double().train()
     batches = [2 * numbers(SAMPLES, IMAGES, DIMENSION) + 3 for _ in range(3)]
-    mean, variance = None, None
-    for batch, _ in itertools.product(batches, range(2)):
+    mean = variance = torch.zeros(0)
+    for step, (batch, _) in enumerate(itertools.product(batches, range(2))):
         flat = batch.flatten(0, 1)
         own_mean, own_variance = flat.mean(0), ((flat - flat.mean(0)) ** 2).mean(0)
-        used_mean, used_variance = (own_mean, own_variance) if mean is None else (mean, variance)
+        used_mean, used_variance = (mean, variance) if step else (own_mean, own_variance)
         after, _ = flow(batch)
         expected = (batch - used_mean) / (used_variance + flow.epsilon).sqrt()
         torch.testing.assert_close(after, expected)

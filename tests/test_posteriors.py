@@ -191,15 +191,29 @@ def test_standard_normal_prior():
 
 def test_bernoulli_likelihood_of_binary_images_sums_to_one():
     """Over all 2^6 images of 2 x 3 pixels, and pixel by pixel as by hand."""
-    torch.manual_seed(0)
-    decoder = torch.nn.Sequential(torch.nn.Linear(DIMENSION, 6), torch.nn.Unflatten(1, (1, 2, 3))).double()
-    likelihood = BernoulliLikelihood(decoder)
-    z = torch.randn(SAMPLES, 64, DIMENSION).double()
-    z = z[:, :1].expand(-1, 64, -1)
+    decoder = torch.nn.Sequential(torch.nn.Linear(DIMENSION, 6), torch.nn.Unflatten(1, (1, 2, 3)))
+    likelihood = BernoulliLikelihood(decoder, (1, 2, 3)).double()
+    with torch.no_grad():
+        likelihood.offset.copy_(torch.randn(1, 2, 3))
+    z = torch.randn(SAMPLES, 1, DIMENSION).double().expand(-1, 64, -1)
     images = ((torch.arange(64)[:, None] >> torch.arange(6)) & 1).double().view(64, 1, 2, 3)
     log_prob = likelihood(z).log_prob(images)
     assert log_prob.shape == (SAMPLES, 64)
     torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(SAMPLES).double())
-    probability = torch.sigmoid(decoder(z[:, 0]))
+    probability = torch.sigmoid(decoder(z[:, 0]) + likelihood.offset)
     by_hand = torch.where(images[37] == 1, probability, 1 - probability).log().sum((1, 2, 3))
     torch.testing.assert_close(log_prob[:, 37], by_hand)
+
+
+def test_bernoulli_likelihood_starts_at_the_mean_image():
+    linear = torch.nn.Linear(DIMENSION, 6)
+    torch.nn.init.zeros_(linear.weight)
+    torch.nn.init.zeros_(linear.bias)
+    likelihood = BernoulliLikelihood(torch.nn.Sequential(linear, torch.nn.Unflatten(1, (1, 2, 3))), (1, 2, 3))
+    mean = torch.tensor([[[0.2, 0.5, 0.9], [0.0, 1.0, 0.05]]])
+    assert not likelihood.initialized
+    likelihood.initialize(mean)
+    assert likelihood.initialized
+    start = likelihood(torch.randn(SAMPLES, IMAGES, DIMENSION)).mean
+    # A pixel that is never on in training may be on in a test image: its probability is not 0.
+    torch.testing.assert_close(start, mean.clamp(0.01, 0.99).expand(SAMPLES, IMAGES, 1, 2, 3))

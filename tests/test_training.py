@@ -21,7 +21,7 @@ import flowvae.training.loop as loop
 from flowvae.build import build_model
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig, to_dict
 from flowvae.data import load_dataset, training_batch
-from flowvae.densities import LogDensities
+from flowvae.densities import BernoulliLikelihood, LogDensities
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds
 from flowvae.runs import load, read_metrics
@@ -173,6 +173,18 @@ def test_runs_of_one_seed_are_the_same_and_of_another_are_not(images, tmp_path):
     assert_equal(state_of(tmp_path / "one")["model"], state_of(tmp_path / "same")["model"])
     one, other = (state_of(tmp_path / name)["model"] for name in ("one", "other"))
     assert not torch.equal(one["encoder.first.weight"], other["encoder.first.weight"])
+
+
+@pytest.mark.parametrize("binarization", ["static", "dynamic", "threshold"])
+def test_pixels_start_at_the_mean_of_what_training_sees(binarization, images):
+    config = configuration(images)
+    dataset = load_dataset(str(images), binarization)
+    model = loop._start(config, dataset, torch.device("cpu")).model
+    epochs = 20 if binarization == "dynamic" else 1
+    seen = torch.cat([training_batch(dataset, IMAGES, 0, epoch) for epoch in range(epochs)])
+    expected = seen.mean(0).clamp(0.01, 0.99)
+    assert isinstance(model.likelihood, BernoulliLikelihood)
+    torch.testing.assert_close(model.likelihood.offset.sigmoid(), expected, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -343,12 +355,12 @@ def test_ctrl_c_saves_first(images, unbroken, tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "training_batch", once(lambda *given: given[3] == 7, ctrl_c(1), training_batch))
-        train(run, config)
+        assert train(run, config) is False
     assert signal.getsignal(signal.SIGINT) is before
     assert state_of(run)["step"] == 8
     assert f"--resume {run}" in capsys.readouterr().err.replace("\n", "")
     assert load(run), "something to look at"
-    train(run, config, resume=True)
+    assert train(run, config, resume=True) is True
     assert_ended_as(run, unbroken)
 
 
@@ -470,7 +482,8 @@ def test_average_of_weights_follows_its_formula():
             value.mul_(decay).add_((1 - decay) * parameter.detach())
         for value, ours in zip(expected, average.module.parameters(), strict=True):
             torch.testing.assert_close(ours.detach(), value)
-    assert torch.equal(average.module[1].running_mean, model[1].running_mean)
+    for ours, buffer in zip(average.module.buffers(), model.buffers(), strict=True):
+        assert torch.equal(ours, buffer)
 
 
 def test_images_per_second_leave_validation_out(tmp_path):
