@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself, from the pinned versions in constraints.txt.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check wheel
+.PHONY: help demo test check benchmark wheel
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-ch
 export PYTHONDONTWRITEBYTECODE :=
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.installed ## train two small models on MNIST, evaluate and compare them: minutes
 	@$(BIN)/flowvae demo
@@ -27,6 +27,9 @@ check: $(VENV)/.installed-development ## style, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
+
+benchmark: $(VENV)/.installed-benchmark ## measure against peers and the machine; PARTS="planar coupling" for some
+	@$(BIN)/python -m benchmarks $(PARTS)
 
 wheel: $(VENV)/.installed ## build dist/flowvae-*.whl
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -44,6 +47,12 @@ $(VENV)/.installed-development: pyproject.toml constraints.txt
 	@$(virtual_environment)
 	@echo "Installing flowvae, its pinned dependencies and the tools of its tests in $(VENV): a minute or more"
 	@$(INSTALL) -e '.[dev,oracles]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-benchmark: pyproject.toml constraints.txt
+	@$(virtual_environment)
+	@echo "Installing flowvae and the libraries that it is measured against in $(VENV): a minute or more"
+	@$(INSTALL) -e '.[benchmark]'
 	@touch $(VENV)/.installed $@
 
 # A .venv without a working pip is one whose making was interrupted, or whose Python has gone.

@@ -1,0 +1,259 @@
+"""The benchmarks run, on sizes so small that their numbers mean nothing, and say what they promise."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY))  # benchmarks/ is not part of the package
+
+from benchmarks import report  # noqa: E402
+from benchmarks.timing import by_turns, floating_point_operations  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers, about their own use of PyTorch
+REASON = "a peer that is not installed; pip install flowvae[benchmark]"
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def peers() -> None:
+    for name in ("nflows", "normflows", "pyro", "pythae", "zuko"):
+        pytest.importorskip(name, reason=REASON, exc_type=ImportError)
+
+
+@pytest.fixture
+def own_processes(monkeypatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+def test_by_turns_gives_each_candidate_its_turn():
+    order: list[str] = []
+    seconds = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, at_least=0.0)
+    assert set(seconds) == {"a", "b"}
+    assert all(value > 0 for value in seconds.values())
+    # A call to warm up and one measured: twice at the start, then in each of three rounds, begun in turn.
+    assert "".join(order) == "aabb" + "aabb" + "bbaa" + "aabb"
+
+
+def test_operations_are_those_of_the_products():
+    a, b = torch.randn(3, 5), torch.randn(5, 7)
+    assert floating_point_operations(lambda: a @ b) == 2 * 3 * 5 * 7
+
+
+@pytest.mark.usefixtures("peers")
+def test_planar():
+    from benchmarks import planar
+
+    headlines, details = planar.measure(5, 3, 8, features=(4, 6), samples=2, repeats=1)
+    assert headlines["planar_speedup"] > 0
+    assert details["amortized"]["4 features"]["speedup"] == headlines["planar_speedup"]
+    ours, textbook = details["relative_error"].values()
+    assert 0 < max(ours["values"], ours["gradients"]) < 1e-4
+    assert textbook["values"] < 1e-4
+    check_stored("planar", headlines, details)
+
+
+@pytest.mark.usefixtures("peers")
+def test_candidates_of_one_planar_case_have_the_same_number_of_parameters():
+    from benchmarks import planar
+
+    counts = {
+        name: sum(parameter.numel() for parameter in candidate.parameters())
+        for name, candidate in planar._amortized(features=4, dimension=5, transformations=3).items()
+    }
+    ours = counts.pop(planar.OURS)
+    counts.pop(planar.TEXTBOOK)
+    # Ours adds a set that all images share to what the linear layer gives.
+    assert set(counts.values()) == {ours - 3 * (2 * 5 + 1)}
+
+
+@pytest.mark.usefixtures("peers")
+def test_coupling():
+    from benchmarks import coupling
+
+    headlines, details = coupling.measure(6, (1, 2), 8, features=4, hidden=7, repeats=1)
+    assert set(headlines) == {"coupling_speedup", "coupling_over_matmul"}
+    assert len(details["cases"]) == 4
+    assert headlines["coupling_speedup"] == min(case["speedup"] for case in details["cases"].values())
+    check_stored("coupling", headlines, details)
+
+
+@pytest.mark.usefixtures("peers")
+@pytest.mark.parametrize("context", [True, False], ids=["with-context", "without-context"])
+def test_coupling_peers_have_the_log_determinant_that_autograd_has(context):
+    """And so the direction, the halves and the sizes that they are meant to have."""
+    from benchmarks import coupling
+    from benchmarks.posteriors import moved
+
+    sizes = coupling.Sizes(dimension=4, couplings=2, features=3, hidden=5, context=context)
+    for peer in coupling.PEERS.values():
+        if context and peer in coupling.WITHOUT_CONTEXT:
+            continue
+        flow = moved(peer(sizes), by=0.5)
+        z, features = torch.randn(1, 1, 4), torch.randn(1, 3)
+        jacobian = torch.autograd.functional.jacobian(lambda x: flow(x, features)[0], z).view(4, 4)  # noqa: B023
+        _, log_determinant = flow(z, features)
+        torch.testing.assert_close(log_determinant.view(()), torch.linalg.slogdet(jacobian)[1])
+        assert (jacobian.abs() > 1e-6).sum() > 4 + 4, "two couplings mix both halves"
+
+
+@pytest.mark.usefixtures("peers")
+def test_matrix_products_are_all_those_of_our_posterior():
+    from benchmarks import coupling
+    from flowvae.build import posterior
+    from flowvae.config import ModelConfig
+
+    sizes = coupling.Sizes(dimension=6, couplings=4, features=4, hidden=7, context=True)
+    config = ModelConfig(posterior="realnvp", transformations=2, latent=6, features=4, hidden=7)
+    ours, features = posterior(config), torch.randn(8, 4, requires_grad=True)
+
+    def call() -> None:
+        z, log_density = ours(features)
+        (z.sum() + log_density.sum()).backward()
+
+    counted = floating_point_operations(call)
+    assert floating_point_operations(coupling.matrix_products(sizes, 8)) == counted
+
+
+def test_training():
+    from benchmarks import training
+
+    headlines, details = training.measure(("vae",), 1, compiled=False, loop_steps=1, batch_size=2)
+    assert set(details) == {"vae"}
+    result = details["vae"]
+    assert math.isclose(sum(phase["share"] for phase in result["eager"]["phases"].values()), 1)
+    assert headlines["training_share_of_matmul"] == result["eager"]["share_of_matmul"] > 0
+    assert result["loop"]["images_per_second"] > 0
+    check_stored("training", headlines, details)
+
+
+@pytest.mark.usefixtures("peers")
+def test_likelihood():
+    from benchmarks import likelihood
+
+    headlines, details = likelihood.measure(40, 2, (3,), (20,), pythae_images=2, repeats=1)
+    assert headlines["likelihood_share_of_matmul"] > 0
+    nll = details["nll"]
+    # The same model: the estimates differ by their samples alone.
+    assert abs(nll["flowvae"] - nll["pythae"]) < 0.05 * nll["flowvae"]
+    assert details["growth"][0]["peak_megabytes"] > 50
+    check_stored("likelihood", headlines, details)
+
+
+@pytest.mark.usefixtures("peers")
+@pytest.mark.parametrize("kind", ["VAE", "VAE_LinNF", "VAE_IAF"])
+def test_densities_of_pythae_models(kind):
+    """-log q is that of the base less the log-determinant that autograd finds."""
+    from benchmarks import pythae_models
+    from benchmarks.posteriors import moved
+    from flowvae.build import build_model
+    from flowvae.config import ModelConfig
+
+    ours = build_model(ModelConfig(latent=4, features=8, channels=4), (1, 28, 28))
+    model = pythae_models.with_our_networks(kind, ours)
+    moved(model).double()
+    z = torch.randn(6, 4).double()
+    after, log_determinant = pythae_models.flow(model, z)
+    for point, value in zip(z, log_determinant, strict=True):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x: pythae_models.flow(model, torch.stack([x, x]))[0][0], point
+        )
+        torch.testing.assert_close(value.double(), torch.linalg.slogdet(jacobian)[1], atol=1e-5, rtol=1e-5)
+    assert (kind == "VAE") == torch.equal(after, z)
+    images = (torch.rand(5, 1, 28, 28) > 0.5).double()
+    scored = pythae_models.Scored(model).eval()
+    # The loss that pythae itself trains: the same -ELBO, in the mean over many samples.
+    with torch.no_grad():
+        densities = scored.log_densities(images, scored.encoder(images), 2000)
+        negative_elbo = -(densities.likelihood + densities.prior - densities.posterior).mean()
+        repeated = {"data": images.repeat(2000, 1, 1, 1)}
+        loss = model(repeated).loss
+    torch.testing.assert_close(negative_elbo, loss, rtol=5e-3, atol=0.2)
+
+
+@pytest.mark.usefixtures("peers")
+def test_quality(tmp_path, shared_data, monkeypatch):
+    from benchmarks import quality
+
+    monkeypatch.setenv("FLOWVAE_SHARED_DATA", str(shared_data))
+    rows = ("vae", "pythae-vae-our-networks")
+    settings = {"minutes": 1e-4, "folder": tmp_path, "test_images": 4, "validation_images": 4}
+    headlines, details = quality.measure(rows, **settings)
+    ours, pythaes = details["rows"].values()
+    assert headlines["quality_lead_nats"] == pythaes["negative_elbo"] - ours["negative_elbo"]
+    assert pythaes["images_seen"] == quality.BATCH_SIZE
+    check_stored("quality", headlines, details)
+    # Rows that are there are not measured again.
+    monkeypatch.setattr(quality, "_train_ours", None)
+    monkeypatch.setattr(quality, "_train_pythae", None)
+    assert quality.measure(rows, **settings) == (headlines, details)
+
+
+def test_growth(tmp_path):
+    from benchmarks import growth
+
+    small = {
+        "K": [growth.Size(K=k, D=4, B=2) for k in (1, 2, 3)],
+        "S": [growth.Size(K=1, D=4, S=s, B=1) for s in (1, 2, 3)],
+    }
+    headlines, details = growth.measure(small, repeats=1, picture=tmp_path / "growth.png")
+    assert headlines == {}
+    assert set(details["curves"]) == {"K", "S"}
+    assert (tmp_path / "growth.png").stat().st_size > 0
+    check_stored("growth", headlines, details)
+
+
+def test_slope_of_a_square_is_two():
+    from benchmarks.growth import _slope
+
+    assert math.isclose(_slope([2, 4, 8], [0.4, 1.6, 6.4]), 2)
+
+
+def test_startup():
+    from benchmarks import startup
+
+    headlines, details = startup.measure(repeats=1, steps=1, validation_images=2)
+    assert headlines["help_seconds"] > 0
+    assert details["training_peak_megabytes"] > 100
+    check_stored("startup", headlines, details)
+
+
+def check_stored(part: str, headlines: dict, details: dict) -> None:
+    """Its section of the page can be written, from what survives JSON."""
+    results = {**headlines, "details": {part: {"machine": report.machine.describe(), **details}}}
+    text = report.tables(json.loads(json.dumps(results)))
+    assert all(f"`{name}`" in text for name in headlines)
+    assert "###" in text
+
+
+def test_a_part_takes_the_place_of_its_last_run_alone(tmp_path):
+    path = tmp_path / "results" / "benchmarks.json"
+    report.store("planar", {"planar_speedup": 2.0}, {"first": 1}, path)
+    report.store("startup", {"help_seconds": 0.5}, {}, path)
+    report.store("planar", {"planar_speedup": 3.0}, {"second": 2}, path)
+    results = report.read(path)
+    assert list(results) == ["planar_speedup", "help_seconds", "details"]
+    assert results["planar_speedup"] == 3.0
+    assert set(results["details"]["planar"]) == {"machine", "second"}
+
+
+def test_page_keeps_its_prose(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    details = {"startup": {"machine": report.machine.describe(), **STARTUP}}
+    report.update_page({"help_seconds": 0.25, "details": details}, page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "0.25" in text
+    assert "old" not in text
+
+
+STARTUP = {
+    "import_seconds": {"torch": 1.0, "beyond_torch": 0.1, "all_names": 0.2},
+    "training_peak_megabytes": 700.0,
+}
