@@ -1,0 +1,271 @@
+"""The project's published table, row by row: trained, scored, reported; to be stopped and started at will."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from torch import Tensor
+
+from flowvae import figures, runs
+from flowvae.commands import test_images
+from flowvae.errors import UserError
+from flowvae.evaluation import interpolate, path_quality
+from flowvae.evaluation.table import markdown
+from flowvae.presets import preset
+from flowvae.training.checkpoint import FILE as STATE_FILE
+from flowvae.training.schedule import spent
+
+ROWS = ("vae", *(f"planar-{k}" for k in (4, 10, 20, 40)), *(f"realnvp-{k}" for k in (2, 5, 10, 20)), "iaf-4")
+
+# -log p(x|z) of the table of 2017 that this one follows; it names no other number.
+ORIGINAL_RECONSTRUCTION = {
+    "planar-4": 65.5,
+    "planar-10": 68.9,
+    "planar-20": 75.4,
+    "planar-40": 83.4,
+    "realnvp-2": 60.57,
+    "realnvp-5": 75.56,
+    "realnvp-10": 75.01,
+    "realnvp-20": 81.37,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every row gets: minutes, epochs, or whichever ends first."""
+
+    minutes: float | None = None
+    epochs: int | None = None
+
+    def options(self) -> list[str]:
+        given = {"--minutes": self.minutes, "--epochs": self.epochs}
+        return [word for name, value in given.items() if value is not None for word in (name, str(value))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A preset with a seed, and where its run lies."""
+
+    preset: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset}-seed{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / self.name
+
+    @property
+    def result(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    def state(self) -> tuple[float, float | None]:
+        """Fraction of the run's budget that is spent, and its latest -ELBO."""
+        records = runs.read_metrics(self.run)
+        if not records:
+            return 0.0, None
+        last = records[-1]
+        training = runs.read_config(self.run)[0].training
+        steps_per_epoch = round(last["step"] / last["epoch"]) if last["epoch"] else 1
+        return spent(training, last["step"], steps_per_epoch, last["seconds"]), last["negative_elbo"]
+
+
+def reproduce_table(
+    folder: Path,
+    budget: Budget,
+    *,
+    presets: Sequence[str] = ROWS,
+    seeds: int = 1,
+    data: str | None = None,
+    workers: int = 1,
+    num_samples: int = 1000,
+    num_images: int = 2000,
+) -> None:
+    """Train and score every preset with every seed, and write the table, its numbers and the curves.
+
+    Finished rows are kept, a row that was stopped goes on where it was, and a larger budget goes on with the
+    runs of a smaller one. Rows are processes of their own, ``workers`` at a time, that share the cores.
+
+    Args:
+        folder: gets ``PRESET-seedN.json`` for each row, ``table.md``, ``table.json``, ``curves.png``, and the
+            runs themselves under ``runs/``.
+        budget: of every row.
+        data: in place of the presets' own.
+        num_samples: S of -log p(x).
+        num_images: random test images.
+
+    Raises:
+        UserError: a row failed; the others are done all the same.
+    """
+    for name, value in (("seeds", seeds), ("workers", workers)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+    preset("vae").training.with_budget(**dataclasses.asdict(budget))  # complains of a budget that is none
+    rows = [Row(name, seed, folder) for seed in range(seeds) for name in presets]
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
+    wanted = {"budget": dataclasses.asdict(budget), "samples": num_samples, "images": num_images}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    failed: list[Row] = []
+
+    def call(row: Row, words: list[str]) -> bool:
+        with (folder / "runs" / f"{row.name}.log").open("ab") as log:
+            command = [sys.executable, "-m", "flowvae", *words]
+            return subprocess.run(command, stdout=log, stderr=log, env=environment).returncode == 0
+
+    def work(row: Row) -> None:
+        if _is_done(row, wanted):
+            return
+        if (row.run / STATE_FILE).exists():
+            words = ["train", "--resume", str(row.run)]
+        else:  # nothing of it was saved
+            shutil.rmtree(row.run, ignore_errors=True)
+            words = ["train", row.preset, "--out", str(row.run), "--seed", str(row.seed)]
+            words += ["--data", data] if data else []
+        trained = call(row, [*words, *budget.options()])
+        if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
+            _keep_result(row, budget)
+        elif not stopped.is_set():
+            failed.append(row)
+
+    stopped = threading.Event()
+    with ThreadPoolExecutor(workers) as pool, _progress(rows, wanted):
+        futures = [pool.submit(work, row) for row in rows]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:  # the rows got it too, and save themselves
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+    for future in futures:
+        if not future.cancelled():
+            future.result()
+    _write_report(folder, rows)
+    if failed:
+        logs = ", ".join(str(folder / "runs" / f"{row.name}.log") for row in failed)
+        rows_failed = "1 row" if len(failed) == 1 else f"{len(failed)} rows"
+        raise UserError(f"{rows_failed} failed; see {logs}, then start the same command again")
+
+
+def _is_done(row: Row, wanted: dict[str, Any]) -> bool:
+    if not row.result.exists():
+        return False
+    result = runs.read_json(row.result)
+    return all(result.get(name) == value for name, value in wanted.items())
+
+
+def _keep_result(row: Row, budget: Budget) -> None:
+    validation = [
+        [round(record["seconds"] / 60, 3), round(record["negative_elbo"], 3)]
+        for record in runs.read_metrics(row.run)
+        if record["split"] == "valid"
+    ]
+    evaluation = runs.read_json(row.run / runs.EVALUATION)
+    original = ORIGINAL_RECONSTRUCTION.get(row.preset)
+    result = {
+        "preset": row.preset,
+        **evaluation,
+        "original_reconstruction": original,
+        "budget": dataclasses.asdict(budget),
+        "validation": validation,
+    }
+    runs.write_json(row.result, result)
+
+
+def _write_report(folder: Path, rows: Sequence[Row]) -> None:
+    results = [{"name": row.name, **runs.read_json(row.result)} for row in rows if row.result.exists()]
+    if not results:
+        return
+    runs.write_json(folder / "table.json", results)
+    (folder / "table.md").write_text(markdown(results))
+    curves = {
+        result["name"]: [
+            {"split": "valid", "seconds": 60 * minutes, "negative_elbo": value}
+            for minutes, value in result["validation"]
+        ]
+        for result in results
+    }
+    figures.save_curves(curves, folder / "curves.png")
+
+
+@contextmanager
+def _progress(rows: Sequence[Row], wanted: dict[str, Any]) -> Iterator[None]:
+    """One bar a row, fed by what the rows' processes write."""
+    columns = (
+        TextColumn("{task.description:18}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    over = threading.Event()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks = {row: progress.add_task(row.name, total=1.0, note="") for row in rows}
+
+        def look() -> None:
+            for row, task in tasks.items():
+                if _is_done(row, wanted):
+                    progress.update(
+                        task, completed=1.0, note=f"-ELBO {runs.read_json(row.result)['negative_elbo']:.2f}"
+                    )
+                elif (row.run / runs.CONFIG).exists():
+                    fraction, value = row.state()
+                    note = "scoring" if fraction >= 1 else f"-ELBO {value:.2f}" if value is not None else ""
+                    progress.update(task, completed=fraction, note=note)
+
+        def watch() -> None:
+            while not over.wait(2.0):
+                look()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+            look()
+
+
+def reproduce_figure(
+    compared: Sequence[Path],
+    out: Path,
+    pairs: int = 8,
+    steps: int = 10,
+    seed: int = 0,
+    num_samples: int = 500,
+) -> list[Path]:
+    """Latent interpolations of several runs between the same test images, each strip with its quality.
+
+    Returns:
+        The PNG, the PDF and the JSON with the numbers, named after ``out``.
+    """
+    panels: dict[str, list[tuple[Tensor, str]]] = {}
+    numbers: dict[str, list[dict[str, float]]] = {}
+    torch.manual_seed(seed)
+    for run in compared:
+        model, ends = runs.load(run), test_images(run, 2 * pairs, seed)
+        paths = interpolate(model, ends[:pairs], ends[pairs:], steps)
+        quality = path_quality(model, paths, num_samples)
+        panels[run.name], numbers[run.name] = [], []
+        for path, largest, nll in zip(paths, *(values.tolist() for values in quality), strict=True):
+            panels[run.name].append((path, f"largest step {largest:.2f}   -log p(x) {nll:.1f}"))
+            numbers[run.name].append({"largest_step": largest, "mean_nll": nll})
+    files = [out.with_suffix(suffix) for suffix in (".png", ".pdf", ".json")]
+    for file in files[:2]:
+        figures.save_strips(panels, file)
+    runs.write_json(files[2], numbers)
+    return files

@@ -1,0 +1,73 @@
+"""The published table from one command: rows are made once, kept, and go on with a larger budget."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowvae.errors import UserError
+from flowvae.reproduce import Budget, Row, reproduce_figure, reproduce_table
+from flowvae.runs import read_json, read_metrics
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    digits = np.random.default_rng(0).integers(0, 2, (150, 8, 8), dtype=np.uint8)
+    path = tmp_path / "tiny.npz"
+    np.savez(path, train=digits[:100], valid=digits[100:120], test=digits[120:])
+    return str(path)
+
+
+def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
+    folder = tmp_path / "table"
+
+    def reproduce(epochs: int) -> None:
+        reproduce_table(
+            folder, Budget(epochs=epochs), presets=["realnvp-2"], data=data, num_samples=3, num_images=20
+        )
+
+    reproduce(epochs=3)
+    row = Row("realnvp-2", 0, folder)
+    result = read_json(row.result)
+    assert {"negative_elbo", "nll", "nll_standard_error", "active_units", "training_seconds"} <= set(result)
+    assert (result["preset"], result["samples"], result["images"]) == ("realnvp-2", 3, 20)
+    assert result["original_reconstruction"] == 60.57
+    assert result["training_steps"] == 3
+    assert len(result["validation"]) == 3
+    assert "realnvp-2-seed0" in (folder / "table.md").read_text()
+    assert (folder / "curves.png").stat().st_size > 1000
+
+    written = row.result.stat().st_mtime_ns
+    reproduce(epochs=3)
+    assert row.result.stat().st_mtime_ns == written, "a finished row was made again"
+
+    reproduce(epochs=5)
+    assert read_json(row.result)["training_steps"] == 5
+    assert [record["step"] for record in read_metrics(row.run) if record["split"] == "valid"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+
+    files = reproduce_figure([row.run, row.run], folder / "figure1.png", pairs=2, steps=4, num_samples=2)
+    assert [file.suffix for file in files] == [".png", ".pdf", ".json"]
+    numbers = read_json(files[2])["realnvp-2-seed0"]
+    assert len(numbers) == 2
+    assert all(strip["largest_step"] >= 1 and strip["mean_nll"] > 0 for strip in numbers)
+
+
+def test_a_row_that_fails_is_named_with_its_log(tmp_path):
+    with pytest.raises(UserError, match=r"1 row failed.*vae-seed0\.log"):
+        reproduce_table(
+            tmp_path / "table", Budget(epochs=1), presets=["vae"], data=str(tmp_path / "none.npz")
+        )
+    assert "none.npz" in (tmp_path / "table" / "runs" / "vae-seed0.log").read_text()
+
+
+@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"workers": 0}, {"budget": Budget(minutes=-1.0)}])
+def test_impossible_wishes_are_refused_before_anything_is_written(tmp_path, wrong):
+    with pytest.raises(UserError):
+        reproduce_table(tmp_path / "table", **{"budget": Budget(epochs=1), **wrong})
+    assert not (tmp_path / "table").exists()
