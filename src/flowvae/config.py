@@ -28,12 +28,12 @@ class ModelConfig:
     """K, flow transformations after the Gaussian"""
     latent: int = 40
     """D, latent dimensions"""
-    features: int = 512
+    features: int = 256
     """width of the encoder's embedding, and of the decoder's first layer"""
     channels: int = 64
-    """width of the convolutions of encoder and decoder"""
+    """width of the convolutions at a quarter of the images' sides; half as many at half of them"""
     blocks: int = 1
-    """residual blocks of the encoder, and of the decoder"""
+    """residual blocks at either size, of encoder and of decoder"""
     hidden: int = 128
     """hidden units of the flow's conditioners"""
     context: bool = True
@@ -88,11 +88,11 @@ class TrainingConfig:
     """steps until the highest rate"""
     weight_decay: float = 0.01
     """decoupled weight decay (AdamW)"""
-    kl_warm_up: int = 0
+    kl_warm_up: int = 500
     """steps over which the weight of the KL term rises from 0 to 1"""
     free_bits: float = 0.0
     """nats of KL that cost nothing"""
-    gradient_clipping: float = 10.0
+    gradient_clipping: float = 200.0
     """largest norm of the gradient"""
     averaging: float = 0.999
     """decay of the average of weights used for evaluation"""

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 4
-"""Images are worked on at a quarter of their height and width, where convolutions are cheap on a CPU."""
+"""Images are never worked on at full size: half of their height and width, then a quarter."""
+
+NECK = 16
+"""Channels of the quarter-sized map that meets the dense layers, where most weights would be otherwise."""
 
 
 def space_to_depth(images: Tensor, factor: int) -> Tensor:
@@ -37,7 +40,7 @@ def depth_to_space(maps: Tensor, factor: int) -> Tensor:
 
 
 class Residual(nn.Module):
-    """``x + conv(relu(conv(relu(x))))`` with 3x3 convolutions; close to the identity at the start."""
+    """``x + conv(silu(conv(silu(x))))`` with 3x3 convolutions; close to the identity at the start."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,46 +48,52 @@ class Residual(nn.Module):
         self.second = _kaiming(nn.Conv2d(channels, channels, 3, padding=1), gain=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x)), inplace=True))
+        return x + self.second(F.silu(self.first(F.silu(x))))
 
 
 class Encoder(nn.Module):
     """Images [N, C, H, W] to an embedding [N, features].
 
-    Blocks of 4x4 pixels become channels, and a convolution and residual blocks work on the quarter-sized map
-    (a convolution of stride 4 whose kernels overlap); a dense layer makes the embedding of it.
+    Convolutions and residual blocks on the half-sized map, a convolution of stride 2 to the quarter-sized
+    one, residual blocks there, and dense layers over it. Strides are `space_to_depth` and a convolution.
 
     Args:
         shape: (C, H, W) of the images; 4 divides the sides.
         features: width of the embedding.
-        channels: width of the convolutions.
-        blocks: residual blocks.
+        channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
+        blocks: residual blocks on either.
     """
 
     def __init__(self, shape: tuple[int, int, int], features: int, channels: int, blocks: int) -> None:
         super().__init__()
         image_channels, height, width = shape
-        self.first = _kaiming(nn.Conv2d(image_channels * STRIDE**2, channels, 3, padding=1))
-        self.blocks = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
-        self.last = _kaiming(nn.Linear(channels * (height // STRIDE) * (width // STRIDE), features))
+        wide = channels // 2
+        self.first = _kaiming(nn.Conv2d(4 * image_channels, wide, 3, padding=1))
+        self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
+        self.down = _kaiming(nn.Conv2d(4 * wide, channels, 1))
+        self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
+        self.neck = _kaiming(nn.Conv2d(channels, NECK, 1))
+        self.last = _kaiming(nn.Linear(NECK * (height // STRIDE) * (width // STRIDE), features))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.blocks(self.first(space_to_depth(images, STRIDE))))
-        return F.relu(self.last(x.permute(0, 2, 3, 1).flatten(1)))  # the order that is in memory
+        x = F.silu(self.on_half(self.first(space_to_depth(images, 2))))
+        x = F.silu(self.on_quarter(self.down(space_to_depth(x, 2))))
+        x = F.silu(self.neck(x))
+        return F.silu(self.last(x.permute(0, 2, 3, 1).flatten(1)))  # the order that is in memory
 
 
 class Decoder(nn.Module):
     """Codes [N, D] to maps of numbers [N, C, H, W], such as logits of pixels: the encoder in reverse.
 
-    Two dense layers make a quarter-sized map, residual blocks and a convolution work on it, and its channels
-    become blocks of 4x4 pixels (the same as a transposed convolution of stride 4).
+    Two dense layers make a quarter-sized map; convolutions with `depth_to_space`, which are transposed
+    convolutions of stride 2, double its sides twice.
 
     Args:
         dimension: D.
         shape: (C, H, W) of the output; 4 divides the sides.
         features: width of the first dense layer.
-        channels: width of the convolutions.
-        blocks: residual blocks.
+        channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
+        blocks: residual blocks on either.
     """
 
     def __init__(
@@ -92,22 +101,28 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         image_channels, height, width = shape
-        self.map = (height // STRIDE, width // STRIDE, channels)
+        wide = channels // 2
+        self.map = (height // STRIDE, width // STRIDE, NECK)
         self.first = _kaiming(nn.Linear(dimension, features))
         self.second = _kaiming(nn.Linear(features, math.prod(self.map)))
-        self.blocks = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
-        self.last = _kaiming(nn.Conv2d(channels, image_channels * STRIDE**2, 3, padding=1), gain=0.5)
+        self.neck = _kaiming(nn.Conv2d(NECK, channels, 1))
+        self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
+        self.up = _kaiming(nn.Conv2d(channels, 4 * wide, 1))
+        self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
+        self.last = _kaiming(nn.Conv2d(wide, 4 * image_channels, 3, padding=1), gain=0.5)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.second(F.relu(self.first(z))).unflatten(1, self.map).permute(0, 3, 1, 2)
-        return depth_to_space(self.last(F.relu(self.blocks(x))), STRIDE)
+        x = F.silu(self.second(F.silu(self.first(z))))
+        x = self.neck(x.unflatten(1, self.map).permute(0, 3, 1, 2))
+        x = depth_to_space(self.up(F.silu(self.on_quarter(x))), 2)
+        return depth_to_space(self.last(F.silu(self.on_half(x))), 2)
 
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def _kaiming(layer: Layer, gain: float = 1.0) -> Layer:
-    """Normal weights that keep the variance through a ReLU (He et al. 2015), times ``gain``; zero biases.
+    """Normal weights that keep the variance from layer to layer (He et al. 2015), times ``gain``; no biases.
 
     PyTorch's own start shrinks the signal at every layer, and nothing here normalizes it: -ELBO stood still
     for the first epoch.
