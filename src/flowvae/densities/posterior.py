@@ -64,7 +64,7 @@ class GaussianPosterior(Posterior):
 class FlowPosterior(Posterior):
     """A base posterior pushed through a flow: ``log q(z_K|x) = log q_0(z_0|x) - sum_k log|det df_k|``.
 
-    (Rezende & Mohamed 2015, equation 13.) One linear map turns the features into the context of all the
+    (Rezende & Mohamed 2015, equations 5 to 7.) One linear map turns the features into the context of all the
     flow's transformations, once per image. It starts at zero.
 
     >>> from flowvae.flows import Planar

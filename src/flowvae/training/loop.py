@@ -29,7 +29,7 @@ from flowvae.training.schedule import learning_rate, spent
 SAVE_EVERY = 60.0  # seconds
 
 
-def train(run: Path, config: Config, resume: bool = False) -> bool:
+def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     """Train into the folder ``run`` until a budget of the configuration is used up, or Ctrl-C.
 
     The folder gets the averaged weights that score best on validation images (``model.safetensors``), the
@@ -44,7 +44,7 @@ def train(run: Path, config: Config, resume: bool = False) -> bool:
         UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data cannot be
             read, or the loss stops being finite.
     """
-    settings = config.training
+    run, settings = Path(run), config.training
     accelerator = Accelerator(log_with=None if settings.track == "none" else settings.track, project_dir=run)
     main, process, processes = (
         accelerator.is_main_process,
