@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import time
 import warnings
 
@@ -22,10 +23,11 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of the peers, about their own use of PyTorch
     for part in arguments.parts or PARTS:
         began = time.monotonic()
-        print(f"{part} ...", flush=True)
+        load = os.getloadavg()[0]
+        print(f"{part} ..." + (f" while others use {load:.1f} cores" if load > 0.5 else ""), flush=True)
         measure = importlib.import_module(f"benchmarks.{part}").measure
         headlines, details = measure(minutes=arguments.minutes) if part == "quality" else measure()
-        report.store(part, headlines, details)
+        report.store(part, headlines, {"load_before": load, **details})
         report.update_page(report.read())
         for name, value in headlines.items():
             print(f"  {name} = {value:.3g}")

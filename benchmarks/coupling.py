@@ -159,15 +159,17 @@ class NflowsNetwork(nn.Module):
 
 
 class Normflows(nn.Module):
-    """AffineCouplingBlock and swaps, as in the first example of its documentation. It takes no context."""
+    """AffineCouplingBlock, whose split takes turns between the halves. It takes no context."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        flows: list[nn.Module] = []
-        for _ in range(sizes.couplings):
-            network = normflows.nets.MLP([sizes.half, sizes.hidden, 2 * sizes.half])
-            flows.append(normflows.flows.AffineCouplingBlock(network))
-            flows.append(normflows.flows.Permute(sizes.dimension, mode="swap"))
+        flows = [
+            normflows.flows.AffineCouplingBlock(
+                normflows.nets.MLP([sizes.half, sizes.hidden, 2 * sizes.half]),
+                split_mode="channel" if index % 2 == 0 else "channel_inv",
+            )
+            for index in range(sizes.couplings)
+        ]
         self.flows = normflows.NormalizingFlow(None, flows)
 
     def forward(self, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
