@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def configuration(images: Path, **training: Any) -> Config:
         flow_batch_norm=True,
     )
     given: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "learning_rate": 0.01, "track": "none"}
-    given["learning_rate_warm_up"] = 5
+    given |= {"learning_rate_warm_up": 5, "kl_warm_up": 0}
     return Config(DataConfig(str(images), "dynamic"), model, TrainingConfig(**{**given, **training}))
 
 
@@ -225,9 +225,9 @@ def test_objective_is_the_one_that_the_settings_name():
     divergence = posterior - prior
     weights = likelihood - divergence
     values = {
-        "elbo": loop._objective(TrainingConfig(), densities, 0),
+        "elbo": loop._objective(TrainingConfig(kl_warm_up=0), densities, 0),
         "half": loop._objective(TrainingConfig(kl_warm_up=10), densities, 5),
-        "bits": loop._objective(TrainingConfig(free_bits=50.0), densities, 0),
+        "bits": loop._objective(TrainingConfig(kl_warm_up=0, free_bits=50.0), densities, 0),
         "weighted": loop._objective(TrainingConfig(objective="importance-weighted", samples=4), densities, 0),
     }
     torch.testing.assert_close(values["elbo"], weights.mean())
@@ -349,7 +349,15 @@ def ctrl_c(times: int) -> Callable[[], None]:
     return press
 
 
-def test_ctrl_c_saves_first(images, unbroken, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C as in a terminal; what runs in a shell's background is born with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_first(terminal, images, unbroken, tmp_path, monkeypatch, capsys):
     """Also before the first validation, and the step that it met is finished."""
     run, config = tmp_path / "run", configuration(images)
     before = signal.getsignal(signal.SIGINT)
@@ -364,7 +372,7 @@ def test_ctrl_c_saves_first(images, unbroken, tmp_path, monkeypatch, capsys):
     assert_ended_as(run, unbroken)
 
 
-def test_a_second_ctrl_c_interrupts_at_once(images, tmp_path, monkeypatch):
+def test_a_second_ctrl_c_interrupts_at_once(terminal, images, tmp_path, monkeypatch):
     run, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
     patch = once(lambda *given: given[3] == PER_EPOCH + 3, ctrl_c(2), training_batch)
     monkeypatch.setattr(loop, "training_batch", patch)
