@@ -45,7 +45,7 @@ def evaluate(
     available = len(images)
     num_images = available if num_images is None else num_images
     if dataset.levels != 2:
-        raise UserError(f"{dataset.name} has grey pixels, the likelihood is one of binary ones; binarize them")
+        raise UserError(f"{dataset.name} has grey pixels; the likelihood is one of binary ones")
     if num_samples < 1:
         raise UserError(f"samples is {num_samples}; it must be at least 1")
     if not 1 <= num_images <= available:
