@@ -230,8 +230,9 @@ def relative_errors(
     """Float32 against the textbook in float64: the largest error of a tensor over its largest number.
 
     The loop in float32 stands beside it: what it loses is lost by the map and not by the way of computing it.
+    Steeper maps than these, of 40 transformations, magnify rounding until both lose their digits.
     """
-    model = cast(FlowPosterior, moved(ours(features, dimension, transformations)))
+    model = cast(FlowPosterior, moved(ours(features, dimension, transformations), by=0.03))
     z, given = torch.randn(1, images, dimension), torch.randn(images, features)
     weights = torch.randn_like(z), torch.randn(1, images)
 
