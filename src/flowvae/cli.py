@@ -372,10 +372,22 @@ def _unknown(words: list[str], options: list[str], program: str) -> str:
 
 
 def _one_line(box: str) -> str:
-    """The complaint itself out of a box drawn with lines: what stands above its first rule."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rule = next((index for index, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(lines[:rule]).rstrip(".") or "the options cannot be read"
+    """The complaint itself out of tyro's box: what stands between its first two rules.
+
+    >>> _one_line('''
+    ... ╭─ Parsing error ────────────────────────╮
+    ... │ Missing value for argument '--steps'.  │
+    ... │ ────────────────────────────────────── │
+    ... │ For full helptext, run flowvae --help  │
+    ... ╰────────────────────────────────────────╯
+    ... ''')
+    "Missing value for argument '--steps'"
+    """
+    lines = [line.strip("╭│╰ ╮╯") for line in box.splitlines()]
+    rules = [index for index, line in enumerate(lines) if line.startswith(("─", "---"))]
+    if len(rules) < 2:
+        return "the options cannot be read"
+    return " ".join(lines[rules[0] + 1 : rules[1]]).strip().rstrip(".")
 
 
 def _given(option: str, words: list[str]) -> str | None:

@@ -46,7 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
         error.filename = str(path)
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it took its place, or was never made
+            partial.unlink()
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -1,0 +1,668 @@
+"""The command line from end to end on small images, and what it says to whoever errs."""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import io
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+import flowvae as package
+from flowvae import cli, commands, training
+from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
+from flowvae.presets import PRESETS
+from flowvae.runs import read_config, read_metrics
+
+SMALL = ["--features", "8", "--channels", "4", "--hidden", "8", "--latent", "3", "--batch-size", "16"]
+NUM_TEST = 30
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def flowvae(*words: Any) -> Result:
+    """Run a command in this process."""
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["flowvae", *map(str, words)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def succeeds(*words: Any) -> str:
+    """Standard output of a command that is expected to work."""
+    result = flowvae(*words)
+    assert result.code == 0, result.err
+    return result.out
+
+
+def is_refusal(result: Result, *parts: str) -> None:
+    """One line on standard error that says all the parts, exit code 2, and nothing else."""
+    assert result.code == 2, result.err
+    assert result.out == ""
+    assert result.err.startswith("flowvae: ")
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.endswith("\n")
+    for part in parts:
+        assert part in result.err
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file under a folder, and the folders (as None)."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def write_images(path: Path, num_test: int = NUM_TEST, side: int = 8, levels: int = 2) -> None:
+    """Images of bright left or right halves, with noise."""
+    random = np.random.default_rng(0)
+
+    def draw(count: int) -> np.ndarray:
+        bright = random.integers(0, 2, (count, 1, 1)) == (np.arange(side) >= side // 2)
+        on = random.random((count, side, side)) < np.where(bright, 0.9, 0.1)
+        return (on * (levels - 1)).astype(np.uint8)
+
+    np.savez(path, train=draw(48), valid=draw(20), test=draw(num_test))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with data and two trained runs, one of them evaluated. Nothing may change it."""
+    folder = tmp_path_factory.mktemp("workspace")
+    write_images(folder / "images.npz")
+    write_images(folder / "larger.npz", side=12)
+    for preset, out in (("realnvp-2", "flow"), ("vae", "plain")):
+        data = ["--data", folder / "images.npz", "--steps", 6]
+        succeeds("train", preset, *SMALL, *data, "--out", folder / out, "--track", "none")
+    succeeds("evaluate", folder / "flow", "--samples", 3, "--images", 10)
+    return folder
+
+
+@pytest.fixture
+def workspace(finished, tmp_path, monkeypatch) -> Path:
+    """A copy of the finished folder, as the working directory."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# From one end to the other.
+
+
+def test_training_makes_a_run_and_says_what_is_next(workspace):
+    result = flowvae("train", "planar-4", *SMALL, "--data", "images.npz", "--steps", "4", "--out", "new/run")
+    assert result.code == 0
+    assert result.out == "new/run is trained; flowvae evaluate new/run scores it\n"
+    assert "-ELBO" in result.err, "progress"
+    names = {"config.json", "model.safetensors", "metrics.jsonl", "resume/state.pt", "logs"}
+    assert names <= contents(workspace / "new" / "run").keys()
+    config, shape = read_config(workspace / "new" / "run")
+    assert shape == (1, 8, 8)
+    assert (config.model.posterior, config.model.transformations, config.model.latent) == ("planar", 4, 3)
+    assert (config.training.steps, config.training.minutes, config.training.batch_size) == (4, None, 16)
+
+
+def test_a_run_is_named_after_its_preset(workspace):
+    succeeds("train", "vae", *SMALL, "--data", "images.npz", "--steps", "1", "--track", "none")
+    assert (workspace / "runs" / "vae" / "model.safetensors").exists()
+
+
+def test_every_option_of_training_reaches_its_run(workspace):
+    chosen = Config(
+        DataConfig("images.npz", "static"),
+        ModelConfig(
+            posterior="realnvp",
+            transformations=1,
+            latent=4,
+            features=8,
+            channels=4,
+            blocks=2,
+            hidden=8,
+            context=False,
+            normalization="weight",
+            flow_batch_norm=True,
+            bounded=False,
+        ),
+        TrainingConfig(
+            epochs=2,
+            steps=3,
+            minutes=1.5,
+            batch_size=8,
+            objective="importance-weighted",
+            samples=2,
+            learning_rate=0.01,
+            learning_rate_warm_up=3,
+            weight_decay=0.2,
+            kl_warm_up=0,
+            free_bits=0.0,
+            gradient_clipping=5.0,
+            averaging=0.5,
+            validation_images=7,
+            track="none",
+            seed=3,
+        ),
+    )
+    words = []
+    for part in (chosen.data, chosen.model, chosen.training):
+        for name, value in dataclasses.asdict(part).items():
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", str(value)]
+    succeeds("train", "vae", *words, "--out", "run")
+    assert read_config(workspace / "run")[0] == chosen
+
+
+def test_resuming_goes_on_with_the_budget_given(workspace):
+    before = read_metrics(workspace / "flow")
+    assert succeeds("train", "--resume", "flow", "--epochs", "4", "--track", "none").startswith(
+        "flow is trained"
+    )
+    training = read_config(workspace / "flow")[0].training
+    assert (training.epochs, training.steps, training.minutes) == (4, None, None)
+    after = read_metrics(workspace / "flow")
+    assert after[: len(before)] == before
+    assert after[-1]["step"] == 4 * 3
+    succeeds("train", "--resume=flow", "--track", "none")
+    assert read_metrics(workspace / "flow") == after, "the budget is used up"
+
+
+def test_an_evaluation_holds_what_a_reader_needs(workspace):
+    out = succeeds("evaluate", "flow", "--samples", "4", "--images", "20", "--split", "valid", "--seed", "5")
+    scores = json.loads((workspace / "flow" / "evaluation.json").read_text())
+    assert scores["negative_elbo"] == pytest.approx(scores["reconstruction"] + scores["kl"])
+    assert scores["nll"] <= scores["negative_elbo"]
+    assert scores["bits_per_dim"] == pytest.approx(scores["nll"] / math.log(2) / 64)
+    assert scores["nll_standard_error"] > 0
+    assert 0 <= scores["active_units"] <= 3
+    model = package.load(workspace / "flow")
+    assert scores["parameters"] == sum(weights.numel() for weights in model.parameters())
+    exact = {"samples": 4, "images": 20, "split": "valid", "seed": 5, "training_steps": 6, "training_seed": 0}
+    exact |= {"dataset": "images", "binarization": "static", "version": flowvae_version()}
+    assert scores.items() >= exact.items()
+    assert f" {scores['nll']:.2f} " in out
+    assert out.splitlines()[2].startswith("| flow ")
+
+
+def flowvae_version() -> str:
+    return succeeds("--version").strip()
+
+
+def test_an_evaluation_depends_on_nothing_but_its_options(workspace):
+    def scores(*options: str) -> str:
+        succeeds("evaluate", "flow", "--samples", "3", "--images", "10", *options)
+        return (workspace / "flow" / "evaluation.json").read_text()
+
+    first = (workspace / "flow" / "evaluation.json").read_text()
+    assert scores() == first
+    assert scores("--seed", "1") != first
+
+
+def test_other_images_can_be_scored(workspace):
+    write_images(workspace / "others.npz", num_test=12)
+    succeeds("evaluate", "plain", "--data", "others.npz", "--images", "12", "--samples", "2")
+    scores = json.loads((workspace / "plain" / "evaluation.json").read_text())
+    assert (scores["dataset"], scores["images"]) == ("others", 12)
+
+
+@pytest.mark.parametrize("command", ["sample", "reconstruct", "interpolate"])
+def test_a_picture_is_that_of_its_seed(command, workspace):
+    number = ["--pairs" if command == "interpolate" else "--images", "3"]
+    pictures = {}
+    for out, seed in (("a.png", "0"), ("b.png", "0"), ("c.png", "1")):
+        assert succeeds(command, "flow", *number, "--seed", seed, "--out", out) == f"{out}\n"
+        pictures[out] = (workspace / out).read_bytes()
+    assert pictures["a.png"] == pictures["b.png"] != pictures["c.png"]
+
+
+# An image of 8 pixels and the gap of 2 take ten times as many in a picture; a title takes 50.
+PICTURES = [
+    ("sample flow", "flow/samples.png", (1020, 1020)),
+    ("sample flow --images 12", "flow/samples.png", (1020, 220)),
+    ("reconstruct flow --images 12", "flow/reconstructions.png", (1020, 420 + 40 + 50)),  # two pairs of rows
+    ("interpolate flow --steps 4 --pairs 5", "flow/interpolations.png", (420, 520 + 50)),
+    ("interpolate plain flow --steps 4 --pairs 5", "plain/interpolations.png", (2 * 420 + 20, 520 + 50)),
+]
+
+
+@pytest.mark.parametrize(("words", "out", "size"), PICTURES)
+def test_a_picture_lies_in_its_run_and_has_room_for_its_images(words, out, size, workspace):
+    assert succeeds(*words.split()) == f"{out}\n"
+    with Image.open(workspace / out) as picture:
+        assert picture.size == size
+
+
+def test_runs_of_one_name_are_told_apart(workspace, monkeypatch):
+    shutil.copytree(workspace / "flow", workspace / "copies" / "flow")
+    shown: list[str] = []
+    monkeypatch.setattr(
+        commands.figures, "save_panels", lambda panels, *rest, **options: shown.extend(panels)
+    )
+    succeeds("interpolate", "flow", "copies/flow", "plain", "--pairs", "2")
+    assert shown == ["flow", "copies/flow", "plain"]
+    assert "| copies/flow |" in succeeds("table", "flow", "copies/flow")
+
+
+def test_tables_of_several_runs(workspace):
+    succeeds("evaluate", "plain", "--samples", "3", "--images", "10")
+    evaluations = [json.loads((workspace / run / "evaluation.json").read_text()) for run in ("plain", "flow")]
+    printed = succeeds("table", "plain", "flow")
+    for name in ("table.md", "table.csv", "table.json"):
+        assert succeeds("table", "plain", "flow", "--out", name) == f"{name}\n"
+    assert (workspace / "table.md").read_text() == printed
+    header, rule, *rows = [line.strip("|\n").replace("\\|", "!").split("|") for line in printed.splitlines()]
+    assert [title.strip() for title in header][:6] == [
+        "model",
+        "-log p(x!z)",
+        "KL",
+        "-ELBO",
+        "-log p(x)",
+        "standard error",
+    ]
+    assert len(rule) == len(header)
+    for row, name, scores in zip(rows, ("plain", "flow"), evaluations, strict=True):
+        assert row[0].strip() == name
+        keys = ("reconstruction", "kl", "negative_elbo", "nll", "nll_standard_error")
+        assert [cell.strip() for cell in row[1:6]] == [f"{scores[key]:.2f}" for key in keys]
+    named = [{"name": name, **scores} for name, scores in zip(("plain", "flow"), evaluations, strict=True)]
+    assert json.loads((workspace / "table.json").read_text()) == named
+    with (workspace / "table.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [{key: str(value) for key, value in row.items()} for row in named] == read
+
+
+def test_a_table_bears_gaps_and_odd_names(workspace):
+    shutil.copytree(workspace / "plain", workspace / "a|b")
+    (workspace / "a|b" / "evaluation.json").write_text('{"kl": 25.5, "nll": null, "new": 1}')
+    lines = succeeds("table", "a|b", "flow").splitlines()
+    widths = {len(line.replace("\\|", "!").split("|")) for line in lines}
+    assert len(widths) == 1, "as many cells in every line"
+    assert lines[2].startswith("| a\\|b ")
+    assert "25.50" in lines[2]
+
+
+def test_presets_are_listed():
+    lines = succeeds("presets").splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert "posterior realnvp, K = 20, D = 40" in lines[list(PRESETS).index("realnvp-20")]
+
+
+@pytest.fixture
+def small_demo(tmp_path, monkeypatch) -> None:
+    """The demo, with small models on small images."""
+    write_images(tmp_path / "images.npz", num_test=1000)
+
+    def small(name: str) -> Config:
+        preset = PRESETS[name]
+        model = dataclasses.replace(preset.model, latent=3, features=8, channels=4, hidden=8)
+        training = dataclasses.replace(preset.training, batch_size=16, track="none")
+        return Config(DataConfig(str(tmp_path / "images.npz")), model, training)
+
+    monkeypatch.setattr(commands, "preset", small)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_the_demo_leaves_a_table_and_pictures(tmp_path):
+    out = succeeds("demo", "--minutes", "0.005")
+    folder = tmp_path / "runs" / "demo"
+    pictures = ["curves.png", "interpolations.png"]
+    pictures += [
+        f"{run}/{name}.png" for run in ("vae", "realnvp-2") for name in ("samples", "reconstructions")
+    ]
+    for name in [*pictures, "table.md", "table.json"]:
+        assert f"runs/demo/{name}\n" in out
+        assert (folder / name).stat().st_size > 0
+    assert out.startswith((folder / "table.md").read_text())
+    rows = json.loads((folder / "table.json").read_text())
+    assert [row["name"] for row in rows] == ["vae", "realnvp-2"]
+    assert all(row["training_steps"] >= 1 for row in rows)
+    assert read_config(folder / "realnvp-2")[0].training.minutes == 0.005
+    before = contents(folder)
+    is_refusal(flowvae("demo"), "runs/demo exists already")
+    assert contents(folder) == before
+
+
+# Ctrl-C.
+
+
+def test_ctrl_c_ends_with_130_and_without_a_traceback(workspace, monkeypatch):
+    def press(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = contents(workspace)
+    monkeypatch.setattr(commands, "evaluate", press)
+    assert flowvae("evaluate", "flow") == Result(130, "", "flowvae: interrupted\n")
+    assert contents(workspace) == before
+
+
+def test_a_training_that_ctrl_c_stopped_is_not_called_finished(workspace, monkeypatch):
+    monkeypatch.setattr(training, "train", lambda run, config, resume: False)
+    assert flowvae("train", "vae", "--data", "images.npz") == Result(130, "", "flowvae: interrupted\n")
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_ctrl_c_stops_the_whole_demo(monkeypatch):
+    trained: list[Path] = []
+    monkeypatch.setattr(commands, "train", lambda run, config: trained.append(run))  # which is not True
+    assert flowvae("demo") == Result(130, "", "flowvae: interrupted\n")
+    assert len(trained) == 1
+
+
+# What is refused, with the working directory as it was.
+
+REFUSED: list[tuple[str, list[str]]] = [
+    ("trian", ["no command 'trian'", "did you mean train?"]),
+    ("--frobnicate", ["no command '--frobnicate'", "known: ", "evaluate"]),
+    ("train", ["name a preset", "realnvp-5"]),
+    ("train --steps 3 vae", ["name a preset first", "realnvp-5"]),
+    ("train relnvp-5", ["no preset 'relnvp-5'", "did you mean realnvp-5?"]),
+    ("train gaussian", ["no preset 'gaussian'", "known: ", "vae"]),
+    ("train vae plain", ["'plain' is one word too many", "flowvae train vae --help"]),
+    ("train vae --learning-rat 0.1", ["no option --learning-rat;", "did you mean --learning-rate?"]),
+    ("train vae --learning-rat=0.1", ["no option --learning-rat;", "did you mean --learning-rate?"]),
+    ("train vae --no-bounde", ["no option --no-bounde;", "did you mean --no-bounded?"]),
+    ("train vae --xyz 3", ["no option --xyz;", "see flowvae train vae --help"]),
+    ("train vae --context yes", ["'yes' is one word too many"]),
+    ("train vae --steps", ["--steps", "flowvae train vae --help"]),
+    ("train vae --steps many", ["--steps", "'many'"]),
+    ("train vae --steps 1.5", ["--steps", "'1.5'"]),
+    ("train vae --posterior gausian", ["--posterior", "'gausian'", "gaussian", "iaf"]),
+    ("train vae --posterior iaf", ["transformations is 0"]),
+    ("train vae --minutes -3 --data images.npz", ["minutes is -3"]),
+    ("train vae --minutes nan --data images.npz", ["minutes is nan"]),
+    ("train vae --epochs 0 --data images.npz", ["epochs is 0"]),
+    ("train vae --samples 0 --data images.npz", ["samples is 0"]),
+    ("train vae --seed -1 --data images.npz", ["seed is -1"]),
+    ("train vae --seed 99999999999999999999 --data images.npz", ["seed is 9999"]),
+    ("train vae --steps 3 --data images.npz --out plain", ["plain exists already", "--resume plain"]),
+    ("train vae --steps 3 --data images.npz --out images.npz", ["images.npz exists already"]),
+    ("train vae --steps 3 --data missing.npz", ["missing.npz"]),
+    ("train vae --steps 3 --data plain/config.json", ["plain/config.json"]),
+    ("train vae --steps 3 --data images.npz --binarization dynamic", ["binary already"]),
+    ("train --resume", ["--resume has no value"]),
+    ("train --resume=", ["--resume has no value"]),
+    ("train --resume missing", ["missing is no folder"]),
+    ("train --resume images.npz", ["images.npz is no folder"]),
+    ("train --resume .", ["config.json is missing"]),
+    ("train vae --resume plain", ["leave 'vae' out"]),
+    ("train --resume plain --out other", ["leave --out out"]),
+    ("train --resume plain --latent 4", ["begun with latent = 3", "cannot go on with 4"]),
+    ("train --resume plain --data larger.npz", ["begun with data = ", "larger.npz"]),
+    ("train --resume plain --seed 1", ["begun with seed = 0"]),
+    ("train --resume plain --steps 0", ["steps is 0"]),
+    ("evaluate", ["RUN", "required", "flowvae evaluate --help"]),
+    ("evaluate missing", ["missing is no folder"]),
+    ("evaluate images.npz", ["images.npz is no folder"]),
+    ("evaluate .", ["config.json is missing"]),
+    ("evaluate plain flow", ["'flow' is one word too many"]),
+    ("evaluate plain --samples 0", ["samples is 0"]),
+    ("evaluate plain --samples -5", ["samples is -5"]),
+    ("evaluate plain --images 0", ["images is 0", f"1 to {NUM_TEST}"]),
+    ("evaluate plain --images 31", ["images is 31", f"1 to {NUM_TEST}"]),
+    ("evaluate plain --images 1000000000000000000000", ["images is 1000000000000000000000"]),
+    ("evaluate plain --split tets", ["--split", "'tets'", "test"]),
+    ("evaluate plain --seed -1 --images 3", ["seed is -1"]),
+    ("evaluate plain --seed 9223372036854775808 --images 3", ["seed is 9223372036854775808"]),
+    ("evaluate plain --data missing --images 3", ["missing"]),
+    ("evaluate plain --data larger.npz --images 3", ["larger.npz", "1 x 12 x 12", "1 x 8 x 8"]),
+    ("evaluate plain --sampels 3", ["no option --sampels;", "did you mean --samples?"]),
+    ("sample plain --images 0", ["images is 0"]),
+    ("sample plain --images 99999999999999", ["images is 99999999999999", "10,000"]),
+    ("sample plain --seed 99999999999999999999999", ["seed is 999"]),
+    ("sample plain --out missing/samples.png", ["missing/samples.png", "No such file", "make its folder"]),
+    ("sample plain --out images.npz/samples.png", ["images.npz/samples.png", "choose another place"]),
+    ("sample plain --out samples.foo", ["samples.foo ends in '.foo'", ".png"]),
+    ("sample plain --out flow", ["flow ends in ''"]),
+    ("reconstruct plain --images 0", ["images is 0"]),
+    ("reconstruct plain --images 31", ["31 test images", "has 30"]),
+    ("reconstruct plain --images 99999999999999", ["images is 99999999999999"]),
+    ("interpolate", ["at least one"]),
+    ("interpolate plain missing --pairs 3", ["missing is no folder"]),
+    ("interpolate plain --pairs 0", ["pairs is 0"]),
+    ("interpolate plain --pairs 16", ["32 test images", "has 30"]),
+    ("interpolate plain --steps 1", ["steps is 1"]),
+    ("interpolate plain --steps 99999999999999", ["pairs times steps", "10,000"]),
+    ("interpolate plain --pairs 1 --steps 9999", ["too large", "fewer images"]),
+    ("table", ["at least one"]),
+    ("table missing", ["missing"]),
+    ("table flow plain", ["plain/evaluation.json is missing", "flowvae evaluate plain"]),
+    ("table flow --out table.txt", ["table.txt ends in '.txt'", ".md"]),
+    ("table flow --out missing/table.md", ["missing/table.md", "No such file"]),
+    ("presets all", ["'all' is one word too many"]),
+    ("demo --minutes -1 --out new", ["minutes is -1"]),
+    ("demo --out flow", ["flow exists already"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), REFUSED, ids=[words for words, _ in REFUSED])
+def test_a_mistake_is_one_line_and_changes_nothing(words, parts, finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    before = contents(finished)
+    is_refusal(flowvae(*words.split()), *parts)
+    assert contents(finished) == before
+
+
+def test_the_training_split_of_dynamic_data_is_refused(workspace):
+    write_images(workspace / "grey.npz", levels=256)
+    words = ["--data", "grey.npz", "--binarization", "dynamic", "--steps", "1", "--track", "none"]
+    succeeds("train", "vae", *SMALL, *words, "--out", "run")
+    refusal = flowvae("evaluate", "run", "--split", "train", "--images", "3", "--samples", "2")
+    is_refusal(refusal, "anew for every batch", "evaluate valid or test")
+    succeeds("evaluate", "run", "--split", "test", "--images", "3", "--samples", "2")
+
+
+def replaced(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "truncated configuration": (
+        lambda run: os.truncate(run / "config.json", 100),
+        ["config.json is not valid JSON"],
+    ),
+    "binary configuration": (
+        lambda run: (run / "config.json").write_bytes(bytes(range(256))),
+        ["config.json is not valid JSON"],
+    ),
+    "misspelt configuration": (
+        lambda run: replaced(run / "config.json", lambda values: values["model"].update(latnet=3)),
+        ["config.json", "latnet", "did you mean latent?"],
+    ),
+    "truncated weights": (
+        lambda run: os.truncate(run / "model.safetensors", 1000),
+        ["model.safetensors is damaged"],
+    ),
+    "weights of another model": (
+        lambda run: shutil.copy(run.parent / "flow" / "model.safetensors", run),
+        ["model.safetensors is damaged or of another model"],
+    ),
+    "no weights": (lambda run: (run / "model.safetensors").unlink(), ["model.safetensors is missing"]),
+}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "interpolate"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_one_line_that_names_the_file(command, damage, workspace):
+    spoil, parts = DAMAGE[damage]
+    spoil(workspace / "plain")
+    before = contents(workspace)
+    number = ["--pairs" if command == "interpolate" else "--images", "3"]
+    is_refusal(flowvae(command, "plain", *number), *parts)
+    assert contents(workspace) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "not valid JSON"),
+        ("[1, 2]", "holds no evaluation"),
+        ('{"nll": "low"}', "nll is 'low'"),
+        ('{"kl": [1]}', "kl is [1]"),
+        ('{"images": 1.5}', "images is 1.5"),
+        ('{"samples": true}', "samples is True"),
+    ],
+)
+def test_a_damaged_evaluation_is_one_line_that_names_the_file(text, part, workspace):
+    (workspace / "flow" / "evaluation.json").write_text(text)
+    is_refusal(flowvae("table", "flow"), "flow/evaluation.json", part, "evaluat")
+
+
+# A disk that is full.
+
+
+def full(*arguments: Any, **options: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def half(path: Path, text: str) -> None:
+    path.write_bytes(text.encode()[: len(text) // 2])
+    full()
+
+
+def half_a_figure(figure: Figure, path: Path, **options: Any) -> None:
+    path.write_bytes(b"half")
+    full()
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "name", "writer"),
+    [
+        ("evaluate flow --samples 2 --images 3", Path, "write_text", half),
+        ("evaluate plain --samples 2 --images 3", Path, "write_text", half),
+        ("evaluate plain --samples 2 --images 3", os, "replace", full),
+        ("table flow --out table.json", Path, "write_text", half),
+        ("sample flow --images 3 --out picture.png", Figure, "savefig", half_a_figure),
+        ("reconstruct flow --images 3", Figure, "savefig", half_a_figure),
+        ("interpolate flow --pairs 3", Figure, "savefig", half_a_figure),
+        ("train vae --steps 1 --data images.npz --out new", os, "replace", full),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_no_half_a_file(
+    words, target, name, writer, workspace, monkeypatch
+):
+    (workspace / "picture.png").write_bytes(b"old")
+    before = contents(workspace)
+    monkeypatch.setattr(target, name, writer)
+    is_refusal(flowvae(*words.split()), "No space left on device", "free some space")
+    assert contents(workspace) == before
+
+
+# As a program of its own.
+
+
+def start(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], text=True, check=False, timeout=600, **options)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["evaluate", "-h"], ["train", "relnvp-5"], ["presets"]]
+)
+def test_what_needs_no_model_imports_nothing_heavy(words):
+    program = (
+        "import sys\n"
+        "from flowvae.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('imported', *sys.modules)"
+    )
+    done = start("-c", program, *words, capture_output=True)
+    imported = done.stdout.splitlines()[-1].split()
+    assert imported[0] == "imported", done.stderr
+    heavy = {"torch", "numpy", "matplotlib", "accelerate", "safetensors", "PIL", "tensorboard"}
+    assert not heavy & set(imported)
+
+
+def test_the_program_trains_and_refuses(tmp_path):
+    write_images(tmp_path / "images.npz")
+    words = ["train", "vae", *SMALL, "--data", "images.npz", "--steps", "2", "--out", "run"]
+    done = start("-m", "flowvae", *words, capture_output=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "run is trained; flowvae evaluate run scores it\n")
+    before = contents(tmp_path)
+    done = start("-m", "flowvae", "evaluate", "run", "--images", "999", capture_output=True, cwd=tmp_path)
+    is_refusal(Result(done.returncode, done.stdout, done.stderr), "images is 999")
+    assert contents(tmp_path) == before
+
+
+def test_a_reader_that_has_had_enough_is_no_mistake():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = start("-m", "flowvae", "presets", stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    with Path("/dev/full").open("w") as file:
+        done = start("-m", "flowvae", "presets", stdout=file, stderr=subprocess.PIPE)
+    is_refusal(Result(done.returncode, "", done.stderr), "No space left on device")
+
+
+# Help.
+
+
+def test_help_lists_every_command():
+    for result in (flowvae(), flowvae("--help"), flowvae("-h")):
+        assert result.code == 0
+        assert result.err == ""
+        for name in cli.COMMANDS:
+            assert f"\n  {name} " in result.out
+        assert max(map(len, result.out.splitlines())) <= 110
+
+
+def unboxed(help_text: str) -> str:
+    return " ".join(" ".join(line.strip("│╭╰─╮╯ ") for line in help_text.splitlines()).split())
+
+
+def test_help_of_training_has_every_option_with_the_presets_default():
+    text = unboxed(succeeds("train", "planar-20", "--help"))
+    preset = PRESETS["planar-20"]
+    for part in (preset.data, preset.model, preset.training):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            assert f"--{field.name.replace('_', '-')}" in text
+            shown = "none" if value is None else value
+            description = text.split(f"--{field.name.replace('_', '-')}", 1)[1]
+            assert description.split("(default: ", 1)[1].startswith(f"{shown})"), field.name
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "presets"])
+def test_help_of_a_command_says_what_its_options_are_for(command):
+    text = unboxed(succeeds(command, "--help"))
+    assert "{None}" not in text
+    assert "(default: None)" not in text
+    assert "(default: )" not in text
+    options = set(re.findall(r" (--(?!help|no-)[a-z][a-z-]*)", text))
+    assert options
+    for option in options:
+        # Its default comes before the next option does.
+        assert re.search(rf" {option}\b((?! --(?!no-)[a-z]).)*\(default: [^ )]", text), option
