@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.machine import REPOSITORY
 from benchmarks.posteriors import gradient_step, moved
@@ -34,7 +35,7 @@ SIZES: dict[str, list[Size]] = {
     "K": [Size(K=k) for k in (4, 8, 16, 32, 64)],
     "D": [Size(D=d) for d in (16, 32, 64, 128, 256, 512)],
     # Of one image.
-    "S": [Size(S=s, B=1) for s in (1, 10, 100, 500, 1000, 2000, 5000)],
+    "S": [Size(S=s, B=1) for s in (1, 5, 20, 100, 500, 1500, 5000)],
     "B": [Size(B=b) for b in (1, 4, 16, 64, 256, 1024)],
 }
 NAMES = {
@@ -89,22 +90,22 @@ def _draw(curves: dict[str, dict[str, Any]], path: Path) -> None:
     grid = figure.subplots(2, 2, squeeze=False).ravel()
     for axes, (varied, families) in zip(grid, curves.items(), strict=False):
         for index, (family, curve) in enumerate(families.items()):
-            sizes, milliseconds = curve["sizes"], [1e3 * value for value in curve["seconds"]]
+            milliseconds = [1e3 * value for value in curve["seconds"]]
             label = f"{family}, slope {curve['slope']:.2f}"
-            axes.loglog(sizes, milliseconds, marker="o", color=f"C{index}", label=label)
-        # A line of slope 1 under the last point of the first family, to compare with.
-        largest, last = sizes[-1], milliseconds[-1]
-        reference = [sizes[-min(3, len(sizes))], largest]
-        axes.loglog(
-            reference,
-            [0.5 * last * size / largest for size in reference],
-            color="0.5",
-            linestyle="--",
-            label="slope 1",
-        )
+            axes.loglog(curve["sizes"], milliseconds, marker="o", color=f"C{index}", label=label)
+        # To compare with: a line of slope 1 along the largest sizes, under all curves.
+        sizes = next(iter(families.values()))["sizes"]
+        lowest = 0.6e3 * min(curve["seconds"][-1] for curve in families.values())
+        line = [lowest * size / sizes[-1] for size in sizes[-3:]]
+        axes.loglog(sizes[-3:], line, color="0.5", linestyle="--", label="slope 1")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(NAMES[varied])
         axes.set_ylabel("milliseconds")
-        axes.grid(alpha=0.3, which="both")
+        axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle("Forward and backward of a posterior; K = 10, D = 40, S = 1, B = 256 unless varied")
     path.parent.mkdir(parents=True, exist_ok=True)
