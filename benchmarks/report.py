@@ -134,8 +134,8 @@ def _coupling(details: dict[str, Any]) -> str:
     rows.append(["fastest peer over ours", *(f"{case['speedup']:.2f}" for case in cases.values())])
     rows.append(["ours over the products alone", *(f"{case['over_matmul']:.2f}" for case in cases.values())])
     return (
-        f"### Real NVP posterior\n\nMilliseconds, forward and backward, {sizes}, a context of "
-        f"{details['features']} features. {_on(details)}.\n\n" + _table(["", *cases], rows)
+        f"### Real NVP posterior\n\nMilliseconds, forward and backward, {sizes}. {_on(details)}.\n\n"
+        + _table(["", *cases], rows)
     )
 
 
