@@ -8,6 +8,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+from command_line import finished as finished
+from command_line import workspace as workspace
+from made_runs import run as run
+from tiny_runs import halves as halves
+from tiny_runs import unbroken as unbroken
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -1,10 +1,7 @@
-"""The command line from end to end on small images, and what it says to whoever errs."""
+"""The command line from end to end on small images, Ctrl-C, and help."""
 
-import contextlib
 import csv
 import dataclasses
-import errno
-import io
 import json
 import math
 import os
@@ -12,105 +9,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
+import torch
+from command_line import SMALL, Result, contents, flowvae, is_refusal, succeeds, write_images
 from PIL import Image
+from torch import Tensor
 
 import flowvae as package
 from flowvae import cli, commands, training
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
 from flowvae.presets import PRESETS
 from flowvae.runs import read_config, read_metrics
-
-SMALL = ["--features", "8", "--channels", "4", "--hidden", "8", "--latent", "3", "--batch-size", "16"]
-NUM_TEST = 30
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def flowvae(*words: Any) -> Result:
-    """Run a command in this process."""
-    code, out, err = 0, io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.setattr(sys, "argv", ["flowvae", *map(str, words)])
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Result(code, out.getvalue(), err.getvalue())
-
-
-def succeeds(*words: Any) -> str:
-    """Standard output of a command that is expected to work."""
-    result = flowvae(*words)
-    assert result.code == 0, result.err
-    return result.out
-
-
-def is_refusal(result: Result, *parts: str) -> None:
-    """One line on standard error that says all the parts, exit code 2, and nothing else."""
-    assert result.code == 2, result.err
-    assert result.out == ""
-    assert result.err.startswith("flowvae: ")
-    assert result.err.count("\n") == 1, result.err
-    assert result.err.endswith("\n")
-    for part in parts:
-        assert part in result.err
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file under a folder, and the folders (as None)."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
-
-
-def write_images(path: Path, num_test: int = NUM_TEST, side: int = 8, levels: int = 2) -> None:
-    """Images of bright left or right halves, with noise."""
-    random = np.random.default_rng(0)
-
-    def draw(count: int) -> np.ndarray:
-        bright = random.integers(0, 2, (count, 1, 1)) == (np.arange(side) >= side // 2)
-        on = random.random((count, side, side)) < np.where(bright, 0.9, 0.1)
-        return (on * (levels - 1)).astype(np.uint8)
-
-    np.savez(path, train=draw(48), valid=draw(20), test=draw(num_test))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A folder with data and two trained runs, one of them evaluated. Nothing may change it."""
-    folder = tmp_path_factory.mktemp("workspace")
-    write_images(folder / "images.npz")
-    write_images(folder / "larger.npz", side=12)
-    for preset, out in (("realnvp-2", "flow"), ("vae", "plain")):
-        data = ["--data", folder / "images.npz", "--steps", 6]
-        succeeds("train", preset, *SMALL, *data, "--out", folder / out, "--track", "none")
-    succeeds("evaluate", folder / "flow", "--samples", 3, "--images", 10)
-    return folder
-
-
-@pytest.fixture
-def workspace(finished, tmp_path, monkeypatch) -> Path:
-    """A copy of the finished folder, as the working directory."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
 
 # From one end to the other.
 
@@ -259,14 +171,42 @@ def test_a_picture_lies_in_its_run_and_has_room_for_its_images(words, out, size,
         assert picture.size == size
 
 
-def test_runs_of_one_name_are_told_apart(workspace, monkeypatch):
+@pytest.fixture
+def panels(monkeypatch) -> dict[str, Tensor]:
+    """The panels, by title, of a picture that would be drawn."""
+    kept: dict[str, Tensor] = {}
+    monkeypatch.setattr(commands.figures, "save_panels", lambda given, *rest, **options: kept.update(given))
+    return kept
+
+
+def test_reconstructions_stand_under_their_images(workspace, panels):
+    succeeds("reconstruct", "flow", "--images", "12", "--seed", "3")
+    (shown,) = panels.values()
+    images = commands.test_images(Path("flow"), 12, seed=3)
+    model = package.load("flow")
+    with torch.no_grad():
+        expected = [images[:10], model.reconstruct(images)[:10], images[10:], model.reconstruct(images)[10:]]
+    rows = [row[~row.flatten(1).isnan().any(1)] for row in shown.split(10)]
+    for row, want in zip(rows, expected, strict=True):
+        torch.testing.assert_close(row, want)
+
+
+def test_a_walk_goes_from_one_image_to_the_other(workspace, panels):
+    succeeds("interpolate", "plain", "flow", "--pairs", "3", "--steps", "5", "--seed", "2")
+    images = commands.test_images(Path("flow"), 6, seed=2)
+    assert list(panels) == ["plain", "flow"]
+    for run, shown in panels.items():
+        walks = shown.unflatten(0, (3, 5))
+        with torch.no_grad():
+            ends = package.load(run).reconstruct(images)
+        torch.testing.assert_close(walks[:, 0], ends[:3])
+        torch.testing.assert_close(walks[:, -1], ends[3:])
+
+
+def test_runs_of_one_name_are_told_apart(workspace, panels):
     shutil.copytree(workspace / "flow", workspace / "copies" / "flow")
-    shown: list[str] = []
-    monkeypatch.setattr(
-        commands.figures, "save_panels", lambda panels, *rest, **options: shown.extend(panels)
-    )
     succeeds("interpolate", "flow", "copies/flow", "plain", "--pairs", "2")
-    assert shown == ["flow", "copies/flow", "plain"]
+    assert list(panels) == ["flow", "copies/flow", "plain"]
     assert "| copies/flow |" in succeeds("table", "flow", "copies/flow")
 
 
@@ -376,207 +316,6 @@ def test_ctrl_c_stops_the_whole_demo(monkeypatch):
     assert len(trained) == 1
 
 
-# What is refused, with the working directory as it was.
-
-REFUSED: list[tuple[str, list[str]]] = [
-    ("trian", ["no command 'trian'", "did you mean train?"]),
-    ("--frobnicate", ["no command '--frobnicate'", "known: ", "evaluate"]),
-    ("train", ["name a preset", "realnvp-5"]),
-    ("train --steps 3 vae", ["name a preset first", "realnvp-5"]),
-    ("train relnvp-5", ["no preset 'relnvp-5'", "did you mean realnvp-5?"]),
-    ("train gaussian", ["no preset 'gaussian'", "known: ", "vae"]),
-    ("train vae plain", ["'plain' is one word too many", "flowvae train vae --help"]),
-    ("train vae --learning-rat 0.1", ["no option --learning-rat;", "did you mean --learning-rate?"]),
-    ("train vae --learning-rat=0.1", ["no option --learning-rat;", "did you mean --learning-rate?"]),
-    ("train vae --no-bounde", ["no option --no-bounde;", "did you mean --no-bounded?"]),
-    ("train vae --xyz 3", ["no option --xyz;", "see flowvae train vae --help"]),
-    ("train vae --context yes", ["'yes' is one word too many"]),
-    ("train vae --steps", ["--steps", "flowvae train vae --help"]),
-    ("train vae --steps many", ["--steps", "'many'"]),
-    ("train vae --steps 1.5", ["--steps", "'1.5'"]),
-    ("train vae --posterior gausian", ["--posterior", "'gausian'", "gaussian", "iaf"]),
-    ("train vae --posterior iaf", ["transformations is 0"]),
-    ("train vae --minutes -3 --data images.npz", ["minutes is -3"]),
-    ("train vae --minutes nan --data images.npz", ["minutes is nan"]),
-    ("train vae --epochs 0 --data images.npz", ["epochs is 0"]),
-    ("train vae --samples 0 --data images.npz", ["samples is 0"]),
-    ("train vae --seed -1 --data images.npz", ["seed is -1"]),
-    ("train vae --seed 99999999999999999999 --data images.npz", ["seed is 9999"]),
-    ("train vae --steps 3 --data images.npz --out plain", ["plain exists already", "--resume plain"]),
-    ("train vae --steps 3 --data images.npz --out images.npz", ["images.npz exists already"]),
-    ("train vae --steps 3 --data missing.npz", ["missing.npz"]),
-    ("train vae --steps 3 --data plain/config.json", ["plain/config.json"]),
-    ("train vae --steps 3 --data images.npz --binarization dynamic", ["binary already"]),
-    ("train --resume", ["--resume has no value"]),
-    ("train --resume=", ["--resume has no value"]),
-    ("train --resume missing", ["missing is no folder"]),
-    ("train --resume images.npz", ["images.npz is no folder"]),
-    ("train --resume .", ["config.json is missing"]),
-    ("train vae --resume plain", ["leave 'vae' out"]),
-    ("train --resume plain --out other", ["leave --out out"]),
-    ("train --resume plain --latent 4", ["begun with latent = 3", "cannot go on with 4"]),
-    ("train --resume plain --data larger.npz", ["begun with data = ", "larger.npz"]),
-    ("train --resume plain --seed 1", ["begun with seed = 0"]),
-    ("train --resume plain --steps 0", ["steps is 0"]),
-    ("evaluate", ["RUN", "required", "flowvae evaluate --help"]),
-    ("evaluate missing", ["missing is no folder"]),
-    ("evaluate images.npz", ["images.npz is no folder"]),
-    ("evaluate .", ["config.json is missing"]),
-    ("evaluate plain flow", ["'flow' is one word too many"]),
-    ("evaluate plain --samples 0", ["samples is 0"]),
-    ("evaluate plain --samples -5", ["samples is -5"]),
-    ("evaluate plain --images 0", ["images is 0", f"1 to {NUM_TEST}"]),
-    ("evaluate plain --images 31", ["images is 31", f"1 to {NUM_TEST}"]),
-    ("evaluate plain --images 1000000000000000000000", ["images is 1000000000000000000000"]),
-    ("evaluate plain --split tets", ["--split", "'tets'", "test"]),
-    ("evaluate plain --seed -1 --images 3", ["seed is -1"]),
-    ("evaluate plain --seed 9223372036854775808 --images 3", ["seed is 9223372036854775808"]),
-    ("evaluate plain --data missing --images 3", ["missing"]),
-    ("evaluate plain --data larger.npz --images 3", ["larger.npz", "1 x 12 x 12", "1 x 8 x 8"]),
-    ("evaluate plain --sampels 3", ["no option --sampels;", "did you mean --samples?"]),
-    ("sample plain --images 0", ["images is 0"]),
-    ("sample plain --images 99999999999999", ["images is 99999999999999", "10,000"]),
-    ("sample plain --seed 99999999999999999999999", ["seed is 999"]),
-    ("sample plain --out missing/samples.png", ["missing/samples.png", "No such file", "make its folder"]),
-    ("sample plain --out images.npz/samples.png", ["images.npz/samples.png", "choose another place"]),
-    ("sample plain --out samples.foo", ["samples.foo ends in '.foo'", ".png"]),
-    ("sample plain --out flow", ["flow ends in ''"]),
-    ("reconstruct plain --images 0", ["images is 0"]),
-    ("reconstruct plain --images 31", ["31 test images", "has 30"]),
-    ("reconstruct plain --images 99999999999999", ["images is 99999999999999"]),
-    ("interpolate", ["at least one"]),
-    ("interpolate plain missing --pairs 3", ["missing is no folder"]),
-    ("interpolate plain --pairs 0", ["pairs is 0"]),
-    ("interpolate plain --pairs 16", ["32 test images", "has 30"]),
-    ("interpolate plain --steps 1", ["steps is 1"]),
-    ("interpolate plain --steps 99999999999999", ["pairs times steps", "10,000"]),
-    ("interpolate plain --pairs 1 --steps 9999", ["too large", "fewer images"]),
-    ("table", ["at least one"]),
-    ("table missing", ["missing"]),
-    ("table flow plain", ["plain/evaluation.json is missing", "flowvae evaluate plain"]),
-    ("table flow --out table.txt", ["table.txt ends in '.txt'", ".md"]),
-    ("table flow --out missing/table.md", ["missing/table.md", "No such file"]),
-    ("presets all", ["'all' is one word too many"]),
-    ("demo --minutes -1 --out new", ["minutes is -1"]),
-    ("demo --out flow", ["flow exists already"]),
-]
-
-
-@pytest.mark.parametrize(("words", "parts"), REFUSED, ids=[words for words, _ in REFUSED])
-def test_a_mistake_is_one_line_and_changes_nothing(words, parts, finished, monkeypatch):
-    monkeypatch.chdir(finished)
-    before = contents(finished)
-    is_refusal(flowvae(*words.split()), *parts)
-    assert contents(finished) == before
-
-
-def test_the_training_split_of_dynamic_data_is_refused(workspace):
-    write_images(workspace / "grey.npz", levels=256)
-    words = ["--data", "grey.npz", "--binarization", "dynamic", "--steps", "1", "--track", "none"]
-    succeeds("train", "vae", *SMALL, *words, "--out", "run")
-    refusal = flowvae("evaluate", "run", "--split", "train", "--images", "3", "--samples", "2")
-    is_refusal(refusal, "anew for every batch", "evaluate valid or test")
-    succeeds("evaluate", "run", "--split", "test", "--images", "3", "--samples", "2")
-
-
-def replaced(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
-
-
-DAMAGE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "truncated configuration": (
-        lambda run: os.truncate(run / "config.json", 100),
-        ["config.json is not valid JSON"],
-    ),
-    "binary configuration": (
-        lambda run: (run / "config.json").write_bytes(bytes(range(256))),
-        ["config.json is not valid JSON"],
-    ),
-    "misspelt configuration": (
-        lambda run: replaced(run / "config.json", lambda values: values["model"].update(latnet=3)),
-        ["config.json", "latnet", "did you mean latent?"],
-    ),
-    "truncated weights": (
-        lambda run: os.truncate(run / "model.safetensors", 1000),
-        ["model.safetensors is damaged"],
-    ),
-    "weights of another model": (
-        lambda run: shutil.copy(run.parent / "flow" / "model.safetensors", run),
-        ["model.safetensors is damaged or of another model"],
-    ),
-    "no weights": (lambda run: (run / "model.safetensors").unlink(), ["model.safetensors is missing"]),
-}
-
-
-@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "interpolate"])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_run_is_one_line_that_names_the_file(command, damage, workspace):
-    spoil, parts = DAMAGE[damage]
-    spoil(workspace / "plain")
-    before = contents(workspace)
-    number = ["--pairs" if command == "interpolate" else "--images", "3"]
-    is_refusal(flowvae(command, "plain", *number), *parts)
-    assert contents(workspace) == before
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("", "not valid JSON"),
-        ("[1, 2]", "holds no evaluation"),
-        ('{"nll": "low"}', "nll is 'low'"),
-        ('{"kl": [1]}', "kl is [1]"),
-        ('{"images": 1.5}', "images is 1.5"),
-        ('{"samples": true}', "samples is True"),
-    ],
-)
-def test_a_damaged_evaluation_is_one_line_that_names_the_file(text, part, workspace):
-    (workspace / "flow" / "evaluation.json").write_text(text)
-    is_refusal(flowvae("table", "flow"), "flow/evaluation.json", part, "evaluat")
-
-
-# A disk that is full.
-
-
-def full(*arguments: Any, **options: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def half(path: Path, text: str) -> None:
-    path.write_bytes(text.encode()[: len(text) // 2])
-    full()
-
-
-def half_a_figure(figure: Figure, path: Path, **options: Any) -> None:
-    path.write_bytes(b"half")
-    full()
-
-
-@pytest.mark.parametrize(
-    ("words", "target", "name", "writer"),
-    [
-        ("evaluate flow --samples 2 --images 3", Path, "write_text", half),
-        ("evaluate plain --samples 2 --images 3", Path, "write_text", half),
-        ("evaluate plain --samples 2 --images 3", os, "replace", full),
-        ("table flow --out table.json", Path, "write_text", half),
-        ("sample flow --images 3 --out picture.png", Figure, "savefig", half_a_figure),
-        ("reconstruct flow --images 3", Figure, "savefig", half_a_figure),
-        ("interpolate flow --pairs 3", Figure, "savefig", half_a_figure),
-        ("train vae --steps 1 --data images.npz --out new", os, "replace", full),
-    ],
-)
-def test_a_full_disk_is_one_line_and_leaves_no_half_a_file(
-    words, target, name, writer, workspace, monkeypatch
-):
-    (workspace / "picture.png").write_bytes(b"old")
-    before = contents(workspace)
-    monkeypatch.setattr(target, name, writer)
-    is_refusal(flowvae(*words.split()), "No space left on device", "free some space")
-    assert contents(workspace) == before
-
-
 # As a program of its own.
 
 
@@ -603,7 +342,19 @@ def test_what_needs_no_model_imports_nothing_heavy(words):
 
 def test_the_program_trains_and_refuses(tmp_path):
     write_images(tmp_path / "images.npz")
-    words = ["train", "vae", *SMALL, "--data", "images.npz", "--steps", "2", "--out", "run"]
+    words = [
+        "train",
+        "vae",
+        *SMALL,
+        "--data",
+        "images.npz",
+        "--steps",
+        "2",
+        "--track",
+        "none",
+        "--out",
+        "run",
+    ]
     done = start("-m", "flowvae", *words, capture_output=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "run is trained; flowvae evaluate run scores it\n")
     before = contents(tmp_path)

@@ -1,0 +1,230 @@
+"""Damaged runs: every kind is one line that names the file."""
+
+import dataclasses
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from made_runs import CONFIG, SHAPE, contents, message, moved_model, trained_state
+
+from flowvae.config import to_dict
+from flowvae.errors import UserError
+from flowvae.runs import (
+    load,
+    read_config,
+)
+
+
+def whole() -> dict[str, Any]:
+    return {**to_dict(CONFIG), "shape": list(SHAPE)}
+
+
+def edited(section: str | None, **changes: Any) -> str:
+    values = whole()
+    (values if section is None else values[section]).update(changes)
+    return json.dumps(values)
+
+
+BAD_CONFIGS: dict[str, tuple[str | bytes, str]] = {
+    "empty": ("", "JSON"),
+    "truncated": (json.dumps(whole())[:100], "JSON"),
+    "not text": (b"\xff\xfe\x00\x80", "JSON"),
+    "nested too deep": ("[" * 100_000, "JSON"),
+    "a list": ("[1, 2]", "shape"),
+    "a word": ('"vae"', "shape"),
+    "no shape": (edited(None, shape=None), "shape"),
+    "shape of two": (edited(None, shape=[8, 8]), "shape"),
+    "shape of words": (edited(None, shape=["1", "8", "8"]), "shape"),
+    "negative shape": (edited(None, shape=[1, -8, 8]), "shape"),
+    "unknown section": (edited(None, modle={}), "model"),
+    "section that is a number": (edited(None, model=3), "3"),
+    "unknown option": (edited("model", laten=3), "latent"),
+    "word for a number": (edited("model", latent="three"), "latent"),
+    "fraction for a count": (edited("model", latent=3.5), "latent"),
+    "truth for a count": (edited("model", latent=True), "latent"),
+    "null for a count": (edited("model", latent=None), "latent"),
+    "list for a word": (edited("model", posterior=["realnvp"]), "posterior"),
+    "unknown word": (edited("model", posterior="relnvp"), "realnvp"),
+    "out of range": (edited("model", latent=0), "latent"),
+    "contradiction": (edited("model", posterior="gaussian"), "gaussian"),
+    "learning rate that is no number": (edited("training", learning_rate=float("nan")), "learning_rate"),
+    "budget that is no number": (edited("training", minutes=float("nan")), "minutes"),
+    "decay that is no number": (edited("training", weight_decay=float("nan")), "weight_decay"),
+    "negative budget": (edited("training", steps=-1), "steps"),
+}
+
+
+@pytest.mark.parametrize("damage", BAD_CONFIGS)
+def test_a_damaged_configuration_is_one_line(damage, run):
+    text, hint = BAD_CONFIGS[damage]
+    (run / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = contents(run)
+    with pytest.raises(UserError) as error:
+        load(run)
+    message(error, run / "config.json", hint)
+    assert contents(run) == before
+
+
+def test_any_value_anywhere_is_read_or_refused(run):
+    """Every option with values of every kind: no other exception, and what is read has the right type."""
+    for section in ("data", "model", "training"):
+        for option, value in whole()[section].items():
+            for other in (
+                None,
+                True,
+                "",
+                "x",
+                -1,
+                0,
+                1,
+                1.5,
+                -0.5,
+                float("nan"),
+                10**18,
+                [],
+                {},
+                [[1]],
+                {"a": 1},
+            ):
+                (run / "config.json").write_text(edited(section, **{option: other}))
+                try:
+                    config, _ = read_config(run)
+                except UserError:
+                    continue
+                read = getattr(getattr(config, section), option)
+                assert read == other
+                assert type(read) is type(value) or option in ("epochs", "steps", "minutes")  # True is no 1
+
+
+@pytest.mark.parametrize("folder", ["missing", "file", "empty"])
+def test_what_is_no_run_is_said_to_be_none(folder, tmp_path):
+    path = tmp_path / folder
+    if folder == "file":
+        path.write_text("")
+    elif folder == "empty":
+        path.mkdir()
+    with pytest.raises(UserError) as error:
+        load(path)
+    message(error, path, "run")
+
+
+def test_missing_weights_are_said_to_be_missing(run):
+    (run / "model.safetensors").unlink()
+    with pytest.raises(UserError) as error:
+        load(run)
+    message(error, run / "model.safetensors", "missing")
+
+
+def weights_with(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[bytes], bytes]:
+    def rewritten(before: bytes) -> bytes:
+        weights = safetensors.torch.load(before)
+        change(weights)
+        return safetensors.torch.save(weights)
+
+    return rewritten
+
+
+NAME = "posterior.base.mean_and_log_scale.bias"
+
+BAD_WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda before: b"", ""),
+    "cut in the header": (lambda before: before[:50], ""),
+    "cut in the numbers": (lambda before: before[:-4], ""),
+    "longer": (lambda before: before + b"0", ""),
+    "text": (lambda before: b"no weights at all, just a few words", ""),
+    "header longer than the file": (lambda before: (2**60).to_bytes(8, "little") + before[8:], ""),
+    "a pickle": (lambda before: pickle.dumps({"a": 1}), ""),
+    "one missing": (weights_with(lambda weights: weights.pop(NAME)), NAME),
+    "one too many": (weights_with(lambda weights: weights.update(surplus=torch.zeros(1))), "surplus"),
+    "another shape": (weights_with(lambda weights: weights.update({NAME: torch.zeros(4)})), NAME),
+}
+
+
+@pytest.mark.parametrize("damage", BAD_WEIGHTS)
+def test_damaged_weights_are_one_line(damage, run):
+    change, hint = BAD_WEIGHTS[damage]
+    path = run / "model.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    before = contents(run)
+    with pytest.raises(UserError) as error:
+        load(run)
+    message(error, path, "damaged", hint)
+    assert contents(run) == before
+
+
+def test_a_folder_in_place_of_the_weights_is_one_line(run):
+    (run / "model.safetensors").unlink()
+    (run / "model.safetensors").mkdir()
+    with pytest.raises(UserError) as error:
+        load(run)
+    message(error, run / "model.safetensors")
+
+
+class Malicious:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def state_with(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def rewrite(path: Path) -> None:
+        values = torch.load(path, weights_only=True)
+        change(values)
+        torch.save(values, path)
+
+    return rewrite
+
+
+BAD_STATES: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "cut at the start": lambda path: path.write_bytes(path.read_bytes()[:60]),
+    "text": lambda path: path.write_text("no state"),
+    "a list": lambda path: torch.save([1, 2], path),
+    "a tensor": lambda path: torch.save(torch.zeros(3), path),
+    "code": lambda path: torch.save({"model": Malicious(path.parent / "made")}, path),
+    "no model": state_with(lambda values: values.pop("model")),
+    "no step": state_with(lambda values: values.pop("step")),
+    "a word for the step": state_with(lambda values: values.update(step="nine")),
+    "a word for the length": state_with(lambda values: values.update(metrics_bytes="nine")),
+    "a number for the model": state_with(lambda values: values.update(model=3)),
+    "a number for the optimizer": state_with(lambda values: values.update(optimizer=3)),
+    "an empty model": state_with(lambda values: values.update(model={})),
+    "an empty optimizer": state_with(lambda values: values.update(optimizer={})),
+}
+
+
+@pytest.mark.parametrize("damage", BAD_STATES)
+def test_a_damaged_state_is_one_line(damage, run):
+    path = run / "resume" / "state.pt"
+    BAD_STATES[damage](path)
+    before = contents(run)
+    with pytest.raises(UserError) as error:
+        trained_state(moved_model()).restore(run)
+    message(error, path, "damaged")
+    assert contents(run) == before
+    assert not (path.parent / "made").exists(), "code in the file was run"
+
+
+def test_the_state_of_another_model_is_refused(run):
+    other = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, latent=4))
+    with pytest.raises(UserError) as error:
+        trained_state(moved_model(other)).restore(run)
+    message(error, run / "resume" / "state.pt")
+
+
+def test_a_run_without_a_state_cannot_be_resumed(run):
+    (run / "resume" / "state.pt").unlink()
+    with pytest.raises(UserError) as error:
+        trained_state(moved_model()).restore(run)
+    message(error, run / "resume" / "state.pt", "missing")

@@ -1,0 +1,210 @@
+"""Runs that are stopped in every way there is, and resumed."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import DRIVER, PER_EPOCH, STEPS, assert_ended_as, configuration, files, state_of
+from torch import Tensor
+
+import flowvae.training.loop as loop
+from flowvae.config import Config, to_dict
+from flowvae.data import training_batch
+from flowvae.errors import UserError
+from flowvae.runs import load
+from flowvae.training import train
+from flowvae.training.checkpoint import State
+
+
+def start(run: Path, config: Config) -> subprocess.Popen:
+    """Train in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(run), json.dumps(to_dict(config))],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(120_000):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(halves, unbroken, tmp_path):
+    run, config = tmp_path / "run", configuration(halves)
+    process = start(run, config)
+    wait_for(run / "resume" / "state.pt", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    assert 0 < state_of(run)["step"] < STEPS
+    train(run, config, resume=True)
+    assert_ended_as(run, unbroken)
+
+
+class Crash(BaseException):
+    """As sudden as SIGKILL, at a place of our choice."""
+
+
+def once(condition: Callable[..., bool], action: Callable[[], None], function: Callable[..., Any]) -> Any:
+    """``function`` that acts before its first call for which ``condition`` of its arguments holds."""
+    done = False
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        nonlocal done
+        if not done and condition(*arguments):
+            done = True
+            action()
+        return function(*arguments, **options)
+
+    return wrapped
+
+
+def crash() -> None:
+    raise Crash
+
+
+@pytest.mark.parametrize("place", ["in-a-step", "before-the-weights", "before-the-state", "inside-the-state"])
+def test_a_run_that_crashed_anywhere_ends_as_an_unbroken_one(place, halves, unbroken, tmp_path, monkeypatch):
+    """At step 60 or after it, in the third epoch, whose state is or is not written yet."""
+    run, config = tmp_path / "run", configuration(halves)
+    with monkeypatch.context() as patch:
+        if place == "in-a-step":
+            wrapped = once(lambda *given: given[3] == 3 * PER_EPOCH + 3, crash, loop.training_batch)
+            patch.setattr(loop, "training_batch", wrapped)
+        elif place == "before-the-weights":
+            wrapped = once(lambda state, *_: state.step == 3 * PER_EPOCH, crash, loop._validate)
+            patch.setattr(loop, "_validate", wrapped)
+        elif place == "before-the-state":
+            wrapped = once(lambda state, *_: state.step == 3 * PER_EPOCH, crash, State.save)
+            patch.setattr(State, "save", wrapped)
+        else:
+            wrapped = once(lambda values, _: values["step"] == 3 * PER_EPOCH, crash, torch.save)
+            patch.setattr(torch, "save", wrapped)
+        with pytest.raises(Crash):
+            train(run, config)
+    assert state_of(run)["step"] == (3 if place == "in-a-step" else 2) * PER_EPOCH
+    train(run, config, resume=True)
+    assert_ended_as(run, unbroken)
+
+
+def test_a_run_may_be_broken_again_and_again(halves, unbroken, tmp_path, monkeypatch):
+    run, config = tmp_path / "run", configuration(halves)
+    for attempt, step in enumerate((31, 57, 93)):
+        with monkeypatch.context() as patch:
+            wrapped = once(lambda *given, step=step: given[3] == step, crash, loop.training_batch)
+            patch.setattr(loop, "training_batch", wrapped)
+            with pytest.raises(Crash):
+                train(run, config, resume=attempt > 0)
+    train(run, config, resume=True)
+    assert_ended_as(run, unbroken)
+
+
+def ctrl_c(times: int) -> Callable[[], None]:
+    def press() -> None:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+
+    return press
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C as in a terminal; what runs in a shell's background is born with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_first(terminal, halves, unbroken, tmp_path, monkeypatch, capsys):
+    """Also before the first validation, and the step that it met is finished."""
+    run, config = tmp_path / "run", configuration(halves)
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_batch", once(lambda *given: given[3] == 7, ctrl_c(1), training_batch))
+        assert train(run, config) is False
+    assert signal.getsignal(signal.SIGINT) is before
+    assert state_of(run)["step"] == 8
+    assert f"--resume {run}" in capsys.readouterr().err.replace("\n", "")
+    assert load(run), "something to look at"
+    assert train(run, config, resume=True) is True
+    assert_ended_as(run, unbroken)
+
+
+def test_a_second_ctrl_c_interrupts_at_once(terminal, halves, tmp_path, monkeypatch):
+    run, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
+    patch = once(lambda *given: given[3] == PER_EPOCH + 3, ctrl_c(2), training_batch)
+    monkeypatch.setattr(loop, "training_batch", patch)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, configuration(halves))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert state_of(run)["step"] == PER_EPOCH
+
+
+def test_resuming_a_finished_run_changes_nothing(halves, tmp_path):
+    run, config = tmp_path / "run", configuration(halves, steps=3)
+    train(run, config)
+    before = {name: (run / name).read_bytes() for name in files(run)}
+    train(run, config, resume=True)
+    assert {name: (run / name).read_bytes() for name in files(run)} == before
+
+
+def test_a_finished_run_goes_on_with_a_larger_budget(halves, tmp_path):
+    run, config = tmp_path / "run", configuration(halves, steps=3)
+    train(run, config)
+    longer = dataclasses.replace(config, training=config.training.with_budget(steps=5))
+    train(run, longer, resume=True)
+    assert state_of(run)["step"] == 5
+    assert json.loads((run / "config.json").read_text())["training"]["steps"] == 5
+
+
+def test_resuming_what_is_no_run_makes_no_folder(halves, tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        train(tmp_path / "run", configuration(halves), resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_another_model_changes_nothing(halves, tmp_path):
+    run, config = tmp_path / "run", configuration(halves, steps=3)
+    train(run, config)
+    before = {name: (run / name).read_bytes() for name in files(run)}
+    for other in (
+        dataclasses.replace(config, model=dataclasses.replace(config.model, latent=4)),
+        dataclasses.replace(config, training=dataclasses.replace(config.training, seed=1)),
+    ):
+        with pytest.raises(UserError):
+            train(run, other, resume=True)
+        assert {name: (run / name).read_bytes() for name in files(run)} == before
+
+
+@pytest.mark.parametrize("step", [PER_EPOCH + 3, 2 * PER_EPOCH])
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(step, halves, unbroken, tmp_path, monkeypatch):
+    run, config = tmp_path / "run", configuration(halves)
+
+    def poisoned(*arguments: Any) -> Tensor:
+        batch = training_batch(*arguments)
+        return batch * math.nan if arguments[3] == step else batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_batch", poisoned)
+        with pytest.raises(UserError, match=f"stopped being finite at step {step}"):
+            train(run, config)
+    assert state_of(run)["step"] == step // PER_EPOCH * PER_EPOCH
+    assert all(value.isfinite().all() for value in load(run).state_dict().values())
+    train(run, config, resume=True)
+    assert_ended_as(run, unbroken)

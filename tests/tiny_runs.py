@@ -1,0 +1,105 @@
+"""Runs small enough to be trained in a test, and what tests ask of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
+from flowvae.runs import read_metrics
+from flowvae.training import train
+
+IMAGES, BATCH, STEPS = 160, 8, 100
+PER_EPOCH = IMAGES // BATCH
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory) -> Path:
+    """Grey images of bright left or bright right halves, so that there is something to learn."""
+    random = np.random.default_rng(0)
+
+    def draw(count: int) -> np.ndarray:
+        pixels = random.integers(0, 40, (count, 8, 8))
+        for image, right in zip(pixels, random.integers(0, 2, count), strict=True):
+            image[:, 4 * right : 4 * right + 4] += 200
+        return pixels.astype(np.uint8)
+
+    path = tmp_path_factory.mktemp("data") / "halves.npz"
+    np.savez(path, train=draw(IMAGES), valid=draw(40), test=draw(40))
+    return path
+
+
+def configuration(data: Path, **training: Any) -> Config:
+    """Small, with buffers in the model and noise in the batches, so that there is much to get wrong."""
+    model = ModelConfig(
+        posterior="realnvp",
+        transformations=1,
+        latent=3,
+        features=16,
+        hidden=8,
+        channels=8,
+        normalization="batch",
+        flow_batch_norm=True,
+    )
+    given: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "learning_rate": 0.01, "track": "none"}
+    given |= {"learning_rate_warm_up": 5, "kl_warm_up": 0}
+    return Config(DataConfig(str(data), "dynamic"), model, TrainingConfig(**{**given, **training}))
+
+
+@pytest.fixture(scope="session")
+def unbroken(halves, tmp_path_factory) -> Path:
+    """The run that every broken one has to end as."""
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    train(run, configuration(halves))
+    return run
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    return torch.load(run / "resume" / "state.pt", weights_only=True)
+
+
+def assert_equal(one: Any, other: Any, where: str = "state") -> None:
+    """Nested values are equal, tensors bit for bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for name in one:
+            assert_equal(one[name], other[name], f"{where}.{name}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{where}[{index}]")
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def assert_ended_as(run: Path, unbroken: Path) -> None:
+    ours, theirs = state_of(run), state_of(unbroken)
+    for name in ("step", "model", "average", "optimizer", "best"):
+        assert_equal(ours[name], theirs[name], name)
+    assert (run / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    ours, theirs = read_metrics(run), read_metrics(unbroken)
+    assert [(line["split"], line["step"]) for line in ours] == [
+        (line["split"], line["step"]) for line in theirs
+    ]
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine["split"] == "valid":
+            assert_equal({**mine, "seconds": 0}, {**other, "seconds": 0})
+
+
+def files(run: Path) -> set[str]:
+    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import flowvae.runs, flowvae.training, json
+from flowvae.config import Config, from_dict
+flowvae.training.train(Path(sys.argv[1]), from_dict(Config, json.loads(sys.argv[2])))
+"""
