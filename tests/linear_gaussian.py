@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from flowvae.densities import GaussianPosterior, Posterior, StandardNormal
+from flowvae.densities import GaussianPosterior, Likelihood, Posterior, StandardNormal
 from flowvae.models import VAE
 
 SHAPE = (1, 2, 3)
@@ -18,7 +18,7 @@ NOISE = 0.7
 # the posterior is N(V W' x / NOISE^2, V) with V = (I + W' W / NOISE^2)^-1.
 
 
-class LinearGaussian(nn.Module):
+class LinearGaussian(Likelihood):
     """The likelihood N(W z, NOISE^2 I); remembers how many pairs of image and sample it saw in each call."""
 
     def __init__(self, weight: Tensor) -> None:

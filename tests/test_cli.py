@@ -22,7 +22,7 @@ import flowvae as package
 from flowvae import cli, commands, training
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
 from flowvae.presets import PRESETS
-from flowvae.runs import read_config, read_metrics
+from flowvae.runs import load_vae, read_config, read_metrics
 
 # From one end to the other.
 
@@ -183,7 +183,7 @@ def test_reconstructions_stand_under_their_images(workspace, panels):
     succeeds("reconstruct", "flow", "--images", "12", "--seed", "3")
     (shown,) = panels.values()
     images = commands.test_images(Path("flow"), 12, seed=3)
-    model = package.load("flow")
+    model = load_vae("flow")
     with torch.no_grad():
         expected = [images[:10], model.reconstruct(images)[:10], images[10:], model.reconstruct(images)[10:]]
     rows = [row[~row.flatten(1).isnan().any(1)] for row in shown.split(10)]
@@ -198,7 +198,7 @@ def test_a_walk_goes_from_one_image_to_the_other(workspace, panels):
     for run, shown in panels.items():
         walks = shown.unflatten(0, (3, 5))
         with torch.no_grad():
-            ends = package.load(run).reconstruct(images)
+            ends = load_vae(run).reconstruct(images)
         torch.testing.assert_close(walks[:, 0], ends[:3])
         torch.testing.assert_close(walks[:, -1], ends[3:])
 

@@ -11,6 +11,7 @@ from linear_gaussian import (
     PIXELS,
     SHAPE,
     ExactPosterior,
+    LinearGaussian,
     exact_covariance,
     in_single_precision,
     likelihood_of,
@@ -18,6 +19,7 @@ from linear_gaussian import (
     marginal,
 )
 from torch import Tensor, nn
+from torch.distributions import Bernoulli
 
 from flowvae.build import build_model
 from flowvae.config import ModelConfig
@@ -25,7 +27,7 @@ from flowvae.data import Dataset, Split
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
 from flowvae.evaluation import active_units, bounds, evaluate
-from flowvae.models import VAE
+from flowvae.models import VAE, ExactDensity
 from flowvae.objectives import elbo
 
 
@@ -73,7 +75,7 @@ def with_known_means(slopes: list[float], scale: float = 1.0) -> VAE:
         posterior.mean_and_log_scale.weight.zero_()
         posterior.mean_and_log_scale.weight[: len(slopes), : len(slopes)] = torch.diag(torch.tensor(slopes))
         posterior.mean_and_log_scale.bias[len(slopes) :] = math.log(scale)
-    return VAE(nn.Flatten(), posterior, StandardNormal(len(slopes)), nn.Identity())
+    return VAE(nn.Flatten(), posterior, StandardNormal(len(slopes)), LinearGaussian(torch.eye(len(slopes))))
 
 
 @pytest.mark.parametrize(
@@ -204,3 +206,28 @@ def test_evaluation_runs_in_eval_mode():
 def test_evaluation_refuses_what_cannot_be_measured(options, message):
     with pytest.raises(UserError, match=message):
         evaluate(tiny_model(), binary_dataset(), **options)
+
+
+class Coin(ExactDensity):
+    """Every pixel is on with the same probability."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(probability).logit())
+
+    def log_prob(self, images: Tensor) -> Tensor:
+        return Bernoulli(logits=self.logit.expand_as(images)).log_prob(images).sum((1, 2, 3))
+
+    def sample(self, num_images: int) -> Tensor:
+        raise NotImplementedError
+
+
+def test_an_exact_density_is_scored_by_its_own_likelihood():
+    data = binary_dataset()
+    images = data.test.images.float()
+    expected = -(images * math.log(0.2) + (1 - images) * math.log(0.8)).sum((1, 2, 3)).mean().item()
+    scores = evaluate(Coin(0.2), data, num_samples=50)
+    for name in ("reconstruction", "negative_elbo", "nll"):
+        assert scores[name] == pytest.approx(expected, rel=1e-5)
+    assert scores["kl"] == scores["active_units"] == 0
+    assert elbo(Coin(0.2)(images)).mean().item() == pytest.approx(-expected, rel=1e-5)

@@ -212,7 +212,7 @@ def test_bernoulli_likelihood_starts_at_the_mean_image():
     likelihood = BernoulliLikelihood(torch.nn.Sequential(linear, torch.nn.Unflatten(1, (1, 2, 3))), (1, 2, 3))
     mean = torch.tensor([[[0.2, 0.5, 0.9], [0.0, 1.0, 0.05]]])
     assert not likelihood.initialized
-    likelihood.initialize(mean)
+    likelihood.initialize(torch.stack([mean * 0.9, mean * 1.1]))
     assert likelihood.initialized
     start = likelihood(torch.randn(SAMPLES, IMAGES, DIMENSION)).mean
     # A pixel that is never on in training may be on in a test image: its probability is not 0.

@@ -75,7 +75,7 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path) -> Path:
 
 def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) -> Path:
     """Rows of test images, each row above the row of their reconstructions."""
-    model = runs.load(run)
+    model = runs.load_vae(run)
     images = test_images(run, num_images, seed)
     with torch.no_grad():
         reconstructed = model.reconstruct(images)
@@ -100,7 +100,7 @@ def picture_interpolations(compared: Sequence[Path], pairs: int, steps: int, see
     panels = {}
     for title, run in zip(titles(compared), compared, strict=True):
         ends = test_images(run, 2 * pairs, seed)
-        panels[title] = interpolate(runs.load(run), ends[:pairs], ends[pairs:], steps).flatten(0, 1)
+        panels[title] = interpolate(runs.load_vae(run), ends[:pairs], ends[pairs:], steps).flatten(0, 1)
     figures.save_panels(panels, out, columns=steps)
     return out
 

@@ -17,7 +17,7 @@ from torch import nn
 from flowvae.build import build_model
 from flowvae.config import Config, from_dict, to_dict
 from flowvae.errors import UserError
-from flowvae.models import VAE
+from flowvae.models import VAE, Model
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -124,7 +124,7 @@ def write_weights(run: Path, model: nn.Module) -> None:
         partial.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
 
 
-def load(run: str | Path) -> VAE:
+def load(run: str | Path) -> Model:
     """The trained model of a run's folder, in ``eval()`` mode.
 
     Raises:
@@ -144,6 +144,18 @@ def load(run: str | Path) -> VAE:
             f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
         ) from None
     return model.eval()
+
+
+def load_vae(run: str | Path) -> VAE:
+    """As `load`, for what needs a latent code.
+
+    Raises:
+        UserError: the model has none.
+    """
+    model = load(run)
+    if not isinstance(model, VAE):
+        raise UserError(f"the model of {run} has no latent code; give the run of a variational autoencoder")
+    return model
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

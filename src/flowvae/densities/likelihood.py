@@ -1,11 +1,24 @@
 """Likelihoods p(x|z)."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 
-class BernoulliLikelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
+    """p(x|z): the distribution of images given a code."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Distribution:
+        """``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W]."""
+
+    def initialize(self, images: Tensor) -> None:
+        """Start from training images [N, C, H, W]; nothing unless a likelihood says what."""
+
+
+class BernoulliLikelihood(Likelihood):
     """Independent binary pixels; their logits are the decoder's output plus an offset of each pixel.
 
     Args:
@@ -22,12 +35,11 @@ class BernoulliLikelihood(nn.Module):
         self.register_buffer("initialized", torch.tensor(False))
 
     @torch.no_grad()
-    def initialize(self, mean: Tensor) -> None:
-        """Start the offsets as the logits of the mean training image [C, H, W]; ``initialized`` says so."""
-        self.offset.copy_(mean.clamp(0.01, 0.99).logit())
+    def initialize(self, images: Tensor) -> None:
+        """Start the offsets as the logits of the mean image; ``initialized`` says so."""
+        self.offset.copy_(images.mean(0).clamp(0.01, 0.99).logit())
         self.initialized.fill_(True)
 
     def forward(self, z: Tensor) -> Distribution:
-        """``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W]."""
         logits = self.decoder(z.flatten(0, 1)) + self.offset
         return Independent(Bernoulli(logits=logits.unflatten(0, z.shape[:2]), validate_args=False), 3)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowvae.models import VAE
+from flowvae.models import VAE, ExactDensity, Model
 
 
 class Bounds(NamedTuple):
@@ -25,12 +25,16 @@ class Bounds(NamedTuple):
 
 
 @torch.no_grad()
-def bounds(model: VAE, images: Tensor, num_samples: int, chunk: int = 1024) -> Bounds:
+def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) -> Bounds:
     """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` pairs of the two at once.
 
     The embedding is computed once per image. Call it in ``eval()`` mode: a batch norm in training mode would
-    make each density depend on the whole batch.
+    make each density depend on the whole batch. An exact density needs no samples and gets the same number
+    for all.
     """
+    if isinstance(model, ExactDensity):
+        exact = torch.cat([-model.log_prob(few) for few in images.split(chunk)]).double()
+        return Bounds(exact, torch.zeros_like(exact), exact)
     parts = [
         _bounds_of_few(model, few, num_samples, max(1, chunk // len(few))) for few in images.split(chunk)
     ]
@@ -50,7 +54,7 @@ def _bounds_of_few(model: VAE, images: Tensor, num_samples: int, at_once: int) -
     return Bounds(-likelihood / num_samples, divergence / num_samples, math.log(num_samples) - log_sum)
 
 
-def log_marginal(model: VAE, images: Tensor, num_samples: int, chunk: int = 1024) -> Tensor:
+def log_marginal(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) -> Tensor:
     """Importance-weighted estimate of log p(x) in nats, [B] (Burda et al. 2016, equation 8).
 
     In expectation a lower bound that grows towards log p(x) with the number of samples.

@@ -11,14 +11,15 @@ from flowvae.data import Dataset, as_float
 from flowvae.errors import UserError
 from flowvae.evaluation.likelihood import Bounds, bounds
 from flowvae.evaluation.usage import active_units
-from flowvae.models import VAE
+from flowvae.memory import keep_freed_memory
+from flowvae.models import VAE, Model
 
 IMAGES_AT_ONCE = 64
 
 
 @torch.no_grad()
 def evaluate(
-    model: VAE,
+    model: Model,
     dataset: Dataset,
     split: str = "test",
     num_samples: int = 500,
@@ -41,6 +42,7 @@ def evaluate(
         What evaluation.json holds: nats summed over an image's dimensions and averaged over images, their
         standard errors over images, and what they were measured on.
     """
+    keep_freed_memory()
     images = getattr(dataset, split).images
     available = len(images)
     num_images = available if num_images is None else num_images
@@ -61,7 +63,7 @@ def evaluate(
             parts.append(bounds(model, few, num_samples))
             report(min(1.0, len(parts) * IMAGES_AT_ONCE / num_images))
         scores = Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
-        units = active_units(model, images[:2000])
+        units = active_units(model, images[:2000]) if isinstance(model, VAE) else 0
     nll = scores.negative_log_marginal
     return {
         "reconstruction": scores.reconstruction.mean().item(),

@@ -1,5 +1,9 @@
 """Systems, one file each."""
 
+from flowvae.models.exact import ExactDensity
 from flowvae.models.vae import VAE
 
-__all__ = ["VAE"]
+Model = VAE | ExactDensity
+"""What can be trained and scored: both give `LogDensities` when called."""
+
+__all__ = ["VAE", "ExactDensity", "Model"]

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from flowvae.densities import LogDensities, Posterior
+from flowvae.densities import Likelihood, LogDensities, Posterior
 
 
 class VAE(nn.Module):
@@ -17,10 +17,14 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, posterior: Posterior, prior: nn.Module, likelihood: nn.Module
+        self, encoder: nn.Module, posterior: Posterior, prior: nn.Module, likelihood: Likelihood
     ) -> None:
         super().__init__()
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
+
+    def initialize(self, images: Tensor) -> None:
+        """Start the likelihood from training images [N, C, H, W]."""
+        self.likelihood.initialize(images)
 
     def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
         """Log densities at ``num_samples`` draws from the posterior of each of the images [B, C, H, W]."""

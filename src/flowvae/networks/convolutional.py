@@ -40,7 +40,7 @@ def depth_to_space(maps: Tensor, factor: int) -> Tensor:
 
 
 class Residual(nn.Module):
-    """``x + conv(silu(conv(silu(x))))`` with 3x3 convolutions; close to the identity at the start."""
+    """``x + conv(hardswish(conv(hardswish(x))))`` with 3x3 convolutions; at first close to the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Residual(nn.Module):
         self.second = _kaiming(nn.Conv2d(channels, channels, 3, padding=1), gain=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
+        return x + self.second(F.hardswish(self.first(F.hardswish(x))))
 
 
 class Encoder(nn.Module):
@@ -76,10 +76,10 @@ class Encoder(nn.Module):
         self.last = _kaiming(nn.Linear(NECK * (height // STRIDE) * (width // STRIDE), features))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.silu(self.on_half(self.first(space_to_depth(images, 2))))
-        x = F.silu(self.on_quarter(self.down(space_to_depth(x, 2))))
-        x = F.silu(self.neck(x))
-        return F.silu(self.last(x.permute(0, 2, 3, 1).flatten(1)))  # the order that is in memory
+        x = F.hardswish(self.on_half(self.first(space_to_depth(images, 2))))
+        x = F.hardswish(self.on_quarter(self.down(space_to_depth(x, 2))))
+        x = F.hardswish(self.neck(x))
+        return F.hardswish(self.last(x.permute(0, 2, 3, 1).flatten(1)))  # the order that is in memory
 
 
 class Decoder(nn.Module):
@@ -112,10 +112,10 @@ class Decoder(nn.Module):
         self.last = _kaiming(nn.Conv2d(wide, 4 * image_channels, 3, padding=1), gain=0.5)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = F.silu(self.second(F.silu(self.first(z))))
+        x = F.hardswish(self.second(F.hardswish(self.first(z))))
         x = self.neck(x.unflatten(1, self.map).permute(0, 3, 1, 2))
-        x = depth_to_space(self.up(F.silu(self.on_quarter(x))), 2)
-        return depth_to_space(self.last(F.silu(self.on_half(x))), 2)
+        x = depth_to_space(self.up(F.hardswish(self.on_quarter(x))), 2)
+        return depth_to_space(self.last(F.hardswish(self.on_half(x))), 2)
 
 
 Layer = TypeVar("Layer", bound=nn.Module)

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from flowvae.errors import UserError
-from flowvae.models import VAE
+from flowvae.models import Model
 from flowvae.runs import reason, replacing
 
 FILE = Path("resume") / "state.pt"
@@ -20,7 +20,7 @@ FILE = Path("resume") / "state.pt"
 class State:
     """The whole state of training; batches and noise follow from the step."""
 
-    model: VAE
+    model: Model
     average: AveragedModel
     optimizer: torch.optim.Optimizer
     step: int = 0

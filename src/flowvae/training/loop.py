@@ -14,10 +14,11 @@ from flowvae import runs
 from flowvae.build import build_model
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
-from flowvae.densities import BernoulliLikelihood, LogDensities
+from flowvae.densities import LogDensities
 from flowvae.errors import UserError
 from flowvae.evaluation import Bounds, bounds
-from flowvae.models import VAE
+from flowvae.memory import keep_freed_memory
+from flowvae.models import Model
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 from flowvae.training.averaging import averaged
 from flowvae.training.checkpoint import State
@@ -27,6 +28,7 @@ from flowvae.training.records import Records
 from flowvae.training.schedule import learning_rate, spent
 
 SAVE_EVERY = 60.0  # seconds
+START_IMAGES = 10_000  # from which a model takes what it starts with, such as the mean image
 
 
 def train(run: str | Path, config: Config, resume: bool = False) -> bool:
@@ -44,6 +46,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
         UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data cannot be
             read, or the loss stops being finite.
     """
+    keep_freed_memory()
     run, settings = Path(run), config.training
     accelerator = Accelerator(log_with=None if settings.track == "none" else settings.track, project_dir=run)
     main, process, processes = (
@@ -125,8 +128,7 @@ def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
     settings = config.training
     runs.seed_everything(settings.seed)
     model = build_model(config.model, dataset.shape)
-    top = 255 if dataset.binarization == "dynamic" else dataset.levels - 1  # dynamic: still intensities
-    cast(BernoulliLikelihood, model.likelihood).initialize(dataset.train.images.float().mean(0) / top)
+    model.initialize(_some_images(dataset, settings.seed))
     model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -136,6 +138,14 @@ def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
         fused=True,
     )
     return State(model, averaged(model, settings.averaging), optimizer)
+
+
+def _some_images(dataset: Dataset, seed: int) -> Tensor:
+    """Training images to start from, drawn at random; intensities where every batch is binarized anew."""
+    everything = dataset.train.images
+    chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
+    levels = 256 if dataset.binarization == "dynamic" else dataset.levels
+    return as_float(everything[chosen[:START_IMAGES]], levels)
 
 
 def _not_finite(step: int) -> UserError:
@@ -170,4 +180,4 @@ def _validate(state: State, dataset: Dataset, settings: TrainingConfig, device: 
     images = as_float(everything[chosen[: settings.validation_images]], dataset.levels)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        return bounds(cast(VAE, state.average.module).eval(), images.to(device), num_samples=1)
+        return bounds(cast(Model, state.average.module).eval(), images.to(device), num_samples=1)

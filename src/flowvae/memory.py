@@ -1,0 +1,22 @@
+"""How the process holds memory."""
+
+import ctypes
+import platform
+
+# Parameters of mallopt, from glibc's malloc.h.
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+MEBIBYTE = 2**20
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones, instead of returning it.
+
+    Every step frees and takes hundreds of megabytes of activations. By default the pages go back to the
+    system and come again zeroed, one page fault for each 4 KiB: about 15% of a training step. A no-op where
+    the C library is not glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(MMAP_THRESHOLD, 32 * MEBIBYTE)  # the largest that glibc accepts
+        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(TOP_PAD, 64 * MEBIBYTE)
