@@ -7,7 +7,7 @@ import torch
 from flowvae.build import posterior
 from flowvae.config import ModelConfig
 from flowvae.densities import FlowPosterior
-from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar
+from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
 from flowvae.networks import Dense, MaskedDense
 
 DIMENSION = 5
@@ -45,6 +45,9 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     "autoregressive-context": lambda: autoregressive(context=True),
     "batch-norm": lambda: BatchNormFlow(DIMENSION),
     "chain": lambda: Chain([coupling(context=True), coupling(swap=True), BatchNormFlow(DIMENSION)]),
+    "real-nvp": lambda: RealNVP(DIMENSION, 3, HIDDEN),
+    "real-nvp-unbounded": lambda: RealNVP(DIMENSION, 1, HIDDEN, context=True, bounded=False),
+    "real-nvp-weight-norm": lambda: RealNVP(DIMENSION, 2, HIDDEN, context=True, weight_norm=True),
     "realnvp-3": lambda: built(posterior="realnvp", transformations=3),
     "realnvp-3-batch-norm": lambda: built(posterior="realnvp", transformations=3, flow_batch_norm=True),
     "iaf-3": lambda: built(posterior="iaf", transformations=3),

@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.flows import AffineCoupling, BatchNormFlow, InverseAutoregressive, Planar
+from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
 from flowvae.networks import Dense, MaskedDense
 
 SAMPLES, IMAGES, DIMENSION = 3, 4, 5
@@ -272,3 +272,46 @@ def test_batch_norm_flow_keeps_running_statistics():
         torch.testing.assert_close(flow.mean, mean)
         torch.testing.assert_close(flow.variance, variance)
     assert flow.initialized
+
+
+@pytest.mark.parametrize("dimension", [4, 5])
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"bounded": False}, {"normalization": "weight"}])
+def test_real_nvp_at_once_against_a_chain_of_couplings(dimension, samples, options):
+    """The same weights in both: equal values, log-determinants and gradients."""
+    torch.manual_seed(0)
+    count, hidden, images = 3, 7, 6
+    bounded, normalization = options.get("bounded", True), options.get("normalization", "none")
+    whole = RealNVP(
+        dimension, count, hidden, context=True, bounded=bounded, weight_norm=normalization == "weight"
+    ).double()
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    couplings: list[Flow] = []
+    for index in range(2 * count):
+        k, part = divmod(index, 2)
+        moved = AffineCoupling.transformed_features(dimension, swap=part == 1)
+        conditioner = Dense(dimension - moved, hidden, 2 * moved, context=True, normalization=normalization)
+        coupling = AffineCoupling(conditioner, dimension, part == 1, bounded).double()
+        first, last, bias, bound = cast(list[torch.nn.Module], whole.conditioners)[part]()
+        with torch.no_grad():
+            # The effective weights, whatever made them.
+            conditioner.first.weight = nn.Parameter(first[k]) if normalization == "none" else first[k]
+            conditioner.last.weight = nn.Parameter(last[k]) if normalization == "none" else last[k]
+            conditioner.first.bias.copy_(whole.bias[k, part])
+            conditioner.last.bias.copy_(bias[k])
+            if coupling.affine.bound is not None:
+                coupling.affine.bound.copy_(bound[k])
+        couplings.append(coupling)
+    chain = Chain(couplings)
+    z = torch.randn(samples, images, dimension, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(images, whole.context_features, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(samples, images, dimension), torch.randn(samples, images)
+    results = []
+    for flow in (whole, chain):
+        values = flow(z, context)
+        loss = sum((weight * value).sum() for weight, value in zip(weights, values, strict=True))
+        results.append([*values, *torch.autograd.grad(cast(torch.Tensor, loss), [z, context])])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)

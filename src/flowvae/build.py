@@ -8,7 +8,7 @@ from torch import nn
 from flowvae.config import ModelConfig
 from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
-from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar
+from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
 from flowvae.models import VAE
 from flowvae.networks import Decoder, Dense, Encoder, MaskedDense
 from flowvae.networks.convolutional import STRIDE
@@ -48,6 +48,16 @@ def _planar(config: ModelConfig) -> Flow:
 
 
 def _real_nvp(config: ModelConfig) -> Flow:
+    if config.normalization != "batch" and not config.flow_batch_norm:
+        return RealNVP(
+            config.latent,
+            config.transformations,
+            config.hidden,
+            context=config.context,
+            bounded=config.bounded,
+            weight_norm=config.normalization == "weight",
+        )
+
     def coupling(swap: bool) -> Flow:
         transformed = AffineCoupling.transformed_features(config.latent, swap)
         conditioner = Dense(

@@ -6,6 +6,7 @@ from flowvae.flows.chain import Chain
 from flowvae.flows.coupling import AffineCoupling
 from flowvae.flows.flow import Flow, NotInvertibleError
 from flowvae.flows.planar import Planar
+from flowvae.flows.real_nvp import RealNVP
 
 __all__ = [
     "AffineCoupling",
@@ -15,4 +16,5 @@ __all__ = [
     "InverseAutoregressive",
     "NotInvertibleError",
     "Planar",
+    "RealNVP",
 ]

@@ -46,65 +46,113 @@ class Planar(Flow):
         self.parameters_of_all = nn.Parameter(parameters)
         self.context_features = len(parameters) if amortized else 0
 
-    def _weights(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``W`` and constrained ``U`` [B, K, D], ``b`` and ``1 + w'u`` [B, K]; B is 1 without a context."""
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         flat = self.parameters_of_all.unsqueeze(0)
         if self.context_features and context is not None:
             flat = flat + context
-        size = self.transformations * self.dimension
-        w, u, b = flat.split([size, size, self.transformations], dim=1)
-        w = w.unflatten(1, (self.transformations, self.dimension))
-        u = u.unflatten(1, (self.transformations, self.dimension))
-        product = (w * u).sum(2)
-        one_more = F.softplus(product + LOG_E_MINUS_1)
-        u = u + ((one_more - 1 - product) / w.square().sum(2)).unsqueeze(2) * w
-        return w, u, b, one_more
-
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        samples, images, dimension = z.shape
-        w, u, b, one_more = self._weights(context)
-        a = w @ u.mT  # [B, K, K]
-        # Columns of one matrix for each set of parameters: [B, D, S], or [1, D, B S] where all share one.
-        columns = z.transpose(0, 1).reshape(len(w), -1, dimension).mT
-        h = _Recurrence.apply(torch.baddbmm(b.unsqueeze(2), w, columns), a)
-        moved = (columns + u.mT @ h).mT.reshape(images, samples, dimension).transpose(0, 1)
-        square = h.square()
-        log_determinant = (square + (1 - square) * one_more.unsqueeze(2)).log().sum(1)
-        return moved, log_determinant.reshape(images, samples).t()
+        return _Planar.apply(z, flat, self.transformations)
 
 
-class _Recurrence(torch.autograd.Function):
-    """Solve ``h = tanh(p + L h)`` for p [B, K, N], with ``L`` the strictly lower part of ``a`` [B, K, K].
+class _Planar(torch.autograd.Function):
+    """The chain for z [S, B, D] and parameters ``W``, ``V``, ``b`` in one row, [B or 1, K (2 D + 1)].
 
-    Forward substitution, in blocks of rows: what earlier blocks contribute is one product for the whole
-    block, and only the rows within it go one by one. The gradient is the same substitution backwards:
-    ``dp = (1 - h^2) * (dh + L' dp)`` and ``dL = dp h'``.
+    With ``u_k = v_k + c_k w_k`` (see `Planar`), ``U`` is never made: ``A = W V' + W W' diag(c)``, whose two
+    products are one, have ``w'v`` and ``||w||^2`` on their diagonals, and ``U' h = V' h + W' (c h)``. The
+    gradient of all parameters is written by the same few batched products backwards, into one tensor.
     """
 
     @staticmethod
-    def forward(ctx, p: Tensor, a: Tensor) -> Tensor:  # type: ignore[override]
-        h = p.clone()
-        for start, end in _blocks(h.shape[1]):
-            if start:
-                h[:, start:end].baddbmm_(a[:, start:end, :start], h[:, :start])
-            for k in range(start, end):
-                h[:, k].tanh_()
-                h[:, k + 1 : end].addcmul_(a[:, k + 1 : end, k : k + 1], h[:, k : k + 1])
-        ctx.save_for_backward(h, a)
-        return h
+    def forward(ctx, z: Tensor, flat: Tensor, transformations: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as documented
+        samples, images, dimension = z.shape
+        # Each set of parameters with the rows that it moves: [B, S, D], or [1, B S, D] where all share one.
+        rows = z.transpose(0, 1).reshape(len(flat), -1, dimension)
+        w_and_v, w, b = _parts(flat, transformations, dimension)
+        products = w @ w_and_v.mT  # [B, K, 2 K]
+        w_w, w_v = products.chunk(2, dim=2)
+        product = w_v.diagonal(dim1=1, dim2=2)
+        one_more = F.softplus(product + LOG_E_MINUS_1)
+        c = (one_more - 1 - product) / w_w.diagonal(dim1=1, dim2=2)
+        a = torch.addcmul(w_v, w_w, c.unsqueeze(1))
+        h = _substitute(torch.baddbmm(b.unsqueeze(2), w, rows.mT), a)
+        both = torch.cat([c.unsqueeze(2) * h, h], dim=1)  # [B, 2 K, S]
+        moved = torch.baddbmm(rows, both.mT, w_and_v)
+        square = h.square()
+        determinants = square + (1 - square) * one_more.unsqueeze(2)
+        ctx.save_for_backward(rows, flat, products, one_more, c, a, both, determinants)
+        ctx.transformations = transformations
+        return (
+            moved.reshape(images, samples, dimension).transpose(0, 1),
+            determinants.log().sum(1).reshape(images, samples).t(),
+        )
 
     @staticmethod
-    def backward(ctx, dh: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        h, a = ctx.saved_tensors
+    def backward(ctx, d_moved: Tensor, d_log_determinant: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]  # as documented
+        rows, flat, products, one_more, c, a, both, determinants = ctx.saved_tensors
+        samples, images, dimension = d_moved.shape
+        w_and_v, w, _ = _parts(flat, ctx.transformations, dimension)
+        (w_w, w_v), h = products.chunk(2, dim=2), both.chunk(2, dim=1)[1]
+        product, norm = w_v.diagonal(dim1=1, dim2=2), w_w.diagonal(dim1=1, dim2=2)
+        d_rows = d_moved.transpose(0, 1).reshape(rows.shape)
+
+        by_w, by_v = (w_and_v @ d_rows.mT).chunk(2, dim=1)
         slope = 1 - h.square()
-        dp = dh.clone()
-        for start, end in reversed(_blocks(h.shape[1])):
-            if end < h.shape[1]:
-                dp[:, start:end].baddbmm_(a[:, end:, start:end].mT, dp[:, end:])
-            for k in reversed(range(start, end)):
-                dp[:, k].mul_(slope[:, k])
-                dp[:, start:k].addcmul_(a[:, k, start:k].unsqueeze(2), dp[:, k : k + 1])
-        return dp, torch.tril(dp @ h.mT, diagonal=-1)
+        by_determinant = d_log_determinant.t().reshape(len(flat), 1, -1) / determinants
+        d_h = torch.addcmul(by_v, by_w, c.unsqueeze(2))
+        d_h.addcmul_(h * by_determinant, 1 - one_more.unsqueeze(2), value=2)
+        d_p = _substitute_back(d_h, slope, a)
+        d_a = torch.tril(d_p @ h.mT, diagonal=-1)
+
+        d_c = ((by_w * h).sum(2) + (d_a * w_w).sum(1)) / norm
+        d_one_more = (slope * by_determinant).sum(2) + d_c
+        d_product = d_one_more * torch.sigmoid(product + LOG_E_MINUS_1) - d_c
+        # Strictly lower where A is used, and the diagonals, which are w'v and ||w||^2.
+        d_products = torch.cat([d_a * c.unsqueeze(1), d_a], dim=2)
+        d_w_w, d_w_v = d_products.chunk(2, dim=2)
+        d_w_w.diagonal(dim1=1, dim2=2).copy_(-d_c * c)
+        d_w_v.diagonal(dim1=1, dim2=2).copy_(d_product)
+
+        d_w_and_v = torch.baddbmm(both @ d_rows, d_products.mT, w)
+        d_w_and_v[:, : ctx.transformations] += torch.baddbmm(d_p @ rows, d_products, w_and_v)
+        d_flat = torch.cat([d_w_and_v.flatten(1), d_p.sum(2)], dim=1)
+        d_z = torch.baddbmm(d_rows, d_p.mT, w)
+        return d_z.reshape(images, samples, dimension).transpose(0, 1), d_flat, None
+
+
+def _parts(flat: Tensor, transformations: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views: ``W`` and ``V`` together [B, 2 K, D], ``W`` [B, K, D], ``b`` [B, K]."""
+    size = 2 * transformations * dimension
+    w_and_v = flat[:, :size].unflatten(1, (2 * transformations, dimension))
+    return w_and_v, w_and_v[:, :transformations], flat[:, size:]
+
+
+def _substitute(p: Tensor, a: Tensor) -> Tensor:
+    """Solve ``h = tanh(p + L h)`` for p [B, K, S], in its place; L is the strictly lower part of a [B, K, K].
+
+    Forward substitution, in blocks of rows: what earlier blocks contribute is one product for the whole
+    block, and only the rows within it go one by one.
+    """
+    rows, columns_of_a = p.split(1, dim=1), a.split(1, dim=2)
+    for start, end in _blocks(p.shape[1]):
+        if start:
+            p[:, start:end].baddbmm_(a[:, start:end, :start], p[:, :start])
+        for k in range(start, end):
+            rows[k].tanh_()
+            later = k + 1, end - k - 1
+            p.narrow(1, *later).addcmul_(columns_of_a[k].narrow(1, *later), rows[k])
+    return p
+
+
+def _substitute_back(d_h: Tensor, slope: Tensor, a: Tensor) -> Tensor:
+    """Its gradient, ``d_p = slope * (d_h + L' d_p)``, in the place of d_h [B, K, S]."""
+    rows, columns_of_a, slopes = d_h.split(1, dim=1), a.mT.split(1, dim=2), slope.split(1, dim=1)
+    for start, end in reversed(_blocks(d_h.shape[1])):
+        if end < d_h.shape[1]:
+            d_h[:, start:end].baddbmm_(a[:, end:, start:end].mT, d_h[:, end:])
+        for k in reversed(range(start, end)):
+            rows[k].mul_(slopes[k])
+            earlier = start, k - start
+            d_h.narrow(1, *earlier).addcmul_(columns_of_a[k].narrow(1, *earlier), rows[k])
+    return d_h
 
 
 def _blocks(rows: int, size: int = 8) -> list[tuple[int, int]]:
