@@ -287,7 +287,7 @@ def test_real_nvp_at_once_against_a_chain_of_couplings(dimension, samples, optio
     ).double()
     with torch.no_grad():
         for parameter in whole.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+            parameter += 0.1 * torch.randn_like(parameter)
     couplings: list[Flow] = []
     for index in range(2 * count):
         k, part = divmod(index, 2)

@@ -82,8 +82,10 @@ class TrainingConfig:
     """what is maximized"""
     samples: int = 1
     """S, posterior samples an image in training"""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Muon for the kernels of convolutions and AdamW for the rest, or AdamW for all"""
     learning_rate: float = 3e-3
-    """highest rate of Adam; it rises in a line, then falls as a cosine to the end of the budget"""
+    """highest rate of the optimizer; it rises in a line, then falls as a cosine to the end of the budget"""
     learning_rate_warm_up: int = 200
     """steps until the highest rate"""
     weight_decay: float = 0.01

@@ -23,6 +23,7 @@ from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, 
 from flowvae.training.averaging import averaged
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
+from flowvae.training.optimizer import Muon, adamw
 from flowvae.training.progress import display
 from flowvae.training.records import Records
 from flowvae.training.schedule import learning_rate, spent
@@ -130,13 +131,8 @@ def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
     model = build_model(config.model, dataset.shape)
     model.initialize(_some_images(dataset, settings.seed))
     model.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        settings.learning_rate,
-        betas=(0.9, 0.99),  # runs are short: forget the first steps' gradients soon
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    make = Muon if settings.optimizer == "muon" else adamw
+    optimizer = make(model.parameters(), settings.learning_rate, settings.weight_decay)
     return State(model, averaged(model, settings.averaging), optimizer)
 
 
