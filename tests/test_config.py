@@ -64,6 +64,8 @@ OUT_OF_RANGE: list[tuple[type, dict[str, Any]]] = [
     *((TrainingConfig, {"averaging": value}) for value in (-0.1, 1.0, math.nan)),
     (TrainingConfig, {"free_bits": math.nan}),
     (TrainingConfig, {"seed": 2**63}),
+    (TrainingConfig, {"free_bits": 1.0, "objective": "importance-weighted"}),
+    (ModelConfig, {"posterior": "iaf", "transformations": 1, "latent": 40, "hidden": 38}),
 ]
 
 

@@ -203,3 +203,11 @@ def test_flow_posteriors_density_integrates_to_one(kind):
     area = torch.prod((high - low) / (side - 1))
     total = log_density(posterior, features, context, grid).exp().sum() * area
     assert total.item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+def test_no_samples_are_refused(samples):
+    model = linear_gaussian(exact=True)
+    images, _ = images_and_exact_value(model, 2)
+    with pytest.raises(ValueError, match=f"num_samples is {samples}"):
+        log_marginal(model, images, samples)

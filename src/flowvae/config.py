@@ -60,6 +60,9 @@ class ModelConfig:
             raise UserError(
                 f"only the conditioners of realnvp can be normalized, not those of {self.posterior}"
             )
+        if self.posterior == "iaf":
+            # Fewer, and some dimensions would see nothing of others.
+            _at_least(self.latent - 1, "hidden", self.hidden)
         if self.flow_batch_norm and self.posterior not in ("realnvp", "iaf"):
             raise UserError(
                 f"batch norm goes between transformations of realnvp and iaf, not {self.posterior}"
@@ -91,7 +94,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     """decoupled weight decay (AdamW)"""
     kl_warm_up: int = 500
-    """steps over which the weight of the KL term rises from 0 to 1"""
+    """steps over which the weight of the ELBO's KL term rises from 0 to 1"""
     free_bits: float = 0.0
     """nats of KL that cost nothing"""
     gradient_clipping: float = 200.0
@@ -119,6 +122,8 @@ class TrainingConfig:
         for name in ("learning_rate", "gradient_clipping"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
+        if self.free_bits and self.objective != "elbo":
+            raise UserError(f"free_bits belong to the ELBO; the objective is {self.objective}")
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}; it must be below 2^63")
         if not 0 <= self.averaging < 1:

@@ -31,7 +31,12 @@ def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) ->
     The embedding is computed once per image. Call it in ``eval()`` mode: a batch norm in training mode would
     make each density depend on the whole batch. An exact density needs no samples and gets the same number
     for all.
+
+    Raises:
+        ValueError: no samples.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
     if isinstance(model, ExactDensity):
         exact = torch.cat([-model.log_prob(few) for few in images.split(chunk)]).double()
         return Bounds(exact, torch.zeros_like(exact), exact)
