@@ -1,5 +1,8 @@
 """The autoregressive likelihood p(x|z) of binary images."""
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -17,7 +20,7 @@ class CausalImages(Distribution):
         shape: (1, H, W).
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, network: CausalNetwork, condition: Tensor, shape: tuple[int, int, int]) -> None:
         super().__init__(condition.shape[:2], torch.Size(shape), validate_args=False)
@@ -30,7 +33,7 @@ class CausalImages(Distribution):
         return self.network.log_prob(value, self.condition.flatten(0, 1)).view(self.batch_shape)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size(), noise: Tensor | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), noise: Tensor | None = None) -> Tensor:
         """Images [*sample_shape, S, B, 1, H, W].
 
         Args:
@@ -59,7 +62,9 @@ class CausalImages(Distribution):
 
 
 class CausalLikelihood(Likelihood):
-    """Binary images patch by patch, each given those before it and the code (PixelVAE, Gulrajani et al. 2017).
+    """Binary images patch by patch, each given those before it and the code.
+
+    (PixelVAE, Gulrajani et al. 2017.)
 
     Args:
         upsampler: maps z [N, D] to maps [N, channels, H/2, W/2].

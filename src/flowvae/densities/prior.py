@@ -1,6 +1,8 @@
 """Priors p(z)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ class FlowDistribution(Distribution):
     ``log p(z) = log p_0(f^-1(z)) + log|det df^-1/dz|``.
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, base: Distribution, flow: Flow) -> None:
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
@@ -57,7 +59,7 @@ class FlowDistribution(Distribution):
         return (self.base.log_prob(before) + log_determinant).view(value.shape[:-1])
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         before = self.base.sample(sample_shape)
         return self.flow(before.reshape(1, -1, before.shape[-1]))[0].view_as(before)
 

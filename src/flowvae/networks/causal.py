@@ -173,7 +173,7 @@ class CausalNetwork(nn.Module):
         return self.last(F.hardswish(x)) + self.offset
 
     def log_prob(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
-        """log p(x) or log p(x|condition), the sum over patches, in nats, [S * B]; arguments as of ``forward``."""
+        """log p(x), or log p(x|condition), in nats, [S * B], for what ``forward`` takes."""
         logits = self(images, condition)
         # Channels are last in memory: nothing is copied.
         table = logits.permute(0, 2, 3, 1).flatten(0, 2).log_softmax(1)
