@@ -22,7 +22,13 @@ def test_what_is_left_out_is_as_by_default():
     assert from_dict(Config, {"model": {"latent": 7}}).model == ModelConfig(latent=7)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+DENSITIES = ("density-small", "density", "pixelcnn")
+"""Presets of the lowest likelihood for their time; the others are rows that are compared with each other."""
+
+ROWS = [name for name in PRESETS if name not in DENSITIES]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_the_number_in_a_presets_name_is_that_of_its_transformations(name):
     family, _, number = name.partition("-")
     model = preset(name).model
@@ -30,9 +36,9 @@ def test_the_number_in_a_presets_name_is_that_of_its_transformations(name):
     assert model.posterior == {"vae": "gaussian"}.get(family, family)
 
 
-def test_presets_differ_in_nothing_but_the_model():
+def test_rows_differ_in_nothing_but_the_model():
     assert {preset(name).data for name in PRESETS} == {DataConfig()}
-    assert {preset(name).training for name in PRESETS} == {TrainingConfig()}
+    assert {preset(name).training for name in ROWS} == {TrainingConfig()}
 
 
 def test_a_misspelt_preset_names_the_nearest():

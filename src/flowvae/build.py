@@ -1,20 +1,33 @@
 """From a configuration to modules: the only factory."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
 
 from flowvae.config import ModelConfig
-from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, Posterior, StandardNormal
+from flowvae.densities import (
+    BernoulliLikelihood,
+    CausalLikelihood,
+    FlowPosterior,
+    FlowPrior,
+    GaussianPosterior,
+    Likelihood,
+    Posterior,
+    Prior,
+    StandardNormal,
+    VampPrior,
+)
 from flowvae.errors import UserError
 from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
-from flowvae.models import VAE
-from flowvae.networks import Decoder, Dense, Encoder, MaskedDense
+from flowvae.models import VAE, Model, PixelCNN
+from flowvae.networks import CausalNetwork, Decoder, Dense, Encoder, MaskedDense, Upsampler
 from flowvae.networks.convolutional import STRIDE
 
 
-def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
+def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> Model:
     """The model for images of ``shape`` (C, H, W), freshly initialised from torch's generator.
 
     >>> from flowvae.presets import preset
@@ -23,16 +36,62 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
     _, height, width = shape
     if height % STRIDE or width % STRIDE:
         raise UserError(f"images are {height} x {width}; the networks take sides that {STRIDE} divides")
-    model = VAE(
-        Encoder(shape, config.features, config.channels, config.blocks),
-        posterior(config),
-        StandardNormal(config.latent),
-        BernoulliLikelihood(
-            Decoder(config.latent, shape, config.features, config.channels, config.blocks), shape
-        ),
-    )
+    model = FAMILIES[config.family](config, shape)
     # What convolutions on a CPU like best.
     return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+
+
+def _vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
+    encoder = Encoder(shape, config.features, config.channels, config.blocks)
+    q = posterior(config)
+    return VAE(encoder, q, prior(config, encoder, q, shape), likelihood(config, shape))
+
+
+def _pixel_cnn(config: ModelConfig, shape: tuple[int, int, int]) -> PixelCNN:
+    return PixelCNN(_causal_network(config, shape, config.causal_channels), shape)
+
+
+FAMILIES: dict[str, Callable[[ModelConfig, tuple[int, int, int]], Model]] = {
+    "vae": _vae,
+    "pixelcnn": _pixel_cnn,
+}
+
+
+def prior(
+    config: ModelConfig, encoder: nn.Module, posterior: Posterior, shape: tuple[int, int, int]
+) -> Prior:
+    """p(z); the encoder and the posterior are for the pseudo-inputs of a VampPrior."""
+    if config.prior == "vamp":
+        base = posterior.base if isinstance(posterior, FlowPosterior) else posterior
+        return VampPrior(encoder, cast(GaussianPosterior, base), shape, config.pseudo_inputs)
+    if config.prior == "realnvp":
+        # The couplings of a posterior, with nothing to condition on.
+        couplings = replace(
+            config,
+            posterior="realnvp",
+            transformations=config.prior_transformations,
+            context=False,
+            flow_batch_norm=False,
+        )
+        return FlowPrior(config.latent, _real_nvp(couplings))
+    return StandardNormal(config.latent)
+
+
+def likelihood(config: ModelConfig, shape: tuple[int, int, int]) -> Likelihood:
+    """p(x|z) for images of ``shape`` (C, H, W)."""
+    sizes = config.features, config.channels, config.blocks
+    if config.likelihood == "causal":
+        upsampler = Upsampler(config.latent, shape[1:], *sizes)
+        return CausalLikelihood(upsampler, _causal_network(config, shape, config.channels // 2), shape)
+    return BernoulliLikelihood(Decoder(config.latent, shape, *sizes), shape)
+
+
+def _causal_network(config: ModelConfig, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
+    if shape[0] != 1:
+        raise UserError(f"images have {shape[0]} channels; the causal network takes binary images of one")
+    return CausalNetwork(
+        shape[1:], config.causal_channels, config.causal_blocks, condition, config.causal_dropout
+    )
 
 
 def posterior(config: ModelConfig) -> Posterior:

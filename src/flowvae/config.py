@@ -22,6 +22,8 @@ class DataConfig:
 class ModelConfig:
     """Which model."""
 
+    family: Literal["vae", "pixelcnn"] = "vae"
+    """a variational autoencoder, or the causal network alone, without a code, whose likelihood is exact"""
     posterior: Literal["gaussian", "planar", "realnvp", "iaf"] = "gaussian"
     """family of q(z|x)"""
     transformations: int = 0
@@ -44,11 +46,25 @@ class ModelConfig:
     """batch normalization as a flow after each transformation"""
     bounded: bool = True
     """bound the log scale of affine transformations"""
+    prior: Literal["normal", "realnvp", "vamp"] = "normal"
+    """p(z): standard normal, one that Real NVP transforms, or the mixture of posteriors of pseudo-inputs"""
+    prior_transformations: int = 0
+    """Real NVP transformations of the prior"""
+    pseudo_inputs: int = 100
+    """pseudo-inputs of the vamp prior"""
+    likelihood: Literal["bernoulli", "causal"] = "bernoulli"
+    """p(x|z): independent pixels, or patches of 2x2 pixels, each given those before it"""
+    causal_channels: int = 64
+    """width of the causal network"""
+    causal_blocks: int = 4
+    """gated blocks of the causal network"""
+    causal_dropout: float = 0.0
+    """share of the causal network's gated activations that are dropped in training"""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "features", "channels", "hidden"):
+        for name in ("latent", "features", "channels", "hidden", "pseudo_inputs", "causal_channels"):
             _at_least(1, name, getattr(self, name))
-        for name in ("blocks", "transformations"):
+        for name in ("blocks", "transformations", "prior_transformations", "causal_blocks"):
             _at_least(0, name, getattr(self, name))
         if self.posterior == "gaussian" and self.transformations:
             raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
@@ -67,6 +83,13 @@ class ModelConfig:
             raise UserError(
                 f"batch norm goes between transformations of realnvp and iaf, not {self.posterior}"
             )
+        if self.prior == "realnvp":
+            _at_least(1, "prior_transformations", self.prior_transformations)
+            _at_least(2, "latent", self.latent)
+        elif self.prior_transformations:
+            raise UserError(f"a {self.prior} prior has no transformations; choose --prior realnvp")
+        if not 0 <= self.causal_dropout < 1:
+            raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,18 @@
 """Named experiments, one for each row that is published."""
 
-from flowvae.config import Config, ModelConfig
+from dataclasses import replace
+
+from flowvae.config import Config, ModelConfig, TrainingConfig
 from flowvae.errors import UserError, nearest
+
+_BOTH_FLOWS = ModelConfig(
+    posterior="realnvp",
+    transformations=2,
+    latent=32,
+    prior="realnvp",
+    prior_transformations=4,
+    likelihood="causal",
+)
 
 PRESETS: dict[str, Config] = {
     "vae": Config(),
@@ -14,6 +25,19 @@ PRESETS: dict[str, Config] = {
         for k in (2, 5, 10, 20)
     },
     "iaf-4": Config(model=ModelConfig(posterior="iaf", transformations=4, hidden=320)),
+    "density-small": Config(
+        model=_BOTH_FLOWS, training=TrainingConfig(minutes=60.0, batch_size=64, learning_rate=2e-3)
+    ),
+    "density": Config(
+        model=replace(
+            _BOTH_FLOWS, features=512, blocks=2, causal_channels=96, causal_blocks=6, causal_dropout=0.1
+        ),
+        training=TrainingConfig(minutes=600.0, batch_size=64, learning_rate=1e-3),
+    ),
+    "pixelcnn": Config(
+        model=ModelConfig(family="pixelcnn"),
+        training=TrainingConfig(minutes=60.0, batch_size=64, learning_rate=2e-3),
+    ),
 }
 
 

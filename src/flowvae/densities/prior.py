@@ -1,11 +1,29 @@
 """Priors p(z)."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+from flowvae.densities.posterior import GaussianPosterior
+from flowvae.flows import Flow
 
 
-class StandardNormal(nn.Module):
+class Prior(nn.Module, ABC):
+    """p(z): the distribution of codes."""
+
+    @abstractmethod
+    def forward(self) -> Distribution:
+        """``p(z)``: batch shape [], event shape [D]."""
+
+    def initialize(self, images: Tensor) -> None:
+        """Start from training images [N, C, H, W]; nothing unless a prior says what."""
+
+
+class StandardNormal(Prior):
     """``p(z) = N(0, I)`` over D dimensions; ``forward()`` gives the distribution.
 
     >>> prior = StandardNormal(3)
@@ -21,3 +39,90 @@ class StandardNormal(nn.Module):
 
     def forward(self) -> Distribution:
         return Independent(Normal(self.mean, torch.ones_like(self.mean), validate_args=False), 1)
+
+
+class FlowDistribution(Distribution):
+    """A base distribution of vectors pushed through a flow that has an inverse.
+
+    ``log p(z) = log p_0(f^-1(z)) + log|det df^-1/dz|``.
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, base: Distribution, flow: Flow) -> None:
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        self.base, self.flow = base, flow
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """In nats: values [..., D] to [...]."""
+        before, log_determinant = self.flow.inverse(value.reshape(1, -1, value.shape[-1]))
+        return (self.base.log_prob(before) + log_determinant).view(value.shape[:-1])
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        before = self.base.sample(sample_shape)
+        return self.flow(before.reshape(1, -1, before.shape[-1]))[0].view_as(before)
+
+
+class FlowPrior(Prior):
+    """A standard normal pushed through a flow; with Real NVP's couplings, the prior of Xu et al. 2019.
+
+    Training and scoring run the flow's inverse, sampling runs it forward. At first the standard normal.
+
+    Args:
+        dimension: D.
+        flow: takes no context, and has an inverse.
+
+    >>> from flowvae.flows import AffineCoupling
+    >>> from flowvae.networks import Dense
+    >>> prior = FlowPrior(3, AffineCoupling(Dense(2, 16, 2), dimension=3))
+    >>> prior().log_prob(torch.zeros(5, 7, 3)).shape
+    torch.Size([5, 7])
+    """
+
+    def __init__(self, dimension: int, flow: Flow) -> None:
+        super().__init__()
+        self.base, self.flow = StandardNormal(dimension), flow
+
+    def forward(self) -> Distribution:
+        return FlowDistribution(self.base(), self.flow)
+
+
+class VampPrior(Prior):
+    """The mixture of posteriors of learned pseudo-inputs, ``p(z) = 1/K sum_k q_0(z|u_k)``.
+
+    (Tomczak & Welling 2018, equation 11.) q_0 is the Gaussian that the model's posterior begins with: the
+    posterior itself, or the base of its flow, whose own density at any z would need the flow's inverse.
+
+    Args:
+        encoder: the model's own, images to features; it and the posterior are used here, not owned.
+        posterior: the Gaussian posterior.
+        shape: (C, H, W) of the pseudo-inputs, whose pixels lie between 0 and 1.
+        components: K.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: GaussianPosterior,
+        shape: tuple[int, int, int],
+        components: int,
+    ) -> None:
+        super().__init__()
+        # In a tuple they are no submodules, whose weights would be saved twice.
+        self.borrowed = (encoder, posterior)
+        self.pseudo_logits = nn.Parameter(torch.randn(components, *shape))
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Start the pseudo-inputs near training images [N, C, H, W], one each while there are enough."""
+        chosen = torch.arange(len(self.pseudo_logits)) % len(images)
+        self.pseudo_logits.copy_(images[chosen].clamp(0.05, 0.95).logit())
+
+    def forward(self) -> Distribution:
+        encoder, posterior = self.borrowed
+        features = encoder(self.pseudo_logits.sigmoid())
+        mean, log_scale = posterior.mean_and_log_scale(features).chunk(2, dim=1)
+        components = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
+        uniform = Categorical(logits=torch.zeros_like(mean[:, 0]), validate_args=False)
+        return MixtureSameFamily(uniform, components, validate_args=False)

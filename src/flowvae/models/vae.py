@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from flowvae.densities import Likelihood, LogDensities, Posterior
+from flowvae.densities import Likelihood, LogDensities, Posterior, Prior
 
 
 class VAE(nn.Module):
@@ -17,13 +17,14 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, posterior: Posterior, prior: nn.Module, likelihood: Likelihood
+        self, encoder: nn.Module, posterior: Posterior, prior: Prior, likelihood: Likelihood
     ) -> None:
         super().__init__()
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
 
     def initialize(self, images: Tensor) -> None:
-        """Start the likelihood from training images [N, C, H, W]."""
+        """Start the prior and the likelihood from training images [N, C, H, W]."""
+        self.prior.initialize(images)
         self.likelihood.initialize(images)
 
     def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:

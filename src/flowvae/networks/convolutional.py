@@ -82,25 +82,25 @@ class Encoder(nn.Module):
         return F.hardswish(self.last(x.permute(0, 2, 3, 1).flatten(1)))  # the order that is in memory
 
 
-class Decoder(nn.Module):
-    """Codes [N, D] to maps of numbers [N, C, H, W], such as logits of pixels: the encoder in reverse.
+class Upsampler(nn.Module):
+    """Codes [N, D] to half-sized maps [N, channels / 2, H/2, W/2]: the encoder in reverse.
 
-    Two dense layers make a quarter-sized map; convolutions with `depth_to_space`, which are transposed
-    convolutions of stride 2, double its sides twice.
+    Two dense layers make a quarter-sized map; a convolution with `depth_to_space`, which is a transposed
+    convolution of stride 2, doubles its sides.
 
     Args:
         dimension: D.
-        shape: (C, H, W) of the output; 4 divides the sides.
+        sides: (H, W) of the images; 4 divides them.
         features: width of the first dense layer.
         channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
         blocks: residual blocks on either.
     """
 
     def __init__(
-        self, dimension: int, shape: tuple[int, int, int], features: int, channels: int, blocks: int
+        self, dimension: int, sides: tuple[int, int], features: int, channels: int, blocks: int
     ) -> None:
         super().__init__()
-        image_channels, height, width = shape
+        height, width = sides
         wide = channels // 2
         self.map = (height // STRIDE, width // STRIDE, NECK)
         self.first = _kaiming(nn.Linear(dimension, features))
@@ -109,13 +109,35 @@ class Decoder(nn.Module):
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
         self.up = _kaiming(nn.Conv2d(channels, 4 * wide, 1))
         self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
-        self.last = _kaiming(nn.Conv2d(wide, 4 * image_channels, 3, padding=1), gain=0.5)
 
     def forward(self, z: Tensor) -> Tensor:
         x = F.hardswish(self.second(F.hardswish(self.first(z))))
         x = self.neck(x.unflatten(1, self.map).permute(0, 3, 1, 2))
         x = depth_to_space(self.up(F.hardswish(self.on_quarter(x))), 2)
-        return depth_to_space(self.last(F.hardswish(self.on_half(x))), 2)
+        return F.hardswish(self.on_half(x))
+
+
+class Decoder(nn.Module):
+    """Codes [N, D] to maps of numbers [N, C, H, W], such as logits of pixels.
+
+    An `Upsampler`, a convolution and another `depth_to_space`.
+
+    Args:
+        dimension: D.
+        shape: (C, H, W) of the output; 4 divides the sides.
+        features, channels, blocks: of the `Upsampler`.
+    """
+
+    def __init__(
+        self, dimension: int, shape: tuple[int, int, int], features: int, channels: int, blocks: int
+    ) -> None:
+        super().__init__()
+        image_channels, height, width = shape
+        self.upsampler = Upsampler(dimension, (height, width), features, channels, blocks)
+        self.last = _kaiming(nn.Conv2d(channels // 2, 4 * image_channels, 3, padding=1), gain=0.5)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return depth_to_space(self.last(self.upsampler(z)), 2)
 
 
 Layer = TypeVar("Layer", bound=nn.Module)

@@ -1,0 +1,89 @@
+"""The autoregressive likelihood p(x|z) of binary images."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from flowvae.densities.likelihood import Likelihood
+from flowvae.networks import CausalNetwork
+
+
+class CausalImages(Distribution):
+    """``p(x|c) = prod_i p(x_i | x_1, ..., x_{i-1}, c)`` over the 2x2 patches x_i of binary images.
+
+    Args:
+        network: gives the conditional distributions.
+        condition: maps c [S, B, channels, H/2, W/2]; the batch shape is [S, B].
+        shape: (1, H, W).
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, network: CausalNetwork, condition: Tensor, shape: tuple[int, int, int]) -> None:
+        super().__init__(condition.shape[:2], torch.Size(shape), validate_args=False)
+        self.network, self.condition = network, condition
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """In nats, [S, B], for images [B, 1, H, W] that all samples share, or [S, B, 1, H, W]."""
+        if value.ndim == 5:
+            value = value.flatten(0, 1)
+        return self.network.log_prob(value, self.condition.flatten(0, 1)).view(self.batch_shape)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = (), noise: Tensor | None = None) -> Tensor:
+        """Images [*sample_shape, S, B, 1, H, W].
+
+        Args:
+            sample_shape: how many for each condition.
+            noise: uniform numbers [*sample_shape, S, B, H/2, W/2] to draw them by, or None for new ones. The
+                same numbers with another condition show what the condition decides.
+        """
+        sample_shape = torch.Size(sample_shape)
+        places = self.condition.shape[3:]
+        if noise is None:
+            noise = torch.rand(
+                *sample_shape, *self.batch_shape, *places,
+                dtype=self.condition.dtype, device=self.condition.device,
+            )  # fmt: skip
+        condition = self.condition.flatten(0, 1).repeat(sample_shape.numel(), 1, 1, 1)
+        images = self.network.sample(noise.reshape(-1, *places), condition)
+        return images.view(*sample_shape, *self.batch_shape, *self.event_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """One draw, [S, B, 1, H, W]: the mean itself has no closed form, and this estimates it without bias.
+
+        So what a picture shows are images that the model makes, and no averages of them.
+        """
+        return self.sample()
+
+
+class CausalLikelihood(Likelihood):
+    """Binary images patch by patch, each given those before it and the code.
+
+    (PixelVAE, Gulrajani et al. 2017.)
+
+    Args:
+        upsampler: maps z [N, D] to maps [N, channels, H/2, W/2].
+        network: whose condition these are.
+        shape: (1, H, W).
+    """
+
+    initialized: Tensor
+
+    def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.upsampler, self.network, self.shape = upsampler, network, shape
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def initialize(self, images: Tensor) -> None:
+        """Start the network from the frequencies of patches; ``initialized`` says so."""
+        self.network.initialize(images)
+        self.initialized.fill_(True)
+
+    def forward(self, z: Tensor) -> CausalImages:
+        condition = self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return CausalImages(self.network, condition, self.shape)

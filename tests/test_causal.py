@@ -1,0 +1,192 @@
+"""The causal network: what each conditional distribution sees, that they make a density, and its draws."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowvae.densities import CausalLikelihood
+from flowvae.models import PixelCNN
+from flowvae.networks import CausalNetwork
+from flowvae.networks.causal import to_images, to_symbols
+
+CONDITION = 3
+
+
+def network(sides: tuple[int, int], condition: int = 0, seed: int = 0, blocks: int = 2) -> CausalNetwork:
+    """In double precision, with weights so large that everything that can matter does."""
+    torch.manual_seed(seed)
+    made = CausalNetwork(sides, channels=5, blocks=blocks, condition=condition).double().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return made
+
+
+def binary(*shape: int) -> Tensor:
+    return (torch.rand(*shape) < 0.5).double()
+
+
+def every_image(height: int, width: int) -> Tensor:
+    pixels = itertools.product((0.0, 1.0), repeat=height * width)
+    return torch.tensor(list(pixels), dtype=torch.float64).view(-1, 1, height, width)
+
+
+def test_symbols_are_the_patches():
+    images = binary(7, 1, 6, 8)
+    symbols = to_symbols(images)
+    assert symbols.shape == (7, 3, 4)
+    assert torch.equal(to_images(symbols).double(), images)
+    assert len(to_symbols(every_image(2, 2)).unique()) == 16
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("condition", [0, CONDITION])
+def test_no_logit_sees_its_own_patch_or_a_later_one(seed, condition):
+    """Every pixel is changed; logits at and before its patch stay bit for bit, some after it move."""
+    height, width = 10, 8
+    made = network((height, width), condition, seed)
+    maps = torch.randn(1, condition, height // 2, width // 2).double() if condition else None
+    image = binary(1, 1, height, width)
+    with torch.no_grad():
+        before = made(image, maps).flatten(2)
+        for row, column in itertools.product(range(height), range(width)):
+            changed = image.clone()
+            changed[0, 0, row, column] = 1 - changed[0, 0, row, column]
+            moved = (made(changed, maps).flatten(2) != before).any(1)[0]
+            patch = row // 2 * (width // 2) + column // 2
+            assert not moved[: patch + 1].any(), (row, column)
+            # The neighbours that come after it, within what the first layer reaches.
+            later = [patch + 1] if column // 2 + 1 < width // 2 else []
+            below = patch + width // 2
+            later += [place for place in (below,) if row // 2 + 1 < height // 2]
+            assert moved[later].all(), (row, column)
+
+
+def test_a_logit_sees_all_of_the_condition_within_reach():
+    made = network((8, 8), CONDITION)
+    image, maps = binary(1, 1, 8, 8), torch.randn(1, CONDITION, 4, 4).double().requires_grad_()
+    made(image, maps)[0, :, 2, 1].sum().backward()
+    assert maps.grad is not None
+    reached = maps.grad.abs().sum(1)[0] > 0
+    assert reached[2, :2].all()
+    assert reached[1, :3].all()
+    assert not reached[2, 2:].any()
+    assert not reached[3].any()
+
+
+@pytest.mark.parametrize("condition", [0, CONDITION])
+def test_probabilities_of_all_images_sum_to_one(condition):
+    made = network((2, 4), condition)
+    images = every_image(2, 4)
+    maps = torch.randn(1, condition, 1, 2).double().expand(256, -1, -1, -1) if condition else None
+    with torch.no_grad():
+        total = made.log_prob(images, maps).exp().sum()
+    torch.testing.assert_close(total, torch.tensor(1.0).double())
+
+
+def likelihood(sides: tuple[int, int] = (2, 4), dimension: int = 2) -> CausalLikelihood:
+    torch.manual_seed(0)
+    height, width = sides[0] // 2, sides[1] // 2
+    upsampler = torch.nn.Sequential(
+        torch.nn.Linear(dimension, CONDITION * height * width),
+        torch.nn.Unflatten(1, (CONDITION, height, width)),
+    )
+    return CausalLikelihood(upsampler.double(), network(sides, CONDITION), (1, *sides)).double()
+
+
+def test_probabilities_given_any_code_sum_to_one():
+    given = likelihood()
+    z = torch.randn(3, 1, 2).double().expand(-1, 256, -1)
+    with torch.no_grad():
+        log_prob = given(z).log_prob(every_image(2, 4))
+    assert log_prob.shape == (3, 256)
+    torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(3).double())
+    assert (log_prob[0] - log_prob[1]).abs().max() > 0.1, "the code makes no difference"
+
+
+def test_samples_and_images_are_not_mixed_up():
+    given, z, images = likelihood((4, 4)), torch.randn(3, 5, 2).double(), binary(5, 1, 4, 4)
+    with torch.no_grad():
+        together = given(z).log_prob(images)
+        for s, b in itertools.product(range(3), range(5)):
+            alone = given(z[s : s + 1, b : b + 1]).log_prob(images[b : b + 1])
+            torch.testing.assert_close(together[s, b], alone[0, 0])
+
+
+def test_one_map_for_all_images_is_a_map_for_each():
+    made, images = network((4, 6), CONDITION), binary(5, 1, 4, 6)
+    maps = torch.randn(1, CONDITION, 2, 3).double()
+    torch.testing.assert_close(made(images, maps), made(images, maps.expand(5, -1, -1, -1)))
+
+
+@pytest.mark.parametrize("condition", [0, CONDITION])
+def test_draws_follow_the_conditional_distributions_of_the_full_pass(condition):
+    """Symbols are the inverse distribution function of the full pass's own logits, at the same noise."""
+    made, number = network((6, 8), condition), 40
+    maps = torch.randn(number, condition, 3, 4).double() if condition else None
+    noise = torch.rand(number, 3, 4).double()
+    images = made.sample(noise, maps)
+    assert set(images.unique().tolist()) == {0.0, 1.0}
+    with torch.no_grad():
+        upper = made(images, maps).softmax(1).cumsum(1)
+    symbols = to_symbols(images).unsqueeze(1)
+    lower = (upper - made(images, maps).softmax(1)).gather(1, symbols)[:, 0]
+    assert (lower <= noise + 1e-9).all()
+    assert (noise <= upper.gather(1, symbols)[:, 0] + 1e-9).all()
+
+
+def test_draws_have_the_probabilities_of_the_density():
+    made, number = network((2, 4)), 100_000
+    places = (to_symbols(made.sample(torch.rand(number, 1, 2).double())) * torch.tensor([16, 1])).flatten(1)
+    observed = torch.bincount(places.sum(1), minlength=256) / number
+    images = every_image(2, 4)
+    order = (to_symbols(images) * torch.tensor([16, 1])).flatten(1).sum(1)
+    with torch.no_grad():
+        expected = torch.zeros(256).double().index_put((order,), made.log_prob(images).exp())
+    error = (expected * (1 - expected) / number).sqrt()
+    assert ((observed - expected).abs() <= 5 * error + 1e-5).all()
+
+
+def test_the_same_noise_shows_what_the_code_decides():
+    given, noise = likelihood((4, 4)), torch.rand(2, 5, 2, 2).double()
+    one, other = given(torch.randn(2, 5, 2).double()), given(torch.randn(2, 5, 2).double())
+    assert torch.equal(one.sample(noise=noise), one.sample(noise=noise))
+    assert not torch.equal(one.sample(noise=noise), other.sample(noise=noise))
+    assert one.sample(torch.Size((3,))).shape == (3, 2, 5, 1, 4, 4)
+    assert one.mean.shape == (2, 5, 1, 4, 4)
+
+
+def test_it_starts_at_the_frequencies_of_patches():
+    torch.manual_seed(0)
+    made = CausalNetwork((4, 4), channels=5, blocks=1)
+    with torch.no_grad():
+        made.last.weight.zero_()
+    images = (torch.rand(50, 1, 4, 4) < 0.3).float()
+    made.initialize(images)
+    counts = torch.nn.functional.one_hot(to_symbols(images), 16).float().mean(0)  # [2, 2, 16]
+    torch.testing.assert_close(made(images)[0].softmax(0).permute(1, 2, 0), counts, atol=0.02, rtol=0)
+    made.initialize(torch.full((1, 1, 4, 4), 0.5))  # intensities are probabilities
+    torch.testing.assert_close(made(images).softmax(1), torch.full((50, 16, 2, 2), 1 / 16))
+
+
+def test_dropout_is_of_training_alone():
+    torch.manual_seed(0)
+    made, images = CausalNetwork((4, 4), channels=5, blocks=2, dropout=0.5), binary(3, 1, 4, 4).float()
+    assert not torch.equal(made(images), made(images))
+    made.eval()
+    assert torch.equal(made(images), made(images))
+
+
+def test_pixel_cnn_is_an_exact_density():
+    torch.manual_seed(0)
+    model = PixelCNN(CausalNetwork((2, 4), 5, 2, condition=CONDITION).double(), (1, 2, 4)).double()
+    images = every_image(2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(model.log_prob(images).exp().sum(), torch.tensor(1.0).double())
+        assert model(images, 7).likelihood.shape == (1, 256)
+    assert model.sample(3).shape == (3, 1, 2, 4)
+    assert not model.initialized
+    model.initialize(images)
+    assert model.initialized

@@ -1,0 +1,127 @@
+"""Priors: densities of their own draws, whose probability is one in all."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowvae.build import build_model
+from flowvae.config import ModelConfig
+from flowvae.densities import FlowPrior, Prior, StandardNormal, VampPrior
+from flowvae.models import VAE
+
+SHAPE = (1, 8, 8)
+KINDS = ["normal", "realnvp", "vamp"]
+
+
+def model(prior: str, posterior: str = "gaussian", latent: int = 2) -> VAE:
+    """Moved away from where it starts."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        posterior=posterior,  # type: ignore[arg-type]
+        transformations=0 if posterior == "gaussian" else 2,
+        latent=latent,
+        features=8,
+        hidden=8,
+        channels=4,
+        prior=prior,  # type: ignore[arg-type]
+        prior_transformations=2 if prior == "realnvp" else 0,
+        pseudo_inputs=5,
+    )
+    built = build_model(config, SHAPE)
+    assert isinstance(built, VAE)
+    built = built.double().eval()
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return built
+
+
+def grid(reach: float, steps: int) -> tuple[Tensor, float]:
+    """Points of the plane [steps, steps, 2], and the area of each."""
+    axis = torch.linspace(-reach, reach, steps).double()
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), 2), (2 * reach / (steps - 1)) ** 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_density_integrates_to_one(kind):
+    points, area = grid(20.0, 1001)
+    with torch.no_grad():
+        total = model(kind).prior().log_prob(points).exp().sum() * area
+    assert total.item() == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_follow_the_density(kind):
+    """The mean and the second moments of draws are those of the density on a grid."""
+    prior: Prior = model(kind).prior
+    points, area = grid(20.0, 1001)
+    with torch.no_grad():
+        weights = (prior().log_prob(points).exp() * area).unsqueeze(2)
+        draws = prior().sample((1, 200_000))
+    assert draws.shape == (1, 200_000, 2)
+    for power in (1, 2):
+        expected = (weights * points**power).sum((0, 1))
+        moments = draws[0] ** power
+        error = moments.std(0) / math.sqrt(200_000)
+        assert ((moments.mean(0) - expected).abs() < 5 * error + 5e-3).all()
+
+
+def test_flow_prior_is_the_base_where_its_draws_come_from():
+    prior = model("realnvp", latent=5).prior
+    assert isinstance(prior, FlowPrior)
+    before = torch.randn(4, 3, 5).double()
+    z, log_determinant = prior.flow(before)
+    assert (z - before).abs().max() > 0.1, "the flow is the identity: this would prove nothing"
+    by_hand = -0.5 * before.square().sum(2) - 2.5 * math.log(2 * math.pi) - log_determinant
+    torch.testing.assert_close(prior().log_prob(z), by_hand)
+
+
+def test_flow_prior_begins_as_the_standard_normal():
+    config = ModelConfig(latent=3, features=8, channels=4, prior="realnvp", prior_transformations=2)
+    built = build_model(config, SHAPE)
+    assert isinstance(built, VAE)
+    z = torch.randn(4, 5, 3)
+    torch.testing.assert_close(built.prior().log_prob(z), StandardNormal(3)().log_prob(z))
+
+
+def test_vamp_prior_is_the_mixture_of_posteriors():
+    built = model("vamp")
+    prior = built.prior
+    assert isinstance(prior, VampPrior)
+    inputs = prior.pseudo_logits.sigmoid()
+    mean, log_scale = built.posterior.mean_and_log_scale(built.encoder(inputs)).chunk(2, dim=1)  # type: ignore[attr-defined]
+    z = torch.randn(4, 3, 2).double()
+    each = torch.distributions.Normal(mean, log_scale.exp()).log_prob(z.unsqueeze(2)).sum(3)
+    torch.testing.assert_close(prior().log_prob(z), each.logsumexp(2) - math.log(5))
+
+
+def test_vamp_prior_starts_at_training_images():
+    prior = model("vamp").prior
+    assert isinstance(prior, VampPrior)
+    images = (torch.rand(3, *SHAPE) < 0.5).double()
+    prior.initialize(images)
+    assert torch.equal(prior.pseudo_logits.sigmoid().round(), images[[0, 1, 2, 0, 1]])
+
+
+def test_vamp_prior_saves_no_weight_twice_and_follows_its_model():
+    import copy
+
+    built = copy.deepcopy(model("vamp"))
+    assert [name for name in built.state_dict() if name.startswith("prior")] == ["prior.pseudo_logits"]
+    z = torch.zeros(1, 1, 2).double()
+    before = built.prior().log_prob(z)
+    with torch.no_grad():
+        next(iter(built.posterior.parameters())).mul_(2)
+    assert not torch.equal(built.prior().log_prob(z), before)
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "planar", "realnvp", "iaf"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_prior_goes_with_every_posterior(kind, posterior):
+    built = model(kind, posterior, latent=3)
+    densities = built((torch.rand(4, *SHAPE) < 0.5).double(), num_samples=2)
+    assert densities.prior.shape == (2, 4)
+    densities.prior.sum().backward()
+    assert all(p.grad is not None for p in built.prior.parameters())
