@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-development: pyproject.toml constraints.txt
 	@$(virtual_environment)
 	@echo "Installing flowvae, its pinned dependencies and the tools of its tests in $(VENV): a minute or more"
-	@$(INSTALL) -e '.[dev,oracles]'
+	@$(INSTALL) -e '.[data,dev,oracles]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-benchmark: pyproject.toml constraints.txt

@@ -144,7 +144,7 @@ def test_images(run: Path, count: int, seed: int) -> Tensor:
 def _dataset_of(run: Path, data: str | None = None) -> Dataset:
     config, shape = runs.read_config(run)
     source = data or config.data.data
-    dataset = load_dataset(source, config.data.binarization)
+    dataset = load_dataset(source, config.data.binarization, image_size=config.data.image_size)
     if dataset.shape != shape:
         raise UserError(
             f"the images of {source} are {_sides(dataset.shape)}; {run} was trained on {_sides(shape)}"

@@ -13,9 +13,15 @@ class DataConfig:
     """Which images."""
 
     data: str = "mnist"
-    """mnist (bundled), or the path of a folder of images, an .npz, IDX files or .amat files"""
+    """mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (fetched), or a path: docs/data.md"""
     binarization: Literal["static", "dynamic", "threshold", "none"] = "static"
     """how grey pixels become binary: once with a fixed seed, anew for every batch, at 128, or not at all"""
+    image_size: int | None = None
+    """side that images of celeba [64], omniglot [28] and of folders [as they are] are resized to"""
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None:
+            _at_least(1, "image_size", self.image_size)
 
 
 @dataclass(frozen=True)

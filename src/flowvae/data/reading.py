@@ -16,7 +16,7 @@ def check_memory(path: Path, num_bytes: int) -> None:
         )
 
 
-def unreadable(path: Path, kind: str, reason: object) -> UserError:
+def unreadable(path: object, kind: str, reason: object) -> UserError:
     """The error for a file that is no ``kind``, with the reason squeezed into one line."""
     reason = " ".join(str(reason).split()) or type(reason).__name__
     return UserError(f"{path} cannot be read as {kind} ({reason}); get or write it again")

@@ -1,5 +1,6 @@
 """From arrays to the three splits of a data set, with the checks that every source shares."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,12 @@ def take(split: Split, indices: slice | torch.Tensor) -> Split:
     return Split(split.images[indices], None if split.labels is None else split.labels[indices])
 
 
-def hold_out(path: Path, train: Split) -> tuple[Split, Split]:
-    """(train, valid): the last sixth of the training images becomes valid, as 10,000 of MNIST's 60,000."""
+def hold_out(path: Path, train: Split, share: Fraction = Fraction(1, 6)) -> tuple[Split, Split]:
+    """(train, valid): the last ``share`` of train becomes valid; a sixth, as 10,000 of MNIST's 60,000."""
     count = len(train.images)
     if count < 2:
         raise UserError(f"{path} has no valid images and too few train images to hold some out; add images")
-    held_out = max(1, count // 6)
+    held_out = max(1, int(count * share))
     return take(train, slice(count - held_out)), take(train, slice(count - held_out, count))
 
 

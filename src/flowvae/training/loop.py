@@ -57,7 +57,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     )
     if resume:
         runs.check_revision(run, config)
-    dataset = load_dataset(config.data.data, config.data.binarization)
+    dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
     if dataset.levels != 2:
         raise UserError("the likelihood is one of binary pixels; choose --binarization static or dynamic")
     state = _start(config, dataset, accelerator.device)

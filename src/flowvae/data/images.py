@@ -1,0 +1,111 @@
+"""One image file to pixels: checked, cropped, brought to a size."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from flowvae.data.reading import unreadable
+from flowvae.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+GREY_MODES = {"1", "L", "LA"}
+EIGHT_BIT_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}
+MAX_PIXELS = 64 * 2**20
+"""The most pixels of one image; a small file can claim far more than memory holds."""
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom"""
+
+
+def centred_square(width: int, height: int) -> Box:
+    """The largest square in the middle.
+
+    >>> centred_square(178, 218)
+    (0, 20, 178, 198)
+    """
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def read_header(file: Path) -> tuple[int, int, int]:
+    """(width, height, channels): 1 channel where the image is grey, otherwise 3. Nothing is decoded."""
+    with _opened(file, file) as image:
+        return *image.size, 1 if image.mode in GREY_MODES else 3
+
+
+def decode(
+    file: Path | IO[bytes],
+    channels: int,
+    *,
+    where: object = None,
+    size: tuple[int, int] | None = None,
+    box: Box | None = None,
+    side: int | None = None,
+) -> np.ndarray:
+    """The pixels of an image, uint8 [C, H, W]: grey where ``channels`` is 1, RGB without transparency if 3.
+
+    Args:
+        file: a path or an open file.
+        channels: 1 or 3.
+        where: names the image in errors; the path by default.
+        size: (width, height) that it must have.
+        box: what is cut out, before anything else.
+        side: the side of the square that the rest is resized to, where it is not that already. A rest that
+            is no square is cut to the one in its middle. The filter is Pillow's bilinear one, which averages
+            over the area that becomes one pixel.
+    """
+    where = where or file
+    with _opened(file, where) as image:
+        if size is not None and image.size != size:
+            raise UserError(
+                f"{where} has {_sides(image.size)} pixels, not {_sides(size)}; get the published file"
+            )
+        try:
+            pixels = image.convert("L" if channels == 1 else "RGB")
+            if box is not None:
+                pixels = pixels.crop(box)
+            if side is not None and pixels.size != (side, side):
+                pixels = pixels.resize(
+                    (side, side), Image.Resampling.BILINEAR, box=centred_square(*pixels.size)
+                )
+            array = np.asarray(pixels)
+        except Exception as error:  # each of Pillow's formats has errors of its own
+            raise unreadable(where, "an image", error) from error
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+@contextmanager
+def _opened(file: Path | IO[bytes], where: object) -> Iterator[Image.Image]:
+    with warnings.catch_warnings():
+        # What is wrong with a file's metadata does not concern its pixels, and what does is an error.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(file)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise _too_large(where) from error
+        except Exception as error:  # each of Pillow's formats has errors of its own
+            raise unreadable(where, "an image", "damaged, or no image at all") from error
+        with image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise _too_large(where)
+            if image.mode not in EIGHT_BIT_MODES:
+                raise UserError(
+                    f"{where} has more than 8 bits a pixel (mode {image.mode}); convert it to 8 bits"
+                )
+            yield image
+
+
+def _too_large(where: object) -> UserError:
+    return UserError(f"{where} has more than {MAX_PIXELS / 2**20:g} megapixels; make it smaller or remove it")
+
+
+def _sides(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,98 @@
+"""Omniglot as published: images_background and images_evaluation, as folders or as the .zip files.
+
+B. Lake et al., "Human-level concept learning through probabilistic program induction", Science 2015;
+https://github.com/brendenlake/omniglot. A folder for each of 50 alphabets, in it one for each character, in
+it 20 drawings of 105 x 105 pixels, ink black on white. Here ink is white on black, as in MNIST.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from flowvae.data import images
+from flowvae.data.dataset import Dataset
+from flowvae.data.reading import check_memory, unreadable
+from flowvae.data.splits import hold_out, make_dataset, make_split, shuffled
+from flowvae.errors import UserError
+
+SIZE = (105, 105)
+IMAGE_SIZE = 28
+"""the side that drawings are resized to where nothing else is asked for"""
+MAX_FILE = 2**20
+"""the most bytes of one file in an archive; the drawings have a few hundred"""
+
+
+def load(folder: Path, image_size: int | None = None) -> Dataset:
+    """Train and valid are the background alphabets, split at random, test the evaluation alphabets.
+
+    Labels number all characters by the names of their alphabets and folders, in alphabetical order.
+    """
+    side = image_size or IMAGE_SIZE
+    inside = next(
+        (path for path in (folder, folder / "python") if any(path.glob("images_background*"))), folder
+    )
+    parts = [_read_part(inside, f"images_{part}", side) for part in ("background", "evaluation")]
+    characters = sorted({character for _, names in parts for character in names})
+    numbers = {character: number for number, character in enumerate(characters)}
+    background, test = (
+        make_split(f"{part} of {folder}", drawings, np.array([numbers[name] for name in names]))
+        for part, (drawings, names) in zip(("background", "evaluation"), parts, strict=True)
+    )
+    train, valid = hold_out(folder, shuffled(background))
+    return make_dataset(folder, train, valid, test)
+
+
+def drawing(file: Path | IO[bytes], where: object, side: int) -> np.ndarray:
+    """One published file as uint8 [1, side, side], white on black; ``where`` names it in errors.
+
+    Paper is what there is more of: copies of the set have it black as well as white.
+    """
+    pixels = images.decode(file, 1, where=where, size=SIZE, side=side)
+    return 255 - pixels if pixels.mean() > 127.5 else pixels
+
+
+def _read_part(folder: Path, part: str, side: int) -> tuple[np.ndarray, list[str]]:
+    """Drawings [N, 1, side, side] and the name of each one's character, in alphabetical order."""
+    if (folder / part).is_dir():
+        files = _files_of_folder(folder / part)
+    elif (folder / f"{part}.zip").is_file():
+        files = _files_of_archive(folder / f"{part}.zip")
+    else:
+        raise UserError(f"{folder} has neither a folder {part} nor a file {part}.zip; add one")
+    drawings, characters = [], []
+    for character, where, file in files:
+        drawings.append(drawing(file, where, side))
+        characters.append(character)
+        check_memory(folder, len(drawings) * side * side)
+    if not drawings:
+        raise UserError(
+            f"{folder / part} has no images in folders ALPHABET/CHARACTER; get the published files"
+        )
+    return np.stack(drawings), characters
+
+
+def _files_of_folder(folder: Path) -> Iterator[tuple[str, object, Path]]:
+    for path in sorted(folder.glob("*/*/*.png")):
+        yield "/".join(path.parts[-3:-1]), path, path
+
+
+def _files_of_archive(path: Path) -> Iterator[tuple[str, object, IO[bytes]]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in sorted(archive.infolist(), key=lambda info: info.filename):
+                parts = info.filename.split("/")
+                if len(parts) < 3 or not parts[-1].endswith(".png") or parts[0] == "__MACOSX":
+                    continue
+                if info.file_size > MAX_FILE:
+                    raise UserError(
+                        f"{info.filename} in {path} is no drawing: it is too large; get {path.name} again"
+                    )
+                yield "/".join(parts[-3:-1]), f"{info.filename} in {path}", io.BytesIO(archive.read(info))
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and zlib have a dozen ways to say that bytes are wrong
+        raise unreadable(path, "a .zip archive", error) from error
