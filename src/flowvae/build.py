@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from flowvae.config import ModelConfig
-from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, Posterior, StandardNormal
+from flowvae.densities import (
+    BernoulliLikelihood,
+    DiscretizedLogisticLikelihood,
+    FlowPosterior,
+    GaussianPosterior,
+    Likelihood,
+    LogisticMixtureLikelihood,
+    Posterior,
+    StandardNormal,
+)
 from flowvae.errors import UserError
 from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
 from flowvae.models import VAE
@@ -27,12 +36,27 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
         Encoder(shape, config.features, config.channels, config.blocks),
         posterior(config),
         StandardNormal(config.latent),
-        BernoulliLikelihood(
-            Decoder(config.latent, shape, config.features, config.channels, config.blocks), shape
-        ),
+        likelihood(config, shape),
     )
     # What convolutions on a CPU like best.
     return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+
+
+def likelihood(config: ModelConfig, shape: tuple[int, int, int]) -> Likelihood:
+    """p(x|z): the distribution of pixels that the configuration names, with the decoder."""
+    channels, height, width = shape
+
+    def decoder(outputs: int) -> Decoder:
+        return Decoder(
+            config.latent, (outputs, height, width), config.features, config.channels, config.blocks
+        )
+
+    if config.likelihood == "logistic":
+        return DiscretizedLogisticLikelihood(decoder(2 * channels), shape)
+    if config.likelihood == "logistic-mixture":
+        outputs = LogisticMixtureLikelihood.outputs(channels, config.components)
+        return LogisticMixtureLikelihood(decoder(outputs), shape, config.components)
+    return BernoulliLikelihood(decoder(channels), shape)
 
 
 def posterior(config: ModelConfig) -> Posterior:

@@ -44,9 +44,13 @@ class ModelConfig:
     """batch normalization as a flow after each transformation"""
     bounded: bool = True
     """bound the log scale of affine transformations"""
+    likelihood: Literal["bernoulli", "logistic", "logistic-mixture"] = "bernoulli"
+    """p(x|z): of binary pixels, or of 8-bit ones as a discretized logistic or a mixture of them"""
+    components: int = 5
+    """of a logistic-mixture"""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "features", "channels", "hidden"):
+        for name in ("latent", "features", "channels", "hidden", "components"):
             _at_least(1, name, getattr(self, name))
         for name in ("blocks", "transformations"):
             _at_least(0, name, getattr(self, name))

@@ -22,6 +22,11 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
 
+    @property
+    def levels(self) -> int | None:
+        """How many values a pixel takes; None where it is any number."""
+        return self.likelihood.levels
+
     def initialize(self, images: Tensor) -> None:
         """Start the likelihood from training images [N, C, H, W]."""
         self.likelihood.initialize(images)
