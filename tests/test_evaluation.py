@@ -21,7 +21,7 @@ from linear_gaussian import (
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from flowvae.build import build_model
+from flowvae.build import build_vae
 from flowvae.config import ModelConfig
 from flowvae.data import Dataset, Split
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior, StandardNormal
@@ -48,7 +48,7 @@ def binary_dataset(images: int = 60, shape: tuple[int, int, int] = (1, 8, 8)) ->
 
 def tiny_model(**config: Any) -> VAE:
     torch.manual_seed(0)
-    return build_model(ModelConfig(latent=3, features=8, hidden=8, **config), (1, 8, 8))
+    return build_vae(ModelConfig(latent=3, features=8, hidden=8, **config), (1, 8, 8))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "realnvp"])

@@ -17,29 +17,43 @@ from flowvae.densities import (
     StandardNormal,
 )
 from flowvae.errors import UserError
-from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
-from flowvae.models import VAE
-from flowvae.networks import Decoder, Dense, Encoder, MaskedDense
+from flowvae.flows import (
+    ActNorm,
+    AffineCoupling,
+    BatchNormFlow,
+    Chain,
+    Flow,
+    InverseAutoregressive,
+    Planar,
+    RealNVP,
+)
+from flowvae.models import VAE, Model, RealNVPDensity
+from flowvae.networks import ConvolutionalConditioner, Decoder, Dense, Encoder, MaskedDense
 from flowvae.networks.convolutional import STRIDE
 
 
-def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
+def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> Model:
     """The model for images of ``shape`` (C, H, W), freshly initialised from torch's generator.
 
     >>> from flowvae.presets import preset
     >>> model = build_model(preset("realnvp-2").model, (1, 28, 28))
     """
+    model = FAMILIES[config.family](config, shape)
+    # What convolutions on a CPU like best.
+    return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+
+
+def build_vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
+    """The autoencoder for images of ``shape`` (C, H, W)."""
     _, height, width = shape
     if height % STRIDE or width % STRIDE:
         raise UserError(f"images are {height} x {width}; the networks take sides that {STRIDE} divides")
-    model = VAE(
+    return VAE(
         Encoder(shape, config.features, config.channels, config.blocks),
         posterior(config),
         StandardNormal(config.latent),
         likelihood(config, shape),
     )
-    # What convolutions on a CPU like best.
-    return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
 
 
 def likelihood(config: ModelConfig, shape: tuple[int, int, int]) -> Likelihood:
@@ -72,7 +86,7 @@ def _planar(config: ModelConfig) -> Flow:
 
 
 def _real_nvp(config: ModelConfig) -> Flow:
-    if config.normalization != "batch" and not config.flow_batch_norm:
+    if config.normalization in ("none", "weight") and not config.flow_batch_norm:
         return RealNVP(
             config.latent,
             config.transformations,
@@ -115,6 +129,46 @@ def _chain(config: ModelConfig, transformation: Callable[[], list[Flow]]) -> Cha
             flows.append(BatchNormFlow(config.latent))
     return Chain(flows)
 
+
+def real_nvp(config: ModelConfig, shape: tuple[int, int, int]) -> RealNVPDensity:
+    """Real NVP as a density of images of ``shape`` (C, H, W).
+
+    Scales halve the sides while those are even and the smaller one has 8 pixels or more. At each there are K
+    transformations; every other one couples the fields of a checkerboard, those between them even and odd
+    channels, which sets the colours of a pixel against each other. Networks grow by half from scale to scale.
+    """
+    _, height, width = shape
+    if height % 2 or width % 2:
+        raise UserError(f"images are {height} x {width}; the first scale takes sides that 2 divides")
+    scales = 1
+    while min(height, width) >= 8 * 2**scales and not (
+        height % 2 ** (scales + 1) or width % 2 ** (scales + 1)
+    ):
+        scales += 1
+
+    def scale(channels: int, hidden: int) -> Flow:
+        flows: list[Flow] = []
+        # An image goes through it from its end: the checkerboard is what it meets first.
+        for alternate in reversed([k % 2 == 1 for k in range(config.transformations)]):
+            for swap in (False, True):
+                conditioner = ConvolutionalConditioner(
+                    channels // 2, hidden, channels, config.blocks, normalization=config.normalization
+                )
+                flows.append(AffineCoupling(conditioner, channels, swap, config.bounded, alternate))
+            flows.append(BatchNormFlow(channels) if config.flow_batch_norm else ActNorm(channels))
+        return Chain(flows)
+
+    maps = RealNVPDensity.maps(shape, scales)
+    widths = [config.hidden * (2 + index) // 2 for index in range(scales)]
+    return RealNVPDensity(
+        shape, [scale(channels, wide) for (channels, _, _), wide in zip(maps, widths, strict=True)]
+    )
+
+
+FAMILIES: dict[str, Callable[[ModelConfig, tuple[int, int, int]], Model]] = {
+    "vae": build_vae,
+    "realnvp": real_nvp,
+}
 
 FLOWS: dict[str, Callable[[ModelConfig], Flow]] = {
     "planar": _planar,

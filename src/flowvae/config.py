@@ -22,10 +22,12 @@ class DataConfig:
 class ModelConfig:
     """Which model."""
 
+    family: Literal["vae", "realnvp"] = "vae"
+    """an autoencoder, or Real NVP as a density of 8-bit images"""
     posterior: Literal["gaussian", "planar", "realnvp", "iaf"] = "gaussian"
     """family of q(z|x)"""
     transformations: int = 0
-    """K, flow transformations after the Gaussian"""
+    """K, flow transformations after the Gaussian; of the family realnvp, at each scale"""
     latent: int = 40
     """D, latent dimensions"""
     features: int = 256
@@ -33,12 +35,12 @@ class ModelConfig:
     channels: int = 64
     """width of the convolutions at a quarter of the images' sides; half as many at half of them"""
     blocks: int = 1
-    """residual blocks at either size, of encoder and of decoder"""
+    """residual blocks at either size, of encoder and of decoder; or of each convolutional conditioner"""
     hidden: int = 128
-    """hidden units of the flow's conditioners"""
+    """hidden units, or channels, of the flow's conditioners"""
     context: bool = True
     """conditioners see the encoder's embedding"""
-    normalization: Literal["none", "weight", "batch"] = "none"
+    normalization: Literal["none", "weight", "batch", "act"] = "none"
     """normalization inside the conditioners"""
     flow_batch_norm: bool = False
     """batch normalization as a flow after each transformation"""
@@ -54,6 +56,12 @@ class ModelConfig:
             _at_least(1, name, getattr(self, name))
         for name in ("blocks", "transformations"):
             _at_least(0, name, getattr(self, name))
+        if self.family == "vae":
+            self._check_autoencoder()
+        else:
+            _at_least(1, "transformations", self.transformations)
+
+    def _check_autoencoder(self) -> None:
         if self.posterior == "gaussian" and self.transformations:
             raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
         if self.posterior != "gaussian":

@@ -1,6 +1,6 @@
 """Named experiments, one for each row that is published."""
 
-from flowvae.config import Config, ModelConfig
+from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
 from flowvae.errors import UserError, nearest
 
 PRESETS: dict[str, Config] = {
@@ -14,6 +14,14 @@ PRESETS: dict[str, Config] = {
         for k in (2, 5, 10, 20)
     },
     "iaf-4": Config(model=ModelConfig(posterior="iaf", transformations=4, hidden=320)),
+    **{
+        f"realnvp-density-{data}": Config(
+            DataConfig(data, "none"),
+            ModelConfig(family="realnvp", transformations=4, hidden=hidden, blocks=1, normalization="weight"),
+            TrainingConfig(batch_size=64, learning_rate=1e-3, kl_warm_up=0, validation_images=1000),
+        )
+        for data, hidden in (("mnist", 64), ("cifar10", 64), ("svhn", 64), ("celeba", 32))
+    },
 }
 
 

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowvae.densities import Likelihood, LogDensities, Posterior
+from flowvae.models.starting import start_from_data
 
 
 class VAE(nn.Module):
@@ -28,8 +29,9 @@ class VAE(nn.Module):
         return self.likelihood.levels
 
     def initialize(self, images: Tensor) -> None:
-        """Start the likelihood from training images [N, C, H, W]."""
+        """Start the likelihood, and what else starts from data, with training images [N, C, H, W]."""
         self.likelihood.initialize(images)
+        start_from_data(self, images)
 
     def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
         """Log densities at ``num_samples`` draws from the posterior of each of the images [B, C, H, W]."""
