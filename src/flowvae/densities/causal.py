@@ -74,6 +74,8 @@ class CausalLikelihood(Likelihood):
 
     initialized: Tensor
 
+    levels = 2
+
     def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.upsampler, self.network, self.shape = upsampler, network, shape

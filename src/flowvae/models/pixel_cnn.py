@@ -20,6 +20,8 @@ class PixelCNN(ExactDensity):
 
     initialized: Tensor
 
+    levels = 2
+
     def __init__(self, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.network, self.shape = network, shape
