@@ -85,7 +85,7 @@ class ModelConfig:
             _at_least(0, name, getattr(self, name))
         if self.family == "vae":
             self._check_autoencoder()
-        else:
+        elif self.family == "realnvp":
             _at_least(1, "transformations", self.transformations)
 
     def _check_autoencoder(self) -> None:
