@@ -34,6 +34,7 @@ CONFIG = Config(
 
 def moved_model(config: Config = CONFIG) -> VAE:
     model = build_model(config.model, SHAPE)
+    assert isinstance(model, VAE)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

@@ -157,8 +157,10 @@ def test_densities_of_pythae_models(kind):
     from benchmarks.posteriors import moved
     from flowvae.build import build_model
     from flowvae.config import ModelConfig
+    from flowvae.models import VAE
 
     ours = build_model(ModelConfig(latent=4, features=8, channels=4), (1, 28, 28))
+    assert isinstance(ours, VAE)
     model = pythae_models.with_our_networks(kind, ours)
     moved(model).double()
     z = torch.randn(6, 4).double()

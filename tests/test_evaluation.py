@@ -48,7 +48,9 @@ def binary_dataset(images: int = 60, shape: tuple[int, int, int] = (1, 8, 8)) ->
 
 def tiny_model(**config: Any) -> VAE:
     torch.manual_seed(0)
-    return build_model(ModelConfig(latent=3, features=8, hidden=8, **config), (1, 8, 8))
+    model = build_model(ModelConfig(latent=3, features=8, hidden=8, **config), (1, 8, 8))
+    assert isinstance(model, VAE)
+    return model
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "realnvp"])

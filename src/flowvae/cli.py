@@ -114,21 +114,24 @@ def evaluate(
 
 def sample(
     run: Run,
+    show: Literal["samples", "crossed", "nearest"] = "samples",
     images: int = 100,
     seed: int = 0,
-    out: Annotated[Path | None, _default("RUN/samples.png")] = None,
+    out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
 ) -> None:
-    """Draw codes from the prior and show the mean images that they decode to, as a grid.
+    """Draw codes from the prior and show the images that they decode to, as a grid.
 
     Args:
         run: folder of the run
+        show: samples; crossed, of a causal likelihood, with a code for each column and a noise of the pixels for
+            each row; or each above the training image nearest to it
         images: how many
         seed: of the draws
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
 
-    print(picture_samples(run, images, seed, out or run / "samples.png"))
+    print(picture_samples(run, images, seed, out or run / f"{show}.png", show))
 
 
 def reconstruct(
@@ -194,7 +197,10 @@ def presets() -> None:
     """List the named experiments."""
     for name, config in PRESETS.items():
         model = config.model
-        print(f"{name:12} posterior {model.posterior}, K = {model.transformations}, D = {model.latent}")
+        parts = f"posterior {model.posterior}, K = {model.transformations}, D = {model.latent}"
+        if model.prior != "normal" or model.likelihood != "bernoulli":
+            parts += f"; prior {model.prior}, likelihood {model.likelihood}"
+        print(f"{name:13} {parts if model.family == 'vae' else 'no code, exact likelihood'}")
 
 
 def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:

@@ -2,16 +2,19 @@
 
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
+from flowvae.evaluation.nearest import Nearest, nearest
 from flowvae.evaluation.report import evaluate
 from flowvae.evaluation.usage import active_units
 
 __all__ = [
     "Bounds",
+    "Nearest",
     "PathQuality",
     "active_units",
     "bounds",
     "evaluate",
     "interpolate",
     "log_marginal",
+    "nearest",
     "path_quality",
 ]
