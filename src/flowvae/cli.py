@@ -123,8 +123,8 @@ def sample(
 
     Args:
         run: folder of the run
-        show: samples; crossed, of a causal likelihood, with a code for each column and a noise of the pixels for
-            each row; or each above the training image nearest to it
+        show: samples; crossed, with a code for each column and the pixels' noise for each row; or each sample
+            above the training image nearest to it
         images: how many
         seed: of the draws
         out: picture to write, .png or .pdf
