@@ -69,6 +69,12 @@ OUT_OF_RANGE: list[tuple[type, dict[str, Any]]] = [
         for value in (0, -1.0, math.nan)
     ),
     *((TrainingConfig, {"averaging": value}) for value in (-0.1, 1.0, math.nan)),
+    *((ModelConfig, {name: 0}) for name in ("pseudo_inputs", "causal_channels")),
+    (ModelConfig, {"causal_blocks": -1}),
+    (ModelConfig, {"prior_transformations": 2}),  # of a standard normal
+    (ModelConfig, {"prior": "realnvp"}),
+    (ModelConfig, {"prior": "realnvp", "prior_transformations": 1, "latent": 1}),
+    *((ModelConfig, {"causal_dropout": value}) for value in (-0.1, 1.0, math.nan)),
     (TrainingConfig, {"free_bits": math.nan}),
     (TrainingConfig, {"seed": 2**63}),
     (TrainingConfig, {"free_bits": 1.0, "objective": "importance-weighted"}),

@@ -85,6 +85,8 @@ def prior(
             posterior="realnvp",
             transformations=config.prior_transformations,
             context=False,
+            # The density of a code must not depend on the others of its batch.
+            normalization="none",
             flow_batch_norm=False,
         )
         return FlowPrior(config.latent, _real_nvp(couplings))

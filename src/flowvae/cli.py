@@ -114,21 +114,24 @@ def evaluate(
 
 def sample(
     run: Run,
+    show: Literal["samples", "crossed", "nearest"] = "samples",
     images: int = 100,
     seed: int = 0,
-    out: Annotated[Path | None, _default("RUN/samples.png")] = None,
+    out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
 ) -> None:
-    """Draw codes from the prior and show the mean images that they decode to, as a grid.
+    """Draw codes from the prior and show the images that they decode to, as a grid.
 
     Args:
         run: folder of the run
+        show: samples; crossed, with a code for each column and the pixels' noise for each row; or each sample
+            above the training image nearest to it
         images: how many
         seed: of the draws
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
 
-    print(picture_samples(run, images, seed, out or run / "samples.png"))
+    print(picture_samples(run, images, seed, out or run / f"{show}.png", show))
 
 
 def reconstruct(
@@ -196,8 +199,12 @@ def presets() -> None:
         model = config.model
         if model.family == "realnvp":
             what = f"Real NVP as a density, K = {model.transformations} at each scale"
+        elif model.family == "pixelcnn":
+            what = "a causal network without a code"
         else:
             what = f"posterior {model.posterior}, K = {model.transformations}, D = {model.latent}"
+            if model.prior != "normal" or model.likelihood != "bernoulli":
+                what += f"; prior {model.prior}, likelihood {model.likelihood}"
         print(f"{name:24} {what}, {config.data.data}")
 
 

@@ -1,5 +1,6 @@
 """What the commands do, on the folders of runs."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 from flowvae import figures, runs
 from flowvae.config import Config
 from flowvae.data import Dataset, as_float, load_dataset
+from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
-from flowvae.evaluation import evaluate, interpolate
+from flowvae.evaluation import evaluate, interpolate, nearest
 from flowvae.evaluation.table import collect, markdown, titles, write_table
-from flowvae.models import RealNVPDensity
+from flowvae.models import VAE, RealNVPDensity
 from flowvae.presets import preset
 from flowvae.training import train
 
@@ -63,15 +65,50 @@ def evaluate_run(
     return evaluation
 
 
-def picture_samples(run: Path, num_images: int, seed: int, out: Path) -> Path:
-    """A grid of mean images for codes from the prior."""
+def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str = "samples") -> Path:
+    """A grid of images for codes from the prior: their mean, or draws where the likelihood has none.
+
+    Args:
+        run: folder of the run.
+        num_images: how many.
+        seed: of the draws.
+        out: the picture.
+        show: ``"samples"``; ``"crossed"``: images in a column have the code in common, and those in a row the
+            noise by which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
+    """
     _check_seed(seed)
     _check_count("images", num_images)
     model = runs.load(run)
+    if show == "crossed":
+        images, title = _crossed(runs.load_vae(run), run, num_images, seed), "a code a column, a noise a row"
+        figures.save_panels({title: images}, out, columns=10)
+        return out
     torch.manual_seed(seed)
     with torch.no_grad():
-        figures.save_panels({"": model.sample(num_images)}, out, columns=10)
+        images = model.sample(num_images)
+    if show == "nearest":
+        dataset = _dataset_of(run)
+        training = as_float(dataset.train.images, dataset.levels)
+        found = training[nearest(images, training).indices[:, 0]]
+        _save_pairs("samples, each above the nearest training image", images, found, out)
+    else:
+        figures.save_panels({"": images}, out, columns=10)
     return out
+
+
+@torch.no_grad()
+def _crossed(model: VAE, run: Path, num_images: int, seed: int) -> Tensor:
+    """Rows of ten codes, the same in all rows, with a noise for each row."""
+    if not isinstance(model.likelihood, CausalLikelihood):
+        raise UserError(
+            f"{run} draws pixels apart from each other; crossed samples are of a causal likelihood"
+        )
+    torch.manual_seed(seed)
+    columns = 10
+    rows = math.ceil(num_images / columns)
+    given = model.likelihood(model.prior().sample(torch.Size((1, columns))).repeat(rows, 1, 1))
+    noise = torch.rand(rows, 1, *given.condition.shape[3:]).expand(-1, columns, -1, -1)
+    return given.sample(noise=noise).flatten(0, 1)[:num_images]
 
 
 def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) -> Path:
@@ -80,15 +117,7 @@ def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) ->
     images = test_images(run, num_images, seed)
     with torch.no_grad():
         reconstructed = model.reconstruct(images)
-    columns = min(10, num_images)
-    rows = [
-        _filled(row, columns)
-        for pair in zip(images.split(columns), reconstructed.split(columns), strict=True)
-        for row in pair
-    ]
-    figures.save_panels(
-        {"test images, each above its reconstruction": torch.cat(rows)}, out, columns, together=2
-    )
+    _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
     return out
 
 
@@ -158,6 +187,17 @@ def _dataset_of(run: Path, data: str | None = None) -> Dataset:
 
 def _sides(shape: tuple[int, int, int]) -> str:
     return " x ".join(map(str, shape))
+
+
+def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:
+    """Rows of images, each row above that of what belongs to them."""
+    columns = min(10, len(above))
+    rows = [
+        _filled(row, columns)
+        for pair in zip(above.split(columns), below.split(columns), strict=True)
+        for row in pair
+    ]
+    figures.save_panels({title: torch.cat(rows)}, out, columns, together=2)
 
 
 def _filled(row: Tensor, columns: int) -> Tensor:

@@ -128,7 +128,7 @@ class TrainingConfig:
     batch_size: int = 128
     """images a step, over all processes"""
     objective: Literal["elbo", "importance-weighted"] = "elbo"
-    """what is maximized"""
+    """what is maximized; validation follows it"""
     samples: int = 1
     """S, posterior samples an image in training"""
     optimizer: Literal["muon", "adamw"] = "muon"
@@ -151,6 +151,8 @@ class TrainingConfig:
     """validation images, drawn once at random, that are scored after every epoch"""
     compile: bool = False
     """torch.compile the training step: a minute first, then up to 1.7 times as fast"""
+    start_from: str | None = None
+    """folder of a run of the same model, whose weights are those to begin with"""
     track: Literal["tensorboard", "none"] = "tensorboard"
     """where metrics go beside metrics.jsonl"""
     seed: int = 0

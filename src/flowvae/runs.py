@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from flowvae.build import build_model
-from flowvae.config import Config, from_dict, to_dict
+from flowvae.config import Config, ModelConfig, from_dict, to_dict
 from flowvae.errors import UserError
 from flowvae.models import VAE, Model
 
@@ -130,12 +130,29 @@ def load(run: str | Path) -> Model:
     Raises:
         UserError: no such run, or one of its files is damaged.
     """
-    run = Path(run)
-    config, shape = read_config(run)
+    config, shape = read_config(Path(run))
+    model = build_model(config.model, shape)
+    _fill(model, Path(run))
+    return model.eval()
+
+
+def load_weights(run: Path, config: ModelConfig, model: nn.Module) -> None:
+    """Give a model that is described by ``config`` the trained weights of a run.
+
+    Raises:
+        UserError: no such run, its model is another one, or one of its files is damaged.
+    """
+    theirs = read_config(run)[0].model
+    for name, mine in dataclasses.asdict(config).items():
+        if name != "causal_dropout" and mine != getattr(theirs, name):  # dropout has no weights
+            raise UserError(f"{run} has {name} = {getattr(theirs, name)}; its weights do not fit {mine}")
+    _fill(model, run)
+
+
+def _fill(model: nn.Module, run: Path) -> None:
     path = run / WEIGHTS
     if not path.exists():
         raise UserError(f"{path} is missing; train the run for at least one validation")
-    model = build_model(config.model, shape)
     try:
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
@@ -143,7 +160,6 @@ def load(run: str | Path) -> Model:
         raise UserError(
             f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
         ) from None
-    return model.eval()
 
 
 def load_vae(run: str | Path) -> VAE:

@@ -1,7 +1,6 @@
 """The autoregressive likelihood p(x|z) of binary images."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ class CausalImages(Distribution):
         shape: (1, H, W).
     """
 
-    arg_constraints: ClassVar[dict] = {}
+    arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
 
     def __init__(self, network: CausalNetwork, condition: Tensor, shape: tuple[int, int, int]) -> None:
         super().__init__(condition.shape[:2], torch.Size(shape), validate_args=False)

@@ -1,8 +1,8 @@
 """Priors p(z)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,12 @@ class StandardNormal(Prior):
 
 
 class FlowDistribution(Distribution):
-    """A base distribution of vectors pushed through a flow that has an inverse.
+    """The distribution of vectors that a flow with an inverse takes to a base distribution.
 
-    ``log p(z) = log p_0(f^-1(z)) + log|det df^-1/dz|``.
+    ``log p(z) = log p_0(f(z)) + log|det df/dz|``; a draw is ``f^-1`` of one of the base.
     """
 
-    arg_constraints: ClassVar[dict] = {}
+    arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
 
     def __init__(self, base: Distribution, flow: Flow) -> None:
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
@@ -55,19 +55,20 @@ class FlowDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats: values [..., D] to [...]."""
-        before, log_determinant = self.flow.inverse(value.reshape(1, -1, value.shape[-1]))
-        return (self.base.log_prob(before) + log_determinant).view(value.shape[:-1])
+        plain, log_determinant = self.flow(value.reshape(1, -1, value.shape[-1]))
+        return (self.base.log_prob(plain) + log_determinant).view(value.shape[:-1])
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        before = self.base.sample(sample_shape)
-        return self.flow(before.reshape(1, -1, before.shape[-1]))[0].view_as(before)
+        plain = self.base.sample(torch.Size(sample_shape))
+        return self.flow.inverse(plain.reshape(1, -1, plain.shape[-1]))[0].view_as(plain)
 
 
 class FlowPrior(Prior):
-    """A standard normal pushed through a flow; with Real NVP's couplings, the prior of Xu et al. 2019.
+    """What a flow takes to a standard normal; with Real NVP's couplings, the prior of Xu et al. 2019.
 
-    Training and scoring run the flow's inverse, sampling runs it forward. At first the standard normal.
+    Training and scoring run the flow forward, which is the faster direction, and sampling runs its inverse.
+    At first the standard normal.
 
     Args:
         dimension: D.
@@ -111,17 +112,23 @@ class VampPrior(Prior):
         super().__init__()
         # In a tuple they are no submodules, whose weights would be saved twice.
         self.borrowed = (encoder, posterior)
-        self.pseudo_logits = nn.Parameter(torch.randn(components, *shape))
+        self.shape = shape
+        # Rows, and no maps: to the optimizer they are no kernels.
+        self.pseudo_logits = nn.Parameter(torch.randn(components, math.prod(shape)))
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
         """Start the pseudo-inputs near training images [N, C, H, W], one each while there are enough."""
         chosen = torch.arange(len(self.pseudo_logits)) % len(images)
-        self.pseudo_logits.copy_(images[chosen].clamp(0.05, 0.95).logit())
+        self.pseudo_logits.copy_(images[chosen].clamp(0.05, 0.95).logit().flatten(1))
+
+    def pseudo_inputs(self) -> Tensor:
+        """[K, C, H, W]."""
+        return self.pseudo_logits.sigmoid().unflatten(1, self.shape)
 
     def forward(self) -> Distribution:
         encoder, posterior = self.borrowed
-        features = encoder(self.pseudo_logits.sigmoid())
+        features = encoder(self.pseudo_inputs())
         mean, log_scale = posterior.mean_and_log_scale(features).chunk(2, dim=1)
         components = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
         uniform = Categorical(logits=torch.zeros_like(mean[:, 0]), validate_args=False)

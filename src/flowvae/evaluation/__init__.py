@@ -2,11 +2,13 @@
 
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
+from flowvae.evaluation.nearest import Nearest, nearest
 from flowvae.evaluation.report import check_levels, evaluate
 from flowvae.evaluation.usage import active_units
 
 __all__ = [
     "Bounds",
+    "Nearest",
     "PathQuality",
     "active_units",
     "bounds",
@@ -14,5 +16,6 @@ __all__ = [
     "evaluate",
     "interpolate",
     "log_marginal",
+    "nearest",
     "path_quality",
 ]

@@ -94,8 +94,7 @@ class GatedBlock(nn.Module):
         self.mix = nn.Conv2d(channels, channels, 1)
         self.condition = nn.Conv2d(condition, channels, 1, bias=False) if condition else None
         self.dropout = dropout
-        nn.init.normal_(self.mix.weight, std=0.5 / channels**0.5)
-        nn.init.zeros_(self.mix.bias)
+        _start(self.mix)
 
     def conditioned(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """What the causal convolution takes."""
@@ -108,6 +107,12 @@ class GatedBlock(nn.Module):
         if self.dropout:
             gated = F.dropout(gated, self.dropout, self.training)
         return x + self.mix(gated)
+
+
+def _start(layer: nn.Conv2d) -> None:
+    """Half the size of the input's signal, and no biases."""
+    nn.init.normal_(layer.weight, std=0.5 / layer.in_channels**0.5)
+    nn.init.zeros_(layer.get_parameter("bias"))
 
 
 def _gate(both: Tensor) -> Tensor:
@@ -144,8 +149,7 @@ class CausalNetwork(nn.Module):
         self.blocks = nn.ModuleList(GatedBlock(channels, condition, dropout) for _ in range(blocks))
         self.last = nn.Conv2d(channels, SYMBOLS, 1)
         self.offset = nn.Parameter(torch.zeros(SYMBOLS, *(side // PATCH for side in sides)))
-        nn.init.normal_(self.last.weight, std=0.5 / channels**0.5)
-        nn.init.zeros_(self.last.bias)
+        _start(self.last)
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:

@@ -26,7 +26,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf
-    """lowest validation -ELBO so far, that of model.safetensors"""
+    """lowest validation score so far, that of model.safetensors"""
     metrics_bytes: int = 0
     """length of metrics.jsonl when the state was saved"""
 

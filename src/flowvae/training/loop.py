@@ -44,8 +44,8 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
         Whether the budget is used up: False where Ctrl-C came first.
 
     Raises:
-        UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data cannot be
-            read, or the loss stops being finite.
+        UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data or the weights
+            to start from cannot be read, or the loss stops being finite.
     """
     keep_freed_memory()
     run, settings = Path(run), config.training
@@ -58,7 +58,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     if resume:
         runs.check_revision(run, config)
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
-    state = _start(config, dataset, accelerator.device)
+    state = _start(config, dataset, accelerator.device, resume)
     if resume:
         state.restore(run)
     if main and resume:
@@ -104,7 +104,9 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
             validate = fraction >= 1 or state.step % per_epoch == 0
             if main and validate:
                 scores = _validate(state, dataset, settings, accelerator.device)
-                if not math.isfinite(value := scores.negative_elbo.mean().item()):
+                weighted = settings.objective == "importance-weighted"
+                score = scores.negative_log_marginal if weighted else scores.negative_elbo
+                if not math.isfinite(value := score.mean().item()):
                     raise _not_finite(state.step)  # before a state is saved that no resuming could mend
                 if value < state.best:
                     state.best = value
@@ -123,12 +125,14 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     return fraction >= 1
 
 
-def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
+def _start(config: Config, dataset: Dataset, device: torch.device, resume: bool) -> State:
     settings = config.training
     runs.seed_everything(settings.seed)
     model = build_model(config.model, dataset.shape)
     check_levels(model, dataset)
     model.initialize(_some_images(dataset, settings.seed))
+    if settings.start_from is not None and not resume:
+        runs.load_weights(Path(settings.start_from), config.model, model)
     model.to(device)
     make = Muon if settings.optimizer == "muon" else adamw
     optimizer = make(model.parameters(), settings.learning_rate, settings.weight_decay)
@@ -175,4 +179,5 @@ def _validate(state: State, dataset: Dataset, settings: TrainingConfig, device: 
     images = as_float(everything[chosen[: settings.validation_images]], dataset.levels)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        return bounds(cast(Model, state.average.module).eval(), images.to(device), num_samples=1)
+        samples = settings.samples if settings.objective == "importance-weighted" else 1
+        return bounds(cast(Model, state.average.module).eval(), images.to(device), samples)

@@ -1,0 +1,46 @@
+"""The images of a set that are nearest to given ones."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Nearest(NamedTuple):
+    """Of each image, the nearest ones first, [N, count]."""
+
+    indices: Tensor
+    """places in the set"""
+    distances: Tensor
+    """squared Euclidean distances over all pixels: between binary images, how many pixels differ"""
+
+
+@torch.no_grad()
+def nearest(images: Tensor, among: Tensor, count: int = 1, chunk: int = 10_000) -> Nearest:
+    """The ``count`` images of ``among`` [M, C, H, W] nearest to each of ``images`` [N, C, H, W].
+
+    A model that has learned its training images by heart draws images at a distance near 0 from them. The set
+    is gone through ``chunk`` images at a time.
+
+    Raises:
+        ValueError: the set has fewer than ``count`` images.
+
+    >>> among = torch.eye(4).view(4, 1, 2, 2)
+    >>> nearest(among[2:3], among).indices
+    tensor([[2]])
+    """
+    if not 1 <= count <= len(among):
+        raise ValueError(f"count is {count}; the set has 1 to {len(among)}")
+    points = images.flatten(1)
+    distances = points.new_empty(len(points), 0)
+    indices = torch.empty(len(points), 0, dtype=torch.int64, device=points.device)
+    for start in range(0, len(among), chunk):
+        others = among[start : start + chunk].flatten(1)
+        # The expansion of the square; rounding can take an exact 0 below it.
+        square = torch.addmm(others.square().sum(1), points, others.t(), alpha=-2)
+        square = (square + points.square().sum(1, keepdim=True)).clamp(min=0)
+        places = torch.arange(start, start + len(others), device=points.device).expand(len(points), -1)
+        distances, indices = torch.cat([distances, square], 1), torch.cat([indices, places], 1)
+        distances, order = distances.topk(min(count, distances.shape[1]), largest=False)
+        indices = indices.gather(1, order)
+    return Nearest(indices, distances)

@@ -1,0 +1,148 @@
+"""Runs of the density presets, small: trained, scored, pictured, and started from one another."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import SMALL, flowvae, is_refusal, succeeds, write_images
+from torch import Tensor
+
+from flowvae import commands
+from flowvae.evaluation import nearest
+from flowvae.models import PixelCNN
+from flowvae.runs import load
+
+CAUSAL = [*SMALL, "--causal-channels", "6", "--causal-blocks", "1"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("densities")
+    write_images(folder / "images.npz")
+    for preset in ("density-small", "pixelcnn"):
+        words = ["--data", folder / "images.npz", "--steps", 6, "--track", "none", "--out", folder / preset]
+        succeeds("train", preset, *CAUSAL, *words)
+    return folder
+
+
+@pytest.fixture
+def place(trained, monkeypatch) -> Path:
+    monkeypatch.chdir(trained)
+    return trained
+
+
+@pytest.fixture
+def panels(monkeypatch) -> dict[str, Tensor]:
+    """The panels, by title, of a picture that would be drawn."""
+    kept: dict[str, Tensor] = {}
+    monkeypatch.setattr(commands.figures, "save_panels", lambda given, *rest, **options: kept.update(given))
+    return kept
+
+
+def test_a_run_without_a_code_is_scored_exactly(place):
+    succeeds("evaluate", "pixelcnn", "--samples", "3", "--images", "10")
+    scores = json.loads((place / "pixelcnn" / "evaluation.json").read_text())
+    assert scores["kl"] == 0
+    assert scores["nll"] == scores["negative_elbo"] == scores["reconstruction"]
+    assert isinstance(load("pixelcnn"), PixelCNN)
+    is_refusal(flowvae("reconstruct", "pixelcnn"), "no latent code")
+    is_refusal(flowvae("sample", "pixelcnn", "--show", "crossed"), "no latent code")
+
+
+def test_a_run_with_a_causal_likelihood_is_scored(place):
+    succeeds("evaluate", "density-small", "--samples", "3", "--images", "10")
+    scores = json.loads((place / "density-small" / "evaluation.json").read_text())
+    assert scores["negative_elbo"] == pytest.approx(scores["reconstruction"] + scores["kl"])
+    assert scores["nll"] <= scores["negative_elbo"]
+
+
+@pytest.mark.parametrize("words", ["sample", "sample --show crossed", "sample --show nearest", "reconstruct"])
+def test_pictures_of_a_causal_likelihood_are_of_drawn_images(words, place, panels):
+    succeeds(*words.split()[:1], "density-small", *words.split()[1:], "--images", "20")
+    (shown,) = panels.values()
+    assert len(shown) == (20 if "reconstruct" not in words and "nearest" not in words else 40)
+    assert set(shown.unique().tolist()) == {0.0, 1.0}
+
+
+def test_crossed_samples_share_their_codes_and_differ_in_noise(place, panels):
+    """Every row is drawn for the same ten codes, with a noise of its own."""
+    from flowvae.densities import CausalLikelihood
+
+    seen: list[Tensor] = []
+    forward = CausalLikelihood.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CausalLikelihood, "forward", lambda self, z: (seen.append(z), forward(self, z))[1])
+        succeeds("sample", "density-small", "--show", "crossed", "--images", "30")
+    (codes,) = seen
+    assert codes.shape == (3, 10, 3)
+    assert torch.equal(codes[0], codes[1])
+    assert torch.equal(codes[0], codes[2])
+    rows = next(iter(panels.values())).unflatten(0, (3, 10))
+    assert not torch.equal(rows[0], rows[1]), "the noise of the rows is the same"
+
+
+def test_samples_without_a_causal_likelihood_are_not_crossed(finished):
+    is_refusal(flowvae("sample", finished / "plain", "--show", "crossed"), "causal likelihood")
+
+
+def test_samples_stand_above_their_nearest_training_images(place, panels):
+    succeeds("sample", "density-small", "--show", "nearest", "--images", "10")
+    (shown,) = panels.values()
+    with torch.no_grad():
+        training = commands._dataset_of(Path("density-small")).train.images.float()
+    for sample, below in zip(shown[:10], shown[10:], strict=True):
+        changed = (training - sample).abs().flatten(1).sum(1)
+        assert (below - sample).abs().sum() == changed.min()
+
+
+def test_nearest_images_in_order():
+    images, among = torch.rand(5, 1, 4, 4), torch.rand(50, 1, 4, 4)
+    found = nearest(images, among, count=3, chunk=7)
+    distances = (images.unsqueeze(1) - among).square().flatten(2).sum(2)
+    expected = distances.sort(1)
+    assert torch.equal(found.indices, expected.indices[:, :3])
+    torch.testing.assert_close(found.distances, expected.values[:, :3])
+    with pytest.raises(ValueError, match="the set has 1 to 50"):
+        nearest(images, among, count=51)
+
+
+def start(place: Path, out: Path, *words: str):
+    given = ["--data", place / "images.npz", "--track", "none", "--start-from", place / "density-small"]
+    return flowvae("train", "density-small", *CAUSAL, *given, "--out", out, *words)
+
+
+def test_a_run_starts_from_the_weights_of_another(place, tmp_path):
+    """With a learning rate of next to nothing, it ends where the other did."""
+    out = tmp_path / "tuned"
+    words = ["--objective", "importance-weighted", "--samples", "2", "--causal-dropout", "0.1"]
+    assert start(place, out, "--steps", "2", "--learning-rate", "1e-30", *words).code == 0
+    before, after = load(place / "density-small").state_dict(), load(out).state_dict()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, msg=name)
+    assert json.loads((out / "config.json").read_text())["training"]["start_from"].endswith("density-small")
+
+
+def test_a_run_that_started_from_another_goes_on_without_it(trained, tmp_path):
+    import shutil
+
+    place = tmp_path / "copy"
+    shutil.copytree(trained, place)
+    assert start(place, tmp_path / "tuned", "--steps", "2").code == 0
+    shutil.rmtree(place / "density-small")
+    succeeds("train", "--resume", tmp_path / "tuned", "--steps", "4")
+
+
+def test_weights_of_another_model_are_refused(place, tmp_path):
+    result = start(place, tmp_path / "tuned", "--steps", "2", "--latent", "4")
+    is_refusal(result, "latent = 3", "do not fit 4")
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_colours_are_no_symbols(tmp_path):
+    from flowvae.build import build_model
+    from flowvae.errors import UserError
+    from flowvae.presets import preset
+
+    with pytest.raises(UserError, match="images have 3 channels"):
+        build_model(preset("pixelcnn").model, (3, 8, 8))
