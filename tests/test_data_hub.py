@@ -56,7 +56,7 @@ Place = Callable[[str], None]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Puts a small data set where the hub's files would be, in two files a split."""
     monkeypatch.setenv("FLOWVAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(hub, "_place", lambda source: f"{tmp_path}/{source.repository}")
 
     def put(name: str) -> None:
@@ -67,7 +67,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
             path.parent.mkdir(parents=True, exist_ok=True)
             seeds = np.array_split(np.arange(COUNTS[name][split]), 2)
             for number, part in enumerate(seeds):
-                columns = {source.image: [encoded(name, int(seed)) for seed in part]}
+                columns: dict[str, list] = {source.image: [encoded(name, int(seed)) for seed in part]}
                 kinds: dict = {source.image: datasets.Image()}
                 if source.label:
                     columns[source.label] = [int(seed) % 7 for seed in part]

@@ -27,7 +27,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def cached_array(
-    name: str, shape: tuple[int, ...], dtype: type[np.generic], rows: Callable[[], Iterable[np.ndarray]]
+    name: str, shape: tuple[int, ...], dtype: type[np.generic], rows: Callable[[], Iterable[np.ndarray | int]]
 ) -> np.ndarray:
     """The array of that shape whose first axis ``rows()`` gives one by one, made once and then mapped.
 
@@ -48,7 +48,10 @@ def cached_array(
 
 
 def _write(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic], rows: Callable[[], Iterable[np.ndarray]]
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: type[np.generic],
+    rows: Callable[[], Iterable[np.ndarray | int]],
 ) -> None:
     console = Console(stderr=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".part", delete=False) as file:

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -152,8 +152,8 @@ def _load_split(name: str, split: str, side: int) -> Split:
             where = f"image {number} of {split} in {source.repository}"
             yield source.decode(io.BytesIO(row[source.image]["bytes"]), where, side)
 
-    def numbers() -> Iterator[np.ndarray]:
-        return map(np.int64, _rows(name, split)[source.label])
+    def numbers() -> Iterable[int]:
+        return _rows(name, split)[source.label]
 
     pixels = cached_array(key, (count, source.channels, side, side), np.uint8, decoded)
     labels = cached_array(f"{key}-labels", (count,), np.int64, numbers) if source.label else None

@@ -1,0 +1,59 @@
+"""Published colour images through a run, and through the script that packs them."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from published_files import CELEBA_SPLITS, colour_images, write_celeba, write_cifar10_png, write_svhn
+from tiny_runs import configuration
+
+from flowvae.commands import evaluate_run, picture_samples
+from flowvae.config import DataConfig
+from flowvae.data import load_dataset
+from flowvae.training import train
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "pack_images.py"
+
+
+@pytest.mark.parametrize("name", ["celeba", "svhn"])
+def test_train_evaluate_and_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The size of the images belongs to the run: whoever evaluates it does not say it again."""
+    monkeypatch.setenv("FLOWVAE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / name
+    if name == "celeba":
+        write_celeba(folder)
+        data, tests, side = DataConfig(str(folder), "threshold", image_size=16), CELEBA_SPLITS[2], 16
+    else:
+        folder.mkdir()
+        write_svhn(folder, colour_images(40), colour_images(7))
+        data, tests, side = DataConfig(str(folder), "threshold"), 7, 32
+    config = dataclasses.replace(configuration(folder, steps=2, batch_size=4), data=data)
+    run = tmp_path / "run"
+    assert train(run, config)
+    scores = evaluate_run(run, 5, tests)
+    assert scores["dataset"] == name
+    assert 0 < scores["negative_elbo"] < 3 * side * side
+    assert picture_samples(run, 4, 0, tmp_path / "samples.png").exists()
+
+
+def pack(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True)
+
+
+def test_packed_images_are_the_same_splits(tmp_path: Path) -> None:
+    folder = write_cifar10_png(tmp_path / "package", colour_images(40), colour_images(7, seed=1))
+    done = pack(folder, tmp_path / "packed.npz")
+    assert done.returncode == 0, done.stderr
+    assert "train (36, 3, 32, 32)" in done.stdout
+    source, packed = load_dataset(str(folder), "none"), load_dataset(str(tmp_path / "packed.npz"), "none")
+    for split in ("train", "valid", "test"):
+        one, other = getattr(source, split), getattr(packed, split)
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    again = pack(folder, tmp_path / "packed.npz")
+    assert again.returncode == 1
+    assert "packed.npz exists; give another name or remove it" in again.stderr
+    assert "Traceback" not in again.stderr
