@@ -125,7 +125,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     return fraction >= 1
 
 
-def _start(config: Config, dataset: Dataset, device: torch.device, resume: bool) -> State:
+def _start(config: Config, dataset: Dataset, device: torch.device, resume: bool = False) -> State:
     settings = config.training
     runs.seed_everything(settings.seed)
     model = build_model(config.model, dataset.shape)
