@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowvae.build import build_model
+from flowvae.build import build_vae
 from flowvae.config import Config, ModelConfig, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.models import VAE
@@ -33,7 +33,7 @@ CONFIG = Config(
 
 
 def moved_model(config: Config = CONFIG) -> VAE:
-    model = build_model(config.model, SHAPE)
+    model = build_vae(config.model, SHAPE)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

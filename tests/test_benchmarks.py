@@ -155,10 +155,10 @@ def test_densities_of_pythae_models(kind):
     """-log q is that of the base less the log-determinant that autograd finds."""
     from benchmarks import pythae_models
     from benchmarks.posteriors import moved
-    from flowvae.build import build_model
+    from flowvae.build import build_vae
     from flowvae.config import ModelConfig
 
-    ours = build_model(ModelConfig(latent=4, features=8, channels=4), (1, 28, 28))
+    ours = build_vae(ModelConfig(latent=4, features=8, channels=4), (1, 28, 28))
     model = pythae_models.with_our_networks(kind, ours)
     moved(model).double()
     z = torch.randn(6, 4).double()

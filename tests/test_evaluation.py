@@ -21,7 +21,7 @@ from linear_gaussian import (
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from flowvae.build import build_model
+from flowvae.build import build_vae
 from flowvae.config import ModelConfig
 from flowvae.data import Dataset, Split
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior, StandardNormal
@@ -48,7 +48,7 @@ def binary_dataset(images: int = 60, shape: tuple[int, int, int] = (1, 8, 8)) ->
 
 def tiny_model(**config: Any) -> VAE:
     torch.manual_seed(0)
-    return build_model(ModelConfig(latent=3, features=8, hidden=8, **config), (1, 8, 8))
+    return build_vae(ModelConfig(latent=3, features=8, hidden=8, **config), (1, 8, 8))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "realnvp"])
@@ -206,6 +206,40 @@ def test_evaluation_runs_in_eval_mode():
 def test_evaluation_refuses_what_cannot_be_measured(options, message):
     with pytest.raises(UserError, match=message):
         evaluate(tiny_model(), binary_dataset(), **options)
+
+
+def grey_dataset(dataset: Dataset) -> Dataset:
+    def grey(split: Split) -> Split:
+        return Split(split.images * 255, split.labels)
+
+    return Dataset("grey", "none", grey(dataset.train), grey(dataset.valid), grey(dataset.test))
+
+
+def test_pixels_that_the_likelihood_is_not_one_of_are_refused():
+    binary, grey = binary_dataset(), grey_dataset(binary_dataset())
+    with pytest.raises(
+        UserError, match="take 256 values, those of the model 2; choose --binarization static"
+    ):
+        evaluate(tiny_model(), grey)
+    with pytest.raises(UserError, match="take 2 values, those of the model 256; choose --binarization none"):
+        evaluate(tiny_model(likelihood="logistic"), binary)
+    any_number = in_single_precision(linear_gaussian(exact=True))
+    evaluate(any_number, binary_dataset(20, SHAPE), num_samples=1)
+
+
+def test_bits_per_dim_of_8_bit_pixels():
+    """One level of the logistic of scale 1 about 0."""
+    model = tiny_model(likelihood="logistic")
+    with torch.no_grad():
+        for parameter in model.likelihood.parameters():
+            parameter.zero_()
+    grey = grey_dataset(binary_dataset())
+    grey = Dataset("grey", "none", grey.train, grey.valid, Split(torch.full_like(grey.test.images, 100)))
+    edges = torch.tensor([100.5, 99.5], dtype=torch.float64) * 2 / 255 - 1
+    bits = -math.log2(edges.sigmoid().diff().abs())
+    scores = evaluate(model, grey, num_samples=1)
+    assert scores["reconstruction"] / math.log(2) / 64 == pytest.approx(bits, abs=1e-3)
+    assert scores["bits_per_dim"] == pytest.approx(scores["nll"] / math.log(2) / 64)
 
 
 class Coin(ExactDensity):

@@ -1,5 +1,6 @@
 """From a configuration to modules: the only factory."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
@@ -11,19 +12,38 @@ from flowvae.config import ModelConfig
 from flowvae.densities import (
     BernoulliLikelihood,
     CausalLikelihood,
+    DiscretizedLogisticLikelihood,
     FlowPosterior,
     FlowPrior,
     GaussianPosterior,
     Likelihood,
+    LogisticMixtureLikelihood,
     Posterior,
     Prior,
     StandardNormal,
     VampPrior,
 )
 from flowvae.errors import UserError
-from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
-from flowvae.models import VAE, Model, PixelCNN
-from flowvae.networks import CausalNetwork, Decoder, Dense, Encoder, MaskedDense, Upsampler
+from flowvae.flows import (
+    ActNorm,
+    AffineCoupling,
+    BatchNormFlow,
+    Chain,
+    Flow,
+    InverseAutoregressive,
+    Planar,
+    RealNVP,
+)
+from flowvae.models import VAE, Model, PixelCNN, RealNVPDensity
+from flowvae.networks import (
+    CausalNetwork,
+    ConvolutionalConditioner,
+    Decoder,
+    Dense,
+    Encoder,
+    MaskedDense,
+    Upsampler,
+)
 from flowvae.networks.convolutional import STRIDE
 
 
@@ -33,28 +53,22 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> Model:
     >>> from flowvae.presets import preset
     >>> model = build_model(preset("realnvp-2").model, (1, 28, 28))
     """
-    _, height, width = shape
-    if height % STRIDE or width % STRIDE:
-        raise UserError(f"images are {height} x {width}; the networks take sides that {STRIDE} divides")
     model = FAMILIES[config.family](config, shape)
     # What convolutions on a CPU like best.
     return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
 
 
-def _vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
+def build_vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
+    """The autoencoder for images of ``shape`` (C, H, W)."""
+    _check_sides(shape)
     encoder = Encoder(shape, config.features, config.channels, config.blocks)
     q = posterior(config)
     return VAE(encoder, q, prior(config, encoder, q, shape), likelihood(config, shape))
 
 
 def _pixel_cnn(config: ModelConfig, shape: tuple[int, int, int]) -> PixelCNN:
+    _check_sides(shape)
     return PixelCNN(_causal_network(config, shape, config.causal_channels), shape)
-
-
-FAMILIES: dict[str, Callable[[ModelConfig, tuple[int, int, int]], Model]] = {
-    "vae": _vae,
-    "pixelcnn": _pixel_cnn,
-}
 
 
 def prior(
@@ -83,7 +97,23 @@ def likelihood(config: ModelConfig, shape: tuple[int, int, int]) -> Likelihood:
     if config.likelihood == "causal":
         upsampler = Upsampler(config.latent, shape[1:], *sizes)
         return CausalLikelihood(upsampler, _causal_network(config, shape, config.channels // 2), shape)
-    return BernoulliLikelihood(Decoder(config.latent, shape, *sizes), shape)
+    channels, height, width = shape
+
+    def decoder(outputs: int) -> Decoder:
+        return Decoder(config.latent, (outputs, height, width), *sizes)
+
+    if config.likelihood == "logistic":
+        return DiscretizedLogisticLikelihood(decoder(2 * channels), shape)
+    if config.likelihood == "logistic-mixture":
+        outputs = LogisticMixtureLikelihood.outputs(channels, config.components)
+        return LogisticMixtureLikelihood(decoder(outputs), shape, config.components)
+    return BernoulliLikelihood(decoder(channels), shape)
+
+
+def _check_sides(shape: tuple[int, int, int]) -> None:
+    _, height, width = shape
+    if height % STRIDE or width % STRIDE:
+        raise UserError(f"images are {height} x {width}; the networks take sides that {STRIDE} divides")
 
 
 def _causal_network(config: ModelConfig, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
@@ -107,7 +137,7 @@ def _planar(config: ModelConfig) -> Flow:
 
 
 def _real_nvp(config: ModelConfig) -> Flow:
-    if config.normalization != "batch" and not config.flow_batch_norm:
+    if config.normalization in ("none", "weight") and not config.flow_batch_norm:
         return RealNVP(
             config.latent,
             config.transformations,
@@ -150,6 +180,45 @@ def _chain(config: ModelConfig, transformation: Callable[[], list[Flow]]) -> Cha
             flows.append(BatchNormFlow(config.latent))
     return Chain(flows)
 
+
+def real_nvp(config: ModelConfig, shape: tuple[int, int, int]) -> RealNVPDensity:
+    """Real NVP as a density of images of ``shape`` (C, H, W).
+
+    Scales halve the sides while those are even and the smaller one has 8 pixels or more. At each there are K
+    transformations; every other one couples the fields of a checkerboard, those between them even and odd
+    channels, which sets the colours of a pixel against each other. Networks grow by half from scale to scale.
+    """
+    _, height, width = shape
+    if height % 2 or width % 2:
+        raise UserError(f"images are {height} x {width}; the first scale takes sides that 2 divides")
+    scales = 1
+    while min(height, width) >= 8 * 2**scales and math.gcd(height, width) % 2 ** (scales + 1) == 0:
+        scales += 1
+
+    def scale(channels: int, hidden: int) -> Flow:
+        flows: list[Flow] = []
+        # An image goes through it from its end: the checkerboard is what it meets first.
+        for alternate in reversed([k % 2 == 1 for k in range(config.transformations)]):
+            for swap in (False, True):
+                conditioner = ConvolutionalConditioner(
+                    channels // 2, hidden, channels, config.blocks, normalization=config.normalization
+                )
+                flows.append(AffineCoupling(conditioner, channels, swap, config.bounded, alternate))
+            flows.append(BatchNormFlow(channels) if config.flow_batch_norm else ActNorm(channels))
+        return Chain(flows)
+
+    maps = RealNVPDensity.maps(shape, scales)
+    widths = [config.hidden * (2 + index) // 2 for index in range(scales)]
+    return RealNVPDensity(
+        shape, [scale(channels, wide) for (channels, _, _), wide in zip(maps, widths, strict=True)]
+    )
+
+
+FAMILIES: dict[str, Callable[[ModelConfig, tuple[int, int, int]], Model]] = {
+    "vae": build_vae,
+    "pixelcnn": _pixel_cnn,
+    "realnvp": real_nvp,
+}
 
 FLOWS: dict[str, Callable[[ModelConfig], Flow]] = {
     "planar": _planar,

@@ -194,7 +194,11 @@ def presets() -> None:
     """List the named experiments."""
     for name, config in PRESETS.items():
         model = config.model
-        print(f"{name:12} posterior {model.posterior}, K = {model.transformations}, D = {model.latent}")
+        if model.family == "realnvp":
+            what = f"Real NVP as a density, K = {model.transformations} at each scale"
+        else:
+            what = f"posterior {model.posterior}, K = {model.transformations}, D = {model.latent}"
+        print(f"{name:24} {what}, {config.data.data}")
 
 
 def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:

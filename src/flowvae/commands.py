@@ -15,6 +15,7 @@ from flowvae.data import Dataset, as_float, load_dataset
 from flowvae.errors import UserError
 from flowvae.evaluation import evaluate, interpolate
 from flowvae.evaluation.table import collect, markdown, titles, write_table
+from flowvae.models import RealNVPDensity
 from flowvae.presets import preset
 from flowvae.training import train
 
@@ -100,7 +101,10 @@ def picture_interpolations(compared: Sequence[Path], pairs: int, steps: int, see
     panels = {}
     for title, run in zip(titles(compared), compared, strict=True):
         ends = test_images(run, 2 * pairs, seed)
-        panels[title] = interpolate(runs.load_vae(run), ends[:pairs], ends[pairs:], steps).flatten(0, 1)
+        model = runs.load(run)
+        if not isinstance(model, RealNVPDensity):
+            model = runs.load_vae(run)
+        panels[title] = interpolate(model, ends[:pairs], ends[pairs:], steps).flatten(0, 1)
     figures.save_panels(panels, out, columns=steps)
     return out
 

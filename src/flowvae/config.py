@@ -28,12 +28,13 @@ class DataConfig:
 class ModelConfig:
     """Which model."""
 
-    family: Literal["vae", "pixelcnn"] = "vae"
-    """a variational autoencoder, or the causal network alone, without a code, whose likelihood is exact"""
+    family: Literal["vae", "pixelcnn", "realnvp"] = "vae"
+    """a variational autoencoder; or without a code, the causal network alone, whose likelihood is exact, or
+    Real NVP as a density of 8-bit images"""
     posterior: Literal["gaussian", "planar", "realnvp", "iaf"] = "gaussian"
     """family of q(z|x)"""
     transformations: int = 0
-    """K, flow transformations after the Gaussian"""
+    """K, flow transformations after the Gaussian; of the family realnvp, at each scale"""
     latent: int = 40
     """D, latent dimensions"""
     features: int = 256
@@ -41,12 +42,12 @@ class ModelConfig:
     channels: int = 64
     """width of the convolutions at a quarter of the images' sides; half as many at half of them"""
     blocks: int = 1
-    """residual blocks at either size, of encoder and of decoder"""
+    """residual blocks at either size, of encoder and of decoder; or of each convolutional conditioner"""
     hidden: int = 128
-    """hidden units of the flow's conditioners"""
+    """hidden units, or channels, of the flow's conditioners"""
     context: bool = True
     """conditioners see the encoder's embedding"""
-    normalization: Literal["none", "weight", "batch"] = "none"
+    normalization: Literal["none", "weight", "batch", "act"] = "none"
     """normalization inside the conditioners"""
     flow_batch_norm: bool = False
     """batch normalization as a flow after each transformation"""
@@ -58,8 +59,11 @@ class ModelConfig:
     """Real NVP transformations of the prior"""
     pseudo_inputs: int = 100
     """pseudo-inputs of the vamp prior"""
-    likelihood: Literal["bernoulli", "causal"] = "bernoulli"
-    """p(x|z): independent pixels, or patches of 2x2 pixels, each given those before it"""
+    likelihood: Literal["bernoulli", "causal", "logistic", "logistic-mixture"] = "bernoulli"
+    """p(x|z): of binary pixels, independent or in patches of 2x2 each given those before it; or of 8-bit
+    ones, as a discretized logistic or a mixture of them"""
+    components: int = 5
+    """of a logistic-mixture"""
     causal_channels: int = 64
     """width of the causal network"""
     causal_blocks: int = 4
@@ -68,10 +72,19 @@ class ModelConfig:
     """share of the causal network's gated activations that are dropped in training"""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "features", "channels", "hidden", "pseudo_inputs", "causal_channels"):
+        for name in (
+            *("latent", "features", "channels", "hidden"),
+            *("components", "pseudo_inputs", "causal_channels"),
+        ):
             _at_least(1, name, getattr(self, name))
         for name in ("blocks", "transformations", "prior_transformations", "causal_blocks"):
             _at_least(0, name, getattr(self, name))
+        if self.family == "realnvp":
+            _at_least(1, "transformations", self.transformations)
+        else:
+            self._check_autoencoder()
+
+    def _check_autoencoder(self) -> None:
         if self.posterior == "gaussian" and self.transformations:
             raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
         if self.posterior != "gaussian":

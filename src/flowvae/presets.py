@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from flowvae.config import Config, ModelConfig, TrainingConfig
+from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
 from flowvae.errors import UserError, nearest
 
 _BOTH_FLOWS = ModelConfig(
@@ -38,6 +38,14 @@ PRESETS: dict[str, Config] = {
         model=ModelConfig(family="pixelcnn"),
         training=TrainingConfig(minutes=60.0, batch_size=64, learning_rate=2e-3),
     ),
+    **{
+        f"realnvp-density-{data}": Config(
+            DataConfig(data, "none"),
+            ModelConfig(family="realnvp", transformations=4, hidden=hidden, blocks=1, normalization="weight"),
+            TrainingConfig(batch_size=64, learning_rate=1e-3, kl_warm_up=0, validation_images=1000),
+        )
+        for data, hidden in (("mnist", 64), ("cifar10", 64), ("svhn", 64), ("celeba", 32))
+    },
 }
 
 

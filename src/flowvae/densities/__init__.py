@@ -1,19 +1,25 @@
 """Posterior, prior and likelihood of a latent-variable model."""
 
 from flowvae.densities.causal import CausalLikelihood
+from flowvae.densities.discretized_logistic import DiscretizedLogistic, DiscretizedLogisticLikelihood
 from flowvae.densities.likelihood import BernoulliLikelihood, Likelihood
 from flowvae.densities.log_densities import LogDensities
+from flowvae.densities.logistic_mixture import LogisticMixture, LogisticMixtureLikelihood
 from flowvae.densities.posterior import FlowPosterior, GaussianPosterior, Posterior
 from flowvae.densities.prior import FlowPrior, Prior, StandardNormal, VampPrior
 
 __all__ = [
     "BernoulliLikelihood",
     "CausalLikelihood",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticLikelihood",
     "FlowPosterior",
     "FlowPrior",
     "GaussianPosterior",
     "Likelihood",
     "LogDensities",
+    "LogisticMixture",
+    "LogisticMixtureLikelihood",
     "Posterior",
     "Prior",
     "StandardNormal",

@@ -72,6 +72,7 @@ class CausalLikelihood(Likelihood):
         shape: (1, H, W).
     """
 
+    levels = 2
     initialized: Tensor
 
     def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:

@@ -8,7 +8,12 @@ from torch.distributions import Bernoulli, Distribution, Independent
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x|z): the distribution of images given a code."""
+    """p(x|z): the distribution of images given a code.
+
+    ``levels`` is how many values, evenly from 0 to 1, a pixel takes; None where a pixel is any number.
+    """
+
+    levels: int | None = None
 
     @abstractmethod
     def forward(self, z: Tensor) -> Distribution:
@@ -26,6 +31,7 @@ class BernoulliLikelihood(Likelihood):
         shape: (C, H, W).
     """
 
+    levels = 2
     initialized: Tensor
 
     def __init__(self, decoder: nn.Module, shape: tuple[int, int, int]) -> None:

@@ -2,7 +2,7 @@
 
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
-from flowvae.evaluation.report import evaluate
+from flowvae.evaluation.report import check_levels, evaluate
 from flowvae.evaluation.usage import active_units
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "PathQuality",
     "active_units",
     "bounds",
+    "check_levels",
     "evaluate",
     "interpolate",
     "log_marginal",

@@ -1,12 +1,15 @@
 """Bounds and estimates of log p(x), streamed so that memory does not grow with the number of samples."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from flowvae.models import VAE, ExactDensity, Model
+from flowvae.densities import LogDensities
+from flowvae.models import VAE, DequantizedDensity, ExactDensity, Model
 
 
 class Bounds(NamedTuple):
@@ -28,6 +31,8 @@ class Bounds(NamedTuple):
 def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) -> Bounds:
     """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` pairs of the two at once.
 
+    The samples of a dequantized density are draws of its noise.
+
     The embedding is computed once per image. Call it in ``eval()`` mode: a batch norm in training mode would
     make each density depend on the whole batch. An exact density needs no samples and gets the same number
     for all.
@@ -46,12 +51,16 @@ def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) ->
     return Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
-def _bounds_of_few(model: VAE, images: Tensor, num_samples: int, at_once: int) -> Bounds:
-    features = model.encoder(images)
+def _bounds_of_few(model: VAE | DequantizedDensity, images: Tensor, num_samples: int, at_once: int) -> Bounds:
+    draw: Callable[[int], LogDensities]
+    if isinstance(model, VAE):
+        draw = partial(model.log_densities, images, model.encoder(images))
+    else:
+        draw = partial(model, images)
     likelihood, divergence = images.new_zeros(2, len(images)).double()
     log_sum = torch.full_like(likelihood, -math.inf)
     for start in range(0, num_samples, at_once):
-        densities = model.log_densities(images, features, min(at_once, num_samples - start))
+        densities = draw(min(at_once, num_samples - start))
         likelihood += densities.likelihood.sum(0)
         divergence += (densities.posterior - densities.prior).sum(0)
         weights = densities.likelihood + densities.prior - densities.posterior

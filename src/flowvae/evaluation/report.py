@@ -46,8 +46,7 @@ def evaluate(
     images = getattr(dataset, split).images
     available = len(images)
     num_images = available if num_images is None else num_images
-    if dataset.levels != 2:
-        raise UserError(f"{dataset.name} has grey pixels; the likelihood is one of binary ones")
+    check_levels(model, dataset)
     if num_samples < 1:
         raise UserError(f"samples is {num_samples}; it must be at least 1")
     if not 1 <= num_images <= available:
@@ -83,6 +82,24 @@ def evaluate(
         "seed": seed,
         "version": importlib.metadata.version("flowvae"),
     }
+
+
+def check_levels(model: Model, dataset: Dataset) -> None:
+    """Make sure that pixels take the values that the model's likelihood is one of.
+
+    Raises:
+        UserError: they take others; it says how to choose a binarization or a likelihood that fits.
+    """
+    if model.levels not in (None, dataset.levels):
+        remedy = (
+            "choose --binarization static or dynamic, or --likelihood logistic-mixture"
+            if model.levels == 2
+            else "choose --binarization none and images that are not binary, or a likelihood of binary pixels"
+        )
+        raise UserError(
+            f"pixels of {dataset.name} take {dataset.levels} values, those of the model {model.levels}; "
+            + remedy
+        )
 
 
 def _standard_error(values: torch.Tensor) -> float:

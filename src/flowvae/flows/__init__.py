@@ -1,5 +1,6 @@
 """Invertible maps with log-determinants."""
 
+from flowvae.flows.act_norm import ActNorm
 from flowvae.flows.autoregressive import InverseAutoregressive
 from flowvae.flows.batch_norm import BatchNormFlow
 from flowvae.flows.chain import Chain
@@ -7,14 +8,19 @@ from flowvae.flows.coupling import AffineCoupling
 from flowvae.flows.flow import Flow, NotInvertibleError
 from flowvae.flows.planar import Planar
 from flowvae.flows.real_nvp import RealNVP
+from flowvae.flows.squeeze import Checkerboard, squeeze, unsqueeze
 
 __all__ = [
+    "ActNorm",
     "AffineCoupling",
     "BatchNormFlow",
     "Chain",
+    "Checkerboard",
     "Flow",
     "InverseAutoregressive",
     "NotInvertibleError",
     "Planar",
     "RealNVP",
+    "squeeze",
+    "unsqueeze",
 ]

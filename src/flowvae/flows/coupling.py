@@ -12,8 +12,9 @@ class AffineCoupling(Flow):
 
     The Jacobian is triangular, so ``log|det| = sum s(z_1)``, and the inverse needs no inverse of s or t
     (Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8). The halves are those of the first event axis:
-    of the D dimensions of a vector, or of the channels of a map. Two layers with swapped halves are one
-    *transformation*, after which nothing is left as it was.
+    of the D dimensions of a vector, or of the channels of a map; of a map that is squeezed, they are the
+    fields of a checkerboard (see `squeeze`). Two layers with swapped halves are one *transformation*, after
+    which nothing is left as it was.
 
     Args:
         conditioner: maps ``z_1`` [S, B, features, ...] and its context [B, context_features] to the raw
@@ -21,6 +22,8 @@ class AffineCoupling(Flow):
             that is, its normalization and whether it takes a context are its own affair.
         dimension: size of the first event axis of ``z``.
         swap: the second half scales and shifts the first.
+        alternate: the halves are the even and the odd features, instead of the former and the latter; their
+            number is even then.
         bounded: bound the log scale (see `BoundedAffine`).
 
     >>> from flowvae.networks import Dense
@@ -30,11 +33,18 @@ class AffineCoupling(Flow):
     True
     """
 
-    def __init__(self, conditioner: nn.Module, dimension: int, swap: bool = False, bounded: bool = True):
+    def __init__(
+        self,
+        conditioner: nn.Module,
+        dimension: int,
+        swap: bool = False,
+        bounded: bool = True,
+        alternate: bool = False,
+    ) -> None:
         super().__init__()
         self.conditioner = conditioner
         self.context_features = int(getattr(conditioner, "context_features", 0))
-        self.swap = swap
+        self.swap, self.alternate = swap, alternate
         self.affine = BoundedAffine(self.transformed_features(dimension, swap), bounded)
 
     @staticmethod
@@ -43,12 +53,17 @@ class AffineCoupling(Flow):
         return dimension - dimension // 2 if swap else dimension // 2
 
     def _transform(self, direction, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        first, second = z.chunk(2, dim=2)
+        if self.alternate:
+            first, second = z[:, :, 0::2], z[:, :, 1::2]
+        else:
+            first, second = z.chunk(2, dim=2)
         fixed, moved = (second, first) if self.swap else (first, second)
         raw, shift = self.conditioner(fixed, context).chunk(2, dim=2)
         moved, log_determinant = direction(moved, raw, shift)
-        halves = (moved, fixed) if self.swap else (fixed, moved)
-        return torch.cat(halves, dim=2), log_determinant
+        # Features last in memory, as convolutions on a CPU like maps best; a vector's are last anyway.
+        halves = [half.movedim(2, -1) for half in ((moved, fixed) if self.swap else (fixed, moved))]
+        joined = torch.stack(halves, dim=-1).flatten(-2) if self.alternate else torch.cat(halves, dim=-1)
+        return joined.movedim(-1, 2), log_determinant
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(self.affine, z, context)

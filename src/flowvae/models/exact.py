@@ -14,7 +14,11 @@ class ExactDensity(nn.Module, ABC):
     Its ``forward`` says so in the words of a latent-variable model: all of log p(x) is the likelihood, and a
     code costs nothing. The evidence lower bound is then log p(x), and what trains and scores the one kind of
     model trains and scores the other.
+
+    ``levels`` is how many values, evenly from 0 to 1, a pixel takes; None where it does not matter.
     """
+
+    levels: int | None = None
 
     @abstractmethod
     def log_prob(self, images: Tensor) -> Tensor:

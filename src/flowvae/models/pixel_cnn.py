@@ -18,6 +18,7 @@ class PixelCNN(ExactDensity):
         shape: (1, H, W).
     """
 
+    levels = 2
     initialized: Tensor
 
     def __init__(self, network: CausalNetwork, shape: tuple[int, int, int]) -> None:

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowvae.densities import Likelihood, LogDensities, Posterior, Prior
+from flowvae.models.starting import start_from_data
 
 
 class VAE(nn.Module):
@@ -22,10 +23,16 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
 
+    @property
+    def levels(self) -> int | None:
+        """How many values a pixel takes; None where it is any number."""
+        return self.likelihood.levels
+
     def initialize(self, images: Tensor) -> None:
-        """Start the prior and the likelihood from training images [N, C, H, W]."""
+        """Start the prior, the likelihood, and what else starts from data, with images [N, C, H, W]."""
         self.prior.initialize(images)
         self.likelihood.initialize(images)
+        start_from_data(self, images)
 
     def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
         """Log densities at ``num_samples`` draws from the posterior of each of the images [B, C, H, W]."""

@@ -2,7 +2,16 @@
 
 from flowvae.networks.causal import CausalNetwork
 from flowvae.networks.convolutional import Decoder, Encoder, Upsampler
+from flowvae.networks.convolutional_conditioner import ConvolutionalConditioner
 from flowvae.networks.dense import Dense
 from flowvae.networks.masked import MaskedDense
 
-__all__ = ["CausalNetwork", "Decoder", "Dense", "Encoder", "MaskedDense", "Upsampler"]
+__all__ = [
+    "CausalNetwork",
+    "ConvolutionalConditioner",
+    "Decoder",
+    "Dense",
+    "Encoder",
+    "MaskedDense",
+    "Upsampler",
+]

@@ -44,8 +44,8 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = _kaiming(nn.Conv2d(channels, channels, 3, padding=1))
-        self.second = _kaiming(nn.Conv2d(channels, channels, 3, padding=1), gain=0.3)
+        self.first = kaiming(nn.Conv2d(channels, channels, 3, padding=1))
+        self.second = kaiming(nn.Conv2d(channels, channels, 3, padding=1), gain=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.hardswish(self.first(F.hardswish(x))))
@@ -68,12 +68,12 @@ class Encoder(nn.Module):
         super().__init__()
         image_channels, height, width = shape
         wide = channels // 2
-        self.first = _kaiming(nn.Conv2d(4 * image_channels, wide, 3, padding=1))
+        self.first = kaiming(nn.Conv2d(4 * image_channels, wide, 3, padding=1))
         self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
-        self.down = _kaiming(nn.Conv2d(4 * wide, channels, 1))
+        self.down = kaiming(nn.Conv2d(4 * wide, channels, 1))
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
-        self.neck = _kaiming(nn.Conv2d(channels, NECK, 1))
-        self.last = _kaiming(nn.Linear(NECK * (height // STRIDE) * (width // STRIDE), features))
+        self.neck = kaiming(nn.Conv2d(channels, NECK, 1))
+        self.last = kaiming(nn.Linear(NECK * (height // STRIDE) * (width // STRIDE), features))
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.hardswish(self.on_half(self.first(space_to_depth(images, 2))))
@@ -103,11 +103,11 @@ class Upsampler(nn.Module):
         height, width = sides
         wide = channels // 2
         self.map = (height // STRIDE, width // STRIDE, NECK)
-        self.first = _kaiming(nn.Linear(dimension, features))
-        self.second = _kaiming(nn.Linear(features, math.prod(self.map)))
-        self.neck = _kaiming(nn.Conv2d(NECK, channels, 1))
+        self.first = kaiming(nn.Linear(dimension, features))
+        self.second = kaiming(nn.Linear(features, math.prod(self.map)))
+        self.neck = kaiming(nn.Conv2d(NECK, channels, 1))
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
-        self.up = _kaiming(nn.Conv2d(channels, 4 * wide, 1))
+        self.up = kaiming(nn.Conv2d(channels, 4 * wide, 1))
         self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
         super().__init__()
         image_channels, height, width = shape
         self.upsampler = Upsampler(dimension, (height, width), features, channels, blocks)
-        self.last = _kaiming(nn.Conv2d(channels // 2, 4 * image_channels, 3, padding=1), gain=0.5)
+        self.last = kaiming(nn.Conv2d(channels // 2, 4 * image_channels, 3, padding=1), gain=0.5)
 
     def forward(self, z: Tensor) -> Tensor:
         return depth_to_space(self.last(self.upsampler(z)), 2)
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def _kaiming(layer: Layer, gain: float = 1.0) -> Layer:
+def kaiming(layer: Layer, gain: float = 1.0) -> Layer:
     """Normal weights that keep the variance from layer to layer (He et al. 2015), times ``gain``; no biases.
 
     PyTorch's own start shrinks the signal at every layer, and nothing here normalizes it: -ELBO stood still

@@ -1,12 +1,9 @@
 """The dense conditioner of coupling layers."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
-Normalization = Literal["none", "weight", "batch"]
+from flowvae.networks.normalization import Normalization, normalization_layer, normalized, zeroed
 
 
 class Dense(nn.Module):
@@ -18,7 +15,7 @@ class Dense(nn.Module):
     Args:
         inputs, hidden, outputs: widths.
         context: take a context; ``context_features`` is then ``hidden``, otherwise 0.
-        normalization: ``"weight"`` (Salimans & Kingma 2016) on both layers, ``"batch"`` on the hidden one.
+        normalization: ``"weight"`` on both layers; ``"batch"`` or ``"act"`` on the hidden one.
 
     >>> network = Dense(3, 16, 4, context=True)
     >>> network(torch.zeros(2, 7, 3), torch.zeros(7, 16)).shape
@@ -36,23 +33,15 @@ class Dense(nn.Module):
     ) -> None:
         super().__init__()
         self.context_features = hidden if context else 0
-        self.first = nn.Linear(inputs, hidden)
-        self.last = nn.Linear(hidden, outputs)
-        self.batch_norm = nn.BatchNorm1d(hidden) if normalization == "batch" else None
-        if normalization == "weight":
-            weight_norm(self.first)
-            weight_norm(self.last)
-            # The norm of every row; its direction stays what it is.
-            nn.init.zeros_(self.last.get_parameter("parametrizations.weight.original0"))
-        else:
-            nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.first = normalized(nn.Linear(inputs, hidden), normalization)
+        self.last = zeroed(nn.Linear(hidden, outputs), normalization)
+        self.norm = normalization_layer(normalization, hidden)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``x`` [S, B, inputs], context [B, hidden]; returns [S, B, outputs]."""
         hidden = self.first(x)
         if self.context_features and context is not None:
             hidden = hidden + context
-        if self.batch_norm is not None:
-            hidden = self.batch_norm(hidden.flatten(0, -2)).view_as(hidden)
+        if self.norm is not None:
+            hidden = self.norm(hidden.flatten(0, -2)).view_as(hidden)
         return self.last(torch.relu(hidden))

@@ -16,7 +16,7 @@ from flowvae.config import Config, TrainingConfig
 from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
 from flowvae.densities import LogDensities
 from flowvae.errors import UserError
-from flowvae.evaluation import Bounds, bounds
+from flowvae.evaluation import Bounds, bounds, check_levels
 from flowvae.memory import keep_freed_memory
 from flowvae.models import Model
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
@@ -58,8 +58,6 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     if resume:
         runs.check_revision(run, config)
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
-    if dataset.levels != 2:
-        raise UserError("the likelihood is one of binary pixels; choose --binarization static or dynamic")
     state = _start(config, dataset, accelerator.device)
     if resume:
         state.restore(run)
@@ -129,6 +127,7 @@ def _start(config: Config, dataset: Dataset, device: torch.device) -> State:
     settings = config.training
     runs.seed_everything(settings.seed)
     model = build_model(config.model, dataset.shape)
+    check_levels(model, dataset)
     model.initialize(_some_images(dataset, settings.seed))
     model.to(device)
     make = Muon if settings.optimizer == "muon" else adamw

@@ -1,0 +1,124 @@
+"""Pixels of some number of grey levels, each a logistic variable that was rounded to the nearest level."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from flowvae.densities.likelihood import Likelihood
+
+LOWEST_LOG_SCALE = -7.0  # a scale of a quarter of a level of 8 bits
+
+
+def log_mass(level: Tensor, location: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """``log P(round(clip(X)) = level)`` for ``X ~ Logistic(location, exp(log_scale))``, element by element.
+
+    Everything is on the scale [-1, 1], where neighbouring levels are ``2 / (levels - 1)`` apart. With ``a``
+    and ``b`` the upper and the lower edge of the level, standardized, and sigma the logistic function, the
+    mass is ``sigma(a) - sigma(b)``, and the outermost levels take all that lies beyond them (Salimans et al.
+    2017, equation 2). No difference of nearly equal numbers is ever taken:
+    ``sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a))``.
+    """
+    inverse_scale = (-log_scale).exp()
+    width = 2 / (levels - 1)
+    middle = (level - location) * inverse_scale
+    half = 0.5 * width * inverse_scale
+    zero = torch.zeros((), dtype=middle.dtype, device=middle.device)
+    # The levels are a grid in floating point: half a level decides which one it is.
+    lowest, highest = level < -1 + 0.5 * width, level > 1 - 0.5 * width
+    above = torch.where(highest, zero, F.softplus(-middle - half))
+    below = torch.where(lowest, zero, F.softplus(middle - half))
+    within = torch.where(lowest | highest, zero, torch.log(-torch.expm1(-2 * half)))
+    return within - above - below
+
+
+def clipped_mean(location: Tensor, log_scale: Tensor) -> Tensor:
+    """Mean of a logistic variable clipped to [-1, 1]; rounding to levels moves it by half a level at most.
+
+    ``E clip(X) = -1 + integral of P(X > t) over [-1, 1]``, an integral of the logistic function.
+    """
+    scale = log_scale.exp()
+    return scale * (F.softplus((location + 1) / scale) - F.softplus((location - 1) / scale)) - 1
+
+
+def draw_level(location: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """A draw of ``round(clip(X))`` on the scale [-1, 1]."""
+    uniform = torch.rand_like(location).clamp(1e-6, 1 - 1e-6)
+    value = location + log_scale.exp() * uniform.logit()
+    return ((value.clamp(-1, 1) + 1) * (0.5 * (levels - 1))).round() * (2 / (levels - 1)) - 1
+
+
+class DiscretizedLogistic(Distribution):
+    """Independent pixels of ``levels`` grey levels in [0, 1], event shape [C, H, W].
+
+    Args:
+        location, log_scale: [S, B, C, H, W], on the scale [-1, 1].
+        levels: how many values a pixel takes, evenly from 0 to 1.
+
+    >>> location, log_scale = torch.zeros(5, 7, 3, 4, 4), torch.zeros(5, 7, 3, 4, 4)
+    >>> DiscretizedLogistic(location, log_scale, levels=256).log_prob(torch.zeros(7, 3, 4, 4)).shape
+    torch.Size([5, 7])
+    """
+
+    def __init__(self, location: Tensor, log_scale: Tensor, levels: int) -> None:
+        self.location, self.log_scale, self.levels = location, log_scale, levels
+        super().__init__(location.shape[:-3], location.shape[-3:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        mass = log_mass(2 * value - 1, self.location, self.log_scale, self.levels)
+        return mass.flatten(-3).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the logistic variables clipped to [0, 1]."""
+        return 0.5 * (clipped_mean(self.location, self.log_scale) + 1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # immutable
+        location = self.location.expand(*sample_shape, *self.location.shape)
+        log_scale = self.log_scale.expand_as(location)
+        return 0.5 * (draw_level(location, log_scale, self.levels) + 1)
+
+
+class DiscretizedLogisticLikelihood(Likelihood):
+    """Independent pixels of ``levels`` grey levels, whose locations and log scales the decoder gives.
+
+    Args:
+        decoder: maps z [N, D] to [N, 2 C, H, W], locations and then log scales.
+        shape: (C, H, W).
+        levels: of a pixel.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, decoder: nn.Module, shape: tuple[int, int, int], levels: int = 256) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.levels: int = levels
+        channels, height, width = shape
+        self.offset = nn.Parameter(torch.zeros(2 * channels, height, width))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Start as the logistic with every pixel's own mean and spread; ``initialized`` says so."""
+        mean, log_scale = mean_and_log_scale(images)
+        self.offset.copy_(torch.cat([mean, log_scale]))
+        self.initialized.fill_(True)
+
+    def forward(self, z: Tensor) -> Distribution:
+        parameters = (self.decoder(z.flatten(0, 1)) + self.offset).unflatten(0, z.shape[:2])
+        location, log_scale = parameters.chunk(2, dim=2)
+        return DiscretizedLogistic(location, log_scale.clamp(min=LOWEST_LOG_SCALE), self.levels)
+
+
+def mean_and_log_scale(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the logistic with the moments of each pixel of images [N, C, H, W], on the scale [-1, 1].
+
+    The variance of a logistic variable is ``(pi scale)^2 / 3``. A pixel that hardly varies gets the spread of
+    a few levels, since decoders move away from a start that is certain only slowly.
+    """
+    variance, mean = torch.var_mean(2 * images - 1, dim=0, correction=0)
+    return mean, (variance.sqrt() * (math.sqrt(3) / math.pi)).clamp(min=0.02).log()

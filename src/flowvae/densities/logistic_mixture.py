@@ -1,0 +1,158 @@
+"""Mixture of discretized logistics, whose channels depend on each other."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
+
+from flowvae.densities.discretized_logistic import (
+    LOWEST_LOG_SCALE,
+    clipped_mean,
+    draw_level,
+    log_mass,
+    mean_and_log_scale,
+)
+from flowvae.densities.likelihood import Likelihood
+
+
+class Components(NamedTuple):
+    """Parameters of the mixture at every pixel, on the scale [-1, 1]; M components."""
+
+    logits: Tensor
+    """of the components, [S, B, M, H, W]"""
+    location: Tensor
+    """[S, B, M, C, H, W]"""
+    log_scale: Tensor
+    """[S, B, M, C, H, W]"""
+    coefficients: Tensor
+    """of earlier channels in the location of later ones, [S, B, M, C (C - 1) / 2, H, W]: (1 from 0), (2 from
+    0), (2 from 1), ..."""
+
+
+class LogisticMixture(Distribution):
+    """Pixels of ``levels`` grey levels in [0, 1], event shape [C, H, W] (Salimans et al. 2017, section 2.2).
+
+    One component is drawn for a pixel with all its channels. Given the component, channel c is a discretized
+    logistic whose location grows linearly with the values of the channels before it:
+    ``location_c + sum_{d < c} coefficient_cd x_d``. Hence
+
+    ``p(x) = prod over pixels of sum_m pi_m prod_c P(x_c | x_{<c}, m)``.
+
+    Args:
+        components: the parameters.
+        levels: how many values a pixel takes, evenly from 0 to 1.
+    """
+
+    def __init__(self, components: Components, levels: int) -> None:
+        self.components, self.levels = components, levels
+        shape = components.location.shape
+        super().__init__(shape[:-4], shape[-3:], validate_args=False)
+
+    def _location(self, channel: int, before: list[Tensor]) -> Tensor:
+        """Of a channel, [S, B, M, H, W], given the channels before it, each broadcasting to that."""
+        first = channel * (channel - 1) // 2
+        location = self.components.location.select(-3, channel)
+        for index, value in enumerate(before):
+            location = torch.addcmul(location, self.components.coefficients.select(-3, first + index), value)
+        return location
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        scaled = (2 * value - 1).unsqueeze(-4)  # [..., 1, C, H, W], for all components
+        channels = list(scaled.unbind(-3))
+        locations = [self._location(channel, channels[:channel]) for channel in range(len(channels))]
+        location = torch.stack(torch.broadcast_tensors(*locations), -3)
+        mass = log_mass(scaled, location, self.components.log_scale, self.levels)
+        of_components = F.log_softmax(self.components.logits, dim=-3) + mass.sum(-3)
+        return of_components.logsumexp(-3).flatten(-2).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the logistic variables clipped to [0, 1], each given the means of the channels before it."""
+        means: list[Tensor] = []
+        for channel in range(self.event_shape[0]):
+            log_scale = self.components.log_scale.select(-3, channel)
+            means.append(clipped_mean(self._location(channel, means), log_scale))
+        weights = self.components.logits.softmax(-3)
+        return 0.5 * (torch.stack([(weights * mean).sum(-3) for mean in means], -3) + 1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # immutable
+        if sample_shape:
+            draws = [self.sample() for _ in range(torch.Size(sample_shape).numel())]
+            return torch.stack(draws).unflatten(0, sample_shape)
+        chosen = Categorical(logits=self.components.logits.movedim(-3, -1)).sample()
+
+        def of_chosen(values: Tensor) -> Tensor:
+            index = chosen.unsqueeze(-3).unsqueeze(-4)  # [S, B, 1, 1, H, W]
+            return values.gather(-4, index.expand(*values.shape[:-4], 1, *values.shape[-3:]))
+
+        logits, location, log_scale, coefficients = self.components
+        drawn = LogisticMixture(
+            Components(logits, of_chosen(location), of_chosen(log_scale), of_chosen(coefficients)),
+            self.levels,
+        )
+        channels: list[Tensor] = []
+        for channel in range(self.event_shape[0]):
+            log_scale = drawn.components.log_scale.select(-3, channel)
+            channels.append(draw_level(drawn._location(channel, channels), log_scale, self.levels))
+        return 0.5 * (torch.stack(channels, -3).squeeze(-4) + 1)
+
+
+class LogisticMixtureLikelihood(Likelihood):
+    """Pixels of ``levels`` grey levels as mixtures of discretized logistics; see `LogisticMixture`.
+
+    Args:
+        decoder: maps z [N, D] to [N, outputs(C, M), H, W].
+        shape: (C, H, W).
+        components: M.
+        levels: of a pixel.
+    """
+
+    initialized: Tensor
+
+    def __init__(
+        self, decoder: nn.Module, shape: tuple[int, int, int], components: int, levels: int = 256
+    ) -> None:
+        super().__init__()
+        self.decoder, self.components = decoder, components
+        self.levels: int = levels
+        self.channels = shape[0]
+        self.offset = nn.Parameter(torch.zeros(self.outputs(shape[0], components), *shape[1:]))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @staticmethod
+    def outputs(channels: int, components: int) -> int:
+        """How many numbers a pixel takes."""
+        return components * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Start as every pixel's own mean and spread, the components side by side; ``initialized`` says so.
+
+        Their locations are the quantiles of that logistic at (m + 1/2) / M, their scales half of its own:
+        nothing would tell them apart otherwise.
+        """
+        mean, log_scale = mean_and_log_scale(images)
+        quantiles = ((torch.arange(self.components, dtype=mean.dtype) + 0.5) / self.components).logit()
+        _, location, scale, _ = self._split(self.offset.unsqueeze(0).unsqueeze(0))
+        location[0, 0].copy_(mean + log_scale.exp() * quantiles.view(-1, 1, 1, 1))
+        scale[0, 0].copy_(log_scale - math.log(2))
+        self.initialized.fill_(True)
+
+    def _split(self, parameters: Tensor) -> Components:
+        """[S, B, outputs, H, W] to the parameters, as views."""
+        m, c = self.components, self.channels
+        sizes = [m, m * c, m * c, m * (c * (c - 1) // 2)]
+        logits, *others = parameters.split(sizes, dim=2)
+        return Components(logits, *(other.unflatten(2, (m, other.shape[2] // m)) for other in others))
+
+    def forward(self, z: Tensor) -> Distribution:
+        parameters = (self.decoder(z.flatten(0, 1)) + self.offset).unflatten(0, z.shape[:2])
+        logits, location, log_scale, coefficients = self._split(parameters)
+        return LogisticMixture(
+            Components(logits, location, log_scale.clamp(min=LOWEST_LOG_SCALE), coefficients.tanh()),
+            self.levels,
+        )
