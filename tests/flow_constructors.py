@@ -7,16 +7,36 @@ import torch
 from flowvae.build import posterior
 from flowvae.config import ModelConfig
 from flowvae.densities import FlowPosterior
-from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Flow, InverseAutoregressive, Planar, RealNVP
-from flowvae.networks import Dense, MaskedDense
+from flowvae.flows import (
+    ActNorm,
+    AffineCoupling,
+    BatchNormFlow,
+    Chain,
+    Checkerboard,
+    Flow,
+    InverseAutoregressive,
+    Planar,
+    RealNVP,
+)
+from flowvae.networks import ConvolutionalConditioner, Dense, MaskedDense
 
 DIMENSION = 5
+MAPS = (4, 2, 4)  # channels, height, width: what flows whose names begin with "maps" transform
 HIDDEN = 7
+MAPS_HIDDEN = 4
 
 
 def coupling(swap: bool = False, bounded: bool = True, **dense) -> Flow:
     moved = AffineCoupling.transformed_features(DIMENSION, swap)
     return AffineCoupling(Dense(DIMENSION - moved, HIDDEN, 2 * moved, **dense), DIMENSION, swap, bounded)
+
+
+def coupling_of_maps(
+    channels: int = MAPS[0], swap: bool = False, alternate: bool = False, **convolutional
+) -> Flow:
+    half = channels // 2
+    conditioner = ConvolutionalConditioner(half, MAPS_HIDDEN, 2 * half, **convolutional)
+    return AffineCoupling(conditioner, channels, swap, alternate=alternate)
 
 
 def autoregressive(**masked) -> Flow:
@@ -52,7 +72,34 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     "realnvp-3-batch-norm": lambda: built(posterior="realnvp", transformations=3, flow_batch_norm=True),
     "iaf-3": lambda: built(posterior="iaf", transformations=3),
     "planar-4": lambda: built(posterior="planar", transformations=4),
+    "act-norm": lambda: ActNorm(DIMENSION),
+    "coupling-act-norm": lambda: coupling(context=True, normalization="act"),
+    "maps-coupling": coupling_of_maps,
+    "maps-coupling-alternate": lambda: coupling_of_maps(alternate=True),
+    "maps-coupling-alternate-swapped": lambda: coupling_of_maps(alternate=True, swap=True),
+    "maps-coupling-context": lambda: coupling_of_maps(context=True, blocks=0),
+    "maps-coupling-weight-norm": lambda: coupling_of_maps(normalization="weight"),
+    "maps-coupling-batch-norm": lambda: coupling_of_maps(context=True, normalization="batch"),
+    "maps-coupling-act-norm": lambda: coupling_of_maps(context=True, normalization="act"),
+    "maps-checkerboard": lambda: Checkerboard(coupling_of_maps(4 * MAPS[0])),
+    "maps-checkerboard-context": lambda: Checkerboard(
+        coupling_of_maps(4 * MAPS[0], swap=True, context=True, normalization="weight")
+    ),
+    "maps-act-norm": lambda: ActNorm(MAPS[0]),
+    "maps-batch-norm": lambda: BatchNormFlow(MAPS[0]),
+    "maps-chain": lambda: Chain(
+        [
+            Checkerboard(coupling_of_maps(4 * MAPS[0], context=True)),
+            ActNorm(MAPS[0]),
+            coupling_of_maps(context=True),
+        ]
+    ),
 }
+
+
+def event_of(name: str) -> tuple[int, ...]:
+    """The shape of what the flow transforms."""
+    return MAPS if name.startswith("maps") else (DIMENSION,)
 
 
 def make(name: str) -> Flow:
@@ -63,11 +110,12 @@ def make(name: str) -> Flow:
         for parameter in flow.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
         flow.train()
-        flow(torch.randn(3, 50, DIMENSION, dtype=torch.float64) * 2 + 1, context_for(flow, 50))
+        event = event_of(name)
+        flow(torch.randn(3, 50, *event, dtype=torch.float64) * 2 + 1, context_for(name, flow, 50))
     return flow
 
 
-def context_for(flow: Flow, images: int) -> torch.Tensor | None:
+def context_for(name: str, flow: Flow, images: int) -> torch.Tensor | None:
     if not flow.context_features:
         return None
-    return torch.randn(images, flow.context_features, dtype=torch.float64)
+    return torch.randn(images, flow.context_features, *event_of(name)[1:], dtype=torch.float64)

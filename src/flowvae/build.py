@@ -68,6 +68,7 @@ def build_vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
 
 
 def _pixel_cnn(config: ModelConfig, shape: tuple[int, int, int]) -> PixelCNN:
+    _check_sides(shape)
     return PixelCNN(_causal_network(config, shape, config.causal_channels), shape)
 
 

@@ -71,6 +71,7 @@ class CausalLikelihood(Likelihood):
         shape: (1, H, W).
     """
 
+    levels = 2
     initialized: Tensor
 
     levels = 2

@@ -33,7 +33,7 @@ class Chain(Flow):
         flows = cast(Iterable[Flow], self.flows)
         if context is None:
             return [(flow, None) for flow in flows]
-        return list(zip(flows, context.split(self.sizes, dim=-1), strict=True))
+        return list(zip(flows, context.split(self.sizes, dim=1), strict=True))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])

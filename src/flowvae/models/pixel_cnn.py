@@ -18,6 +18,7 @@ class PixelCNN(ExactDensity):
         shape: (1, H, W).
     """
 
+    levels = 2
     initialized: Tensor
 
     levels = 2
