@@ -59,12 +59,16 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> Model:
 
 def build_vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
     """The autoencoder for images of ``shape`` (C, H, W)."""
-    _, height, width = shape
-    if height % STRIDE or width % STRIDE:
-        raise UserError(f"images are {height} x {width}; the networks take sides that {STRIDE} divides")
+    _check_sides(shape)
     encoder = Encoder(shape, config.features, config.channels, config.blocks)
     q = posterior(config)
     return VAE(encoder, q, prior(config, encoder, q, shape), likelihood(config, shape))
+
+
+def _check_sides(shape: tuple[int, int, int]) -> None:
+    _, height, width = shape
+    if height % STRIDE or width % STRIDE:
+        raise UserError(f"images are {height} x {width}; the networks take sides that {STRIDE} divides")
 
 
 def _pixel_cnn(config: ModelConfig, shape: tuple[int, int, int]) -> PixelCNN:
@@ -178,7 +182,7 @@ def _chain(config: ModelConfig, transformation: Callable[[], list[Flow]]) -> Cha
     return Chain(flows)
 
 
-def _real_nvp_density(config: ModelConfig, shape: tuple[int, int, int]) -> RealNVPDensity:
+def real_nvp(config: ModelConfig, shape: tuple[int, int, int]) -> RealNVPDensity:
     """Real NVP as a density of images of ``shape`` (C, H, W).
 
     Scales halve the sides while those are even and the smaller one has 8 pixels or more. At each there are K
@@ -216,7 +220,7 @@ def _real_nvp_density(config: ModelConfig, shape: tuple[int, int, int]) -> RealN
 FAMILIES: dict[str, Callable[[ModelConfig, tuple[int, int, int]], Model]] = {
     "vae": build_vae,
     "pixelcnn": _pixel_cnn,
-    "realnvp": _real_nvp_density,
+    "realnvp": real_nvp,
 }
 
 FLOWS: dict[str, Callable[[ModelConfig], Flow]] = {

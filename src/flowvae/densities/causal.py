@@ -74,8 +74,6 @@ class CausalLikelihood(Likelihood):
     levels = 2
     initialized: Tensor
 
-    levels = 2
-
     def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.upsampler, self.network, self.shape = upsampler, network, shape

@@ -21,8 +21,6 @@ class PixelCNN(ExactDensity):
     levels = 2
     initialized: Tensor
 
-    levels = 2
-
     def __init__(self, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.network, self.shape = network, shape
