@@ -23,6 +23,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
+PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 @contextmanager
@@ -127,12 +128,20 @@ def write_weights(run: Path, model: nn.Module) -> None:
 def load(run: str | Path) -> Model:
     """The trained model of a run's folder, in ``eval()`` mode.
 
+    Args:
+        run: the folder; or, where there is no such folder, the name of a model that comes with the package:
+            ``density-mnist``, the best density of binary MNIST so far.
+
     Raises:
         UserError: no such run, or one of its files is damaged.
     """
-    config, shape = read_config(Path(run))
+    run = Path(run)
+    bundled = PRETRAINED / run
+    if not run.exists() and run.name == str(run) and bundled.is_dir():
+        run = bundled
+    config, shape = read_config(run)
     model = build_model(config.model, shape)
-    _fill(model, Path(run))
+    _fill(model, run)
     return model.eval()
 
 
