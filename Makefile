@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself, from the pinned versions in constraints.txt.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check benchmark wheel
+.PHONY: help demo test check docs benchmark wheel
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +28,10 @@ check: $(VENV)/.installed-development ## style, types, and who may import whom
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.installed-docs ## build the site in site/, warnings are errors; run the notebook
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@$(BIN)/python -m pytest -p no:cacheprovider --nbmake examples
+
 benchmark: $(VENV)/.installed-benchmark ## measure against peers and the machine; PARTS="planar coupling" for some
 	@$(BIN)/python -m benchmarks $(PARTS)
 
@@ -46,7 +50,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-development: pyproject.toml constraints.txt
 	@$(virtual_environment)
 	@echo "Installing flowvae, its pinned dependencies and the tools of its tests in $(VENV): a minute or more"
-	@$(INSTALL) -e '.[data,dev,oracles]'
+	@$(INSTALL) -e '.[data,dev,oracles,onnx]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt
+	@$(virtual_environment)
+	@echo "Installing flowvae and what builds its documentation in $(VENV): a minute or more"
+	@$(INSTALL) -e '.[docs]' pytest
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-benchmark: pyproject.toml constraints.txt

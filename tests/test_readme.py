@@ -6,22 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from pages import REPOSITORY, blocks, run_blocks
 
-REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS = blocks(REPOSITORY / "README.md")
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory) -> dict[str, Any]:
-    """What the blocks define, run in their order in an empty folder."""
-    torch.manual_seed(0)
-    defined: dict[str, Any] = {"__name__": "readme"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("readme"))
-        for number, block in enumerate(BLOCKS):
-            exec(compile(block, f"README.md, block {number}", "exec"), defined)
-    return defined
+    """What the blocks define."""
+    return run_blocks("README.md", BLOCKS, tmp_path_factory.mktemp("readme"))
 
 
 def test_blocks_run_and_give_what_they_promise(names):
@@ -52,10 +45,10 @@ def test_own_flow_obeys_the_laws_of_flows(names):
 
 
 def pages() -> list[Path]:
-    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 def test_relative_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     relative = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link)]

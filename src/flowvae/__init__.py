@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from flowvae.build import build_model
     from flowvae.data import load_dataset
     from flowvae.evaluation import evaluate, log_marginal
+    from flowvae.hub import from_pretrained, push_to_hub, save_pretrained
     from flowvae.objectives import elbo, importance_weighted_bound
+    from flowvae.onnx import export_onnx
     from flowvae.presets import preset
     from flowvae.runs import load
     from flowvae.training import train
@@ -21,11 +23,15 @@ _HOMES = {
     "build_model": "build",
     "elbo": "objectives",
     "evaluate": "evaluation",
+    "export_onnx": "onnx",
+    "from_pretrained": "hub",
     "importance_weighted_bound": "objectives",
     "load": "runs",
     "load_dataset": "data",
     "log_marginal": "evaluation",
     "preset": "presets",
+    "push_to_hub": "hub",
+    "save_pretrained": "hub",
     "train": "training",
 }
 
@@ -33,11 +39,15 @@ __all__ = [
     "build_model",
     "elbo",
     "evaluate",
+    "export_onnx",
+    "from_pretrained",
     "importance_weighted_bound",
     "load",
     "load_dataset",
     "log_marginal",
     "preset",
+    "push_to_hub",
+    "save_pretrained",
     "train",
 ]
 

@@ -193,6 +193,24 @@ def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = 
         print(out)
 
 
+def export(
+    run: Run,
+    format: Literal["onnx", "hub"] = "onnx",
+    out: Annotated[Path | None, _default("RUN/onnx or RUN/hub")] = None,
+) -> None:
+    """Write a run's model for use elsewhere: as ONNX graphs, or as a folder in the form of a model hub.
+
+    Args:
+        run: folder of the run
+        format: onnx writes encoder, decoder and sampler; hub writes configuration, weights and a model card
+        out: folder to write
+    """
+    from flowvae.commands import export_run
+
+    for path in export_run(run, format, out or run / format):
+        print(path)
+
+
 def presets() -> None:
     """List the named experiments."""
     for name, config in PRESETS.items():
@@ -272,10 +290,8 @@ def reproduce(
     print((out / "table.md").read_text(), end="")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__: command
-    for command in (train, evaluate, sample, reconstruct, interpolate, table, presets, demo, reproduce)
-}
+_ALL = (train, evaluate, sample, reconstruct, interpolate, table, export, presets, demo, reproduce)
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in _ALL}
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from flowvae.errors import UserError
 from flowvae.evaluation import evaluate, interpolate, nearest
 from flowvae.evaluation.table import collect, markdown, titles, write_table
 from flowvae.models import VAE, RealNVPDensity
+from flowvae.hub import save_pretrained
+from flowvae.onnx import export_onnx
 from flowvae.presets import preset
 from flowvae.training import train
 
@@ -136,6 +138,13 @@ def picture_interpolations(compared: Sequence[Path], pairs: int, steps: int, see
         panels[title] = interpolate(model, ends[:pairs], ends[pairs:], steps).flatten(0, 1)
     figures.save_panels(panels, out, columns=steps)
     return out
+
+
+def export_run(run: Path, format: str, out: Path) -> list[Path]:
+    """Write the run's model into the folder ``out``, as ONNX graphs ("onnx") or as a hub wants it ("hub")."""
+    if format == "hub":
+        return save_pretrained(run, out)
+    return export_onnx(runs.load_vae(run), runs.read_config(run)[1], out)
 
 
 def run_demo(minutes: float, out: Path) -> None:

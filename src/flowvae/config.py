@@ -153,8 +153,8 @@ class TrainingConfig:
     """torch.compile the training step: a minute first, then up to 1.7 times as fast"""
     start_from: str | None = None
     """folder of a run of the same model, whose weights are those to begin with"""
-    track: Literal["tensorboard", "none"] = "tensorboard"
-    """where metrics go beside metrics.jsonl"""
+    track: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
+    """where metrics go beside metrics.jsonl; all but tensorboard want their package installed"""
     seed: int = 0
     """of weights, batches and noise"""
 

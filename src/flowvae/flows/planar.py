@@ -65,7 +65,7 @@ class _Planar(torch.autograd.Function):
     def forward(ctx, z: Tensor, flat: Tensor, transformations: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as documented
         samples, images, dimension = z.shape
         # Each set of parameters with the rows that it moves: [B, S, D], or [1, B S, D] where all share one.
-        rows = z.transpose(0, 1).reshape(len(flat), -1, dimension)
+        rows = z.transpose(0, 1).reshape(flat.shape[0], -1, dimension)
         w_and_v, w, b = _parts(flat, transformations, dimension)
         products = w @ w_and_v.mT  # [B, K, 2 K]
         w_w, w_v = products.chunk(2, dim=2)

@@ -161,7 +161,7 @@ class _RealNVP(torch.autograd.Function):
             for part, each in enumerate(slopes)
         )
         ctx.save_for_backward(*hiddens, *halves, *slopes, *scales, *weights)
-        ctx.sizes = samples, images, len(offset)
+        ctx.sizes = samples, images, offset.shape[0]
         moved = torch.cat([each[-1] for each in halves], dim=1)
         return moved.view_as(z), cast(Tensor, log_determinant).view(samples, images)
 

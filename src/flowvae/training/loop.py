@@ -27,6 +27,7 @@ from flowvae.training.optimizer import Muon, adamw
 from flowvae.training.progress import display
 from flowvae.training.records import Records
 from flowvae.training.schedule import learning_rate, spent
+from flowvae.training.trackers import check_tracker, start_tracker
 
 SAVE_EVERY = 60.0  # seconds
 START_IMAGES = 10_000  # from which a model takes what it starts with, such as the mean image
@@ -49,6 +50,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     """
     keep_freed_memory()
     run, settings = Path(run), config.training
+    check_tracker(settings.track)
     accelerator = Accelerator(log_with=None if settings.track == "none" else settings.track, project_dir=run)
     main, process, processes = (
         accelerator.is_main_process,
@@ -67,7 +69,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     elif main:
         runs.create(run, config, dataset.shape)
     accelerator.wait_for_everyone()
-    accelerator.init_trackers("logs")
+    start_tracker(accelerator, run, config)
     parallel, state.optimizer = accelerator.prepare(state.model, state.optimizer)
     forward = torch.compile(parallel) if settings.compile else parallel
     per_epoch = steps_per_epoch(len(dataset.train.images), settings.batch_size)

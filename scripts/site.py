@@ -1,0 +1,85 @@
+"""What the documentation site needs beside MkDocs: formulas, links and examples.
+
+The pages are written for a reader of the repository too: formulas stand between dollar signs or in fences
+called math, and some links lead to files beside the folder docs. Docstrings have their examples as doctests.
+"""
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
+
+FORMULA = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">'
+    r"(?:\\\((?P<inline>.*?)\\\)|\s*\\\[(?P<block>.*?)\\\]\s*)</(?P=tag)>",
+    re.DOTALL,
+)
+OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?!docs/)[^)#]+)[^)]*\)")
+# A logarithm keeps its distance from what is no bracket.
+LOGARITHM = re.compile(r"\\log(?![A-Za-z])\s*(?!\(|\\left|\s)")
+REMOTE = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^\"' >]+")
+
+
+class Doctests(Preprocessor):
+    """Paragraphs that begin with >>> are code, and no quotations of quotations."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        fenced: list[str] = []
+        inside = False
+        for line in [*lines, ""]:
+            if not inside and line.startswith(">>> "):
+                fenced.append("```pycon")
+                inside = True
+            elif inside and not line.strip():
+                fenced.append("```")
+                inside = False
+            fenced.append(line)
+        return fenced
+
+
+class DoctestExtension(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+        md.preprocessors.register(Doctests(md), "doctests", 28)  # after white space, before fences
+
+
+def on_config(config: Any) -> Any:
+    config.markdown_extensions.append(DoctestExtension())
+    return config
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Links to files of the repository become their paths: the site does not hold them."""
+    inside = Path(config.docs_dir, page.file.src_uri).parent
+
+    def path(link: re.Match[str]) -> str:
+        depth = link.group(0).count("../", 0, link.group(0).index(link.group(2)))
+        if len(Path(page.file.src_uri).parts) > depth:  # still within docs
+            return link.group(0)
+        if not (inside / ("../" * depth) / link.group(2)).exists():
+            raise FileNotFoundError(f"{page.file.src_uri} links to {link.group(2)}, which is not there")
+        return f"`{link.group(2)}`"
+
+    return OUTSIDE.sub(path, markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Formulas become MathML, which browsers show by themselves."""
+
+    def mathml(formula: re.Match[str]) -> str:
+        block = formula.group("block")
+        source = html.unescape(formula.group("inline") if block is None else block)
+        source = LOGARITHM.sub(r"\\log\\,", source.strip())
+        return convert(source, display="inline" if block is None else "block")
+
+    return FORMULA.sub(mathml, content)
+
+
+def on_post_build(config: Any) -> None:
+    """A page that would fetch something from another machine is an error."""
+    for page in Path(config.site_dir).rglob("*.html"):
+        if found := REMOTE.search(page.read_text(encoding="utf-8")):
+            raise ValueError(f"{page} asks another machine: {found.group(0)}")

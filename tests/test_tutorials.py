@@ -1,0 +1,51 @@
+"""The tutorials and the notebook run as they stand, and do what they say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pages import REPOSITORY, blocks, cells, run_blocks
+
+TUTORIALS = REPOSITORY / "docs" / "tutorials"
+
+
+def run(name: str, folder: Path):
+    return run_blocks(name, blocks(TUTORIALS / name), folder)
+
+
+def test_first_posterior(tmp_path, capsys):
+    defined = run("first-posterior.md", tmp_path)
+    printed = capsys.readouterr().out
+    assert "gaussian " in printed
+    assert "realnvp " in printed
+    assert defined["scores"]["nll"] < defined["scores"]["negative_elbo"] < 206  # what the mean image costs
+    assert defined["z"].shape == (1000, 1, 2)
+    assert torch.isfinite(defined["log_density"]).all()
+    assert (tmp_path / "posterior.png").stat().st_size > 1000
+
+
+def test_own_flow(tmp_path):
+    defined = run("own-flow.md", tmp_path)
+    assert defined["chain"].context_features == 4 + 16 + 4
+    assert defined["history"][-1] < defined["history"][0] - 50
+    assert defined["scores"]["nll"] < defined["scores"]["negative_elbo"]
+
+
+def test_own_images(tmp_path):
+    defined = run("own-images.md", tmp_path)
+    assert len(defined["costs"]) == 30
+    assert (tmp_path / "runs" / "bars" / "evaluation.json").exists()
+    # What the page promises: noise is dearer than any bar.
+    assert defined["strange"].min() > defined["costs"].max()
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted((REPOSITORY / "examples").glob("*.ipynb")), ids=lambda path: path.name
+)
+def test_notebook(notebook, tmp_path):
+    code = cells(notebook)
+    assert len(code) > 3
+    defined = run_blocks(notebook.name, code, tmp_path)
+    # Nothing is kept of an earlier run, which would not be this one's.
+    assert '"outputs": []' in notebook.read_text(encoding="utf-8")
+    assert defined["scores"]["nll"] < 206
