@@ -157,7 +157,7 @@ class _RealNVP(torch.autograd.Function):
                     torch.exp(slope[part][k].copy_(raw), out=scale[part][k])
                 torch.addcmul(shift, half[1 - part][k], scale[part][k], out=half[1 - part][k + 1])
         log_determinant = sum(
-            (each @ weights[4 * part + 3].unsqueeze(2) if bounded else each.sum(2, keepdim=True)).sum(0)
+            (each * weights[4 * part + 3].unsqueeze(1) if bounded else each).sum((0, 2))
             for part, each in enumerate(slopes)
         )
         ctx.save_for_backward(*hiddens, *halves, *slopes, *scales, *weights)
@@ -198,7 +198,7 @@ class _RealNVP(torch.autograd.Function):
                     d_raw[part][k].copy_(by_scale)
                 by_relu = torch.mm(d_output[part][k], last[k], out=d_activation[part][k])
                 torch.ops.aten.threshold_backward(by_relu, activation[part][k], 0, grad_input=by_relu)
-                d_half[part].addmm_(by_relu, first[k])
+                d_half[part] = torch.addmm(d_half[part], by_relu, first[k])
         gradients: list[Tensor] = []
         for part in (0, 1):
             inputs = halves[part][1:] if part else halves[part][:-1]
