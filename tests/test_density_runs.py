@@ -11,7 +11,7 @@ from torch import Tensor
 from flowvae import commands
 from flowvae.evaluation import nearest
 from flowvae.models import PixelCNN
-from flowvae.runs import load
+from flowvae.runs import load, read_dataset
 
 CAUSAL = [*SMALL, "--causal-channels", "6", "--causal-blocks", "1"]
 
@@ -90,7 +90,7 @@ def test_samples_stand_above_their_nearest_training_images(place, panels):
     succeeds("sample", "density-small", "--show", "nearest", "--images", "10")
     (shown,) = panels.values()
     with torch.no_grad():
-        training = commands._dataset_of(Path("density-small")).train.images.float()
+        training = read_dataset(Path("density-small")).train.images.float()
     for sample, below in zip(shown[:10], shown[10:], strict=True):
         changed = (training - sample).abs().flatten(1).sum(1)
         assert (below - sample).abs().sum() == changed.min()

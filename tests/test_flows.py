@@ -21,18 +21,23 @@ def values(
     return z, context_for(name, flow, images)
 
 
+def log_determinant_by_autograd(moved: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """log|det d moved/d z| [S, B], from the Jacobian of each sample of each image."""
+    moved = moved.flatten(2)
+    jacobian = torch.zeros(*moved.shape, moved.shape[2], dtype=z.dtype)
+    for s, b, i in itertools.product(*map(range, moved.shape)):
+        gradient = torch.autograd.grad(moved[s, b, i], z, retain_graph=True)[0]
+        jacobian[s, b, i] = gradient[s, b].flatten()
+    return torch.linalg.slogdet(jacobian)[1]
+
+
 @modes
 def test_log_determinant_is_that_of_autograds_jacobian(name, training):
     flow = make(name).train(training)
     z, context = values(name, flow)
     z.requires_grad_()
     moved, log_determinant = flow(z, context)
-    moved = moved.flatten(2)
-    jacobian = torch.zeros(*moved.shape, moved.shape[2], dtype=z.dtype)
-    for s, b, i in itertools.product(*map(range, moved.shape)):
-        gradient = torch.autograd.grad(moved[s, b, i], z, retain_graph=True)[0]
-        jacobian[s, b, i] = gradient[s, b].flatten()
-    torch.testing.assert_close(log_determinant, torch.linalg.slogdet(jacobian)[1], atol=1e-8, rtol=0)
+    torch.testing.assert_close(log_determinant, log_determinant_by_autograd(moved, z), atol=1e-8, rtol=0)
 
 
 def test_inverse_undoes_forward(name):
@@ -62,6 +67,24 @@ def test_samples_of_an_image_share_its_context(name, training):
         alone = flow(z[s : s + 1], context)
         torch.testing.assert_close(alone[0][0], together[0][s])
         torch.testing.assert_close(alone[1][0], together[1][s])
+
+
+STEPS = {"planar-11": 11, "planar-11-amortized": 11, "planar-4": 4, "chain": 3, "real-nvp": 3, "iaf-3": 3}
+
+
+def test_unrolled_steps_are_those_of_forward_and_each_has_its_own_determinant(name):
+    flow = make(name).eval()
+    z, context = values(name, flow, samples=2, images=2)
+    z.requires_grad_()
+    steps = flow.unroll(z, context)
+    assert len(steps) == STEPS.get(name, len(steps))
+    last, log_determinant = flow(z, context)
+    torch.testing.assert_close(steps[-1][0], last)
+    total = torch.zeros_like(log_determinant)
+    for moved, each in steps:
+        total = total + each
+        torch.testing.assert_close(total, log_determinant_by_autograd(moved, z), atol=1e-8, rtol=0)
+    torch.testing.assert_close(total, log_determinant)
 
 
 def test_gradients_match_finite_differences_and_reach_the_context(name):

@@ -157,6 +157,27 @@ def test_fresh_flow_posterior_is_its_base(kind):
 
 
 @pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+def test_unrolled_posterior_begins_with_its_base_and_ends_with_a_draw(kind):
+    posterior, features = flow_posterior(kind)
+    torch.manual_seed(2)
+    steps = posterior.unroll(features, SAMPLES)
+    assert len(steps) == 4
+    z_0, log_density_0 = steps[0]
+    assert isinstance(posterior.base, GaussianPosterior)
+    torch.testing.assert_close(log_density_0, base_density(posterior.base, features).log_prob(z_0))
+    torch.manual_seed(2)
+    torch.testing.assert_close(steps[-1], posterior(features, SAMPLES))
+
+
+def test_unrolled_gaussian_is_one_draw():
+    posterior, features = gaussian()
+    torch.manual_seed(2)
+    (step,) = posterior.unroll(features, SAMPLES)
+    torch.manual_seed(2)
+    torch.testing.assert_close(step, posterior(features, SAMPLES))
+
+
+@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
 def test_without_context_every_image_has_the_same_flow(kind):
     config = ModelConfig(
         posterior=kind, transformations=2, latent=DIMENSION, features=FEATURES, hidden=8, context=False

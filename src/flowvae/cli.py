@@ -211,6 +211,22 @@ def export(
         print(path)
 
 
+def explore(
+    runs: Runs, port: int = 7860, data: Annotated[str | None, _default("that of each run")] = None
+) -> None:
+    """Look into runs on a local web page: curves, latent space, posteriors, scores, samples.
+
+    Args:
+        runs: folders of runs
+        port: where the page is served, on this machine alone
+        data: images of another source
+    """
+    from flowvae.explorer.page import serve
+
+    _at_least_one(runs)
+    serve(runs, port, data)
+
+
 def presets() -> None:
     """List the named experiments."""
     for name, config in PRESETS.items():
@@ -290,7 +306,7 @@ def reproduce(
     print((out / "table.md").read_text(), end="")
 
 
-_ALL = (train, evaluate, sample, reconstruct, interpolate, table, export, presets, demo, reproduce)
+_ALL = (train, evaluate, sample, reconstruct, interpolate, explore, table, export, presets, demo, reproduce)
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in _ALL}
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from flowvae import figures, runs
 from flowvae.config import Config
-from flowvae.data import Dataset, as_float, load_dataset
+from flowvae.data import as_float
 from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
 from flowvae.evaluation import evaluate, interpolate, nearest
 from flowvae.evaluation.table import collect, markdown, titles, write_table
-from flowvae.models import VAE, RealNVPDensity
 from flowvae.hub import save_pretrained
+from flowvae.models import VAE, RealNVPDensity
 from flowvae.onnx import export_onnx
 from flowvae.presets import preset
 from flowvae.training import train
@@ -39,7 +39,7 @@ def evaluate_run(
     _check_seed(seed)
     model = runs.load(run)
     config, _ = runs.read_config(run)
-    dataset = _dataset_of(run, data)
+    dataset = runs.read_dataset(run, data)
     if split == "train" and dataset.binarization == "dynamic":
         raise UserError(
             "dynamic binarization draws training images anew for every batch; evaluate valid or test"
@@ -89,7 +89,7 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str 
     with torch.no_grad():
         images = model.sample(num_images)
     if show == "nearest":
-        dataset = _dataset_of(run)
+        dataset = runs.read_dataset(run)
         training = as_float(dataset.train.images, dataset.levels)
         found = training[nearest(images, training).indices[:, 0]]
         _save_pairs("samples, each above the nearest training image", images, found, out)
@@ -175,27 +175,12 @@ def test_images(run: Path, count: int, seed: int) -> Tensor:
     """Images [N, C, H, W] of the test split that a run's data has, drawn at random."""
     _check_seed(seed)
     _check_count("images", count)
-    dataset = _dataset_of(run)
+    dataset = runs.read_dataset(run)
     available = len(dataset.test.images)
     if count > available:
         raise UserError(f"{count} test images are asked for; {dataset.name} has {available}")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
     return as_float(dataset.test.images[chosen], dataset.levels)
-
-
-def _dataset_of(run: Path, data: str | None = None) -> Dataset:
-    config, shape = runs.read_config(run)
-    source = data or config.data.data
-    dataset = load_dataset(source, config.data.binarization, image_size=config.data.image_size)
-    if dataset.shape != shape:
-        raise UserError(
-            f"the images of {source} are {_sides(dataset.shape)}; {run} was trained on {_sides(shape)}"
-        )
-    return dataset
-
-
-def _sides(shape: tuple[int, int, int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:

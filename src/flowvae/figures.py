@@ -72,11 +72,16 @@ def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together
 
 
 def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """-ELBO over minutes of training, for the metrics of several runs: training faint, validation marked.
+    """What `draw_curves` draws, as PNG or PDF by the file's name.
 
     Raises:
         UserError: the file's name ends in neither .png nor .pdf.
     """
+    _save(draw_curves(runs), path)
+
+
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """-ELBO over minutes of training, for the metrics of several runs: training faint, validation marked."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
     compared: list[float] = []
@@ -106,7 +111,7 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     axes.legend(
         title="validation (faint: training)", fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False
     )
-    _save(figure, path)
+    return figure
 
 
 def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) -> None:

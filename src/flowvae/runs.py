@@ -16,6 +16,7 @@ from torch import nn
 
 from flowvae.build import build_model
 from flowvae.config import Config, ModelConfig, from_dict, to_dict
+from flowvae.data import Dataset, load_dataset
 from flowvae.errors import UserError
 from flowvae.models import VAE, Model
 
@@ -117,6 +118,26 @@ def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
         return from_dict(Config, values), (shape[0], shape[1], shape[2])
     except UserError as error:
         raise UserError(f"{run / CONFIG}: {error}") from None
+
+
+def read_dataset(run: Path, data: str | None = None) -> Dataset:
+    """The data set of a run, or another source with the run's binarization.
+
+    Raises:
+        UserError: there is no such run or data, or its images have another shape than the run's.
+    """
+    config, shape = read_config(run)
+    source = data or config.data.data
+    dataset = load_dataset(source, config.data.binarization, image_size=config.data.image_size)
+    if dataset.shape != shape:
+        raise UserError(
+            f"the images of {source} are {_sides(dataset.shape)}; {run} was trained on {_sides(shape)}"
+        )
+    return dataset
+
+
+def _sides(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def write_weights(run: Path, model: nn.Module) -> None:

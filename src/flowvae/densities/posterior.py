@@ -24,6 +24,13 @@ class Posterior(nn.Module, ABC):
             ``z`` [S, B, D] and ``log q(z|x)`` [S, B] in nats.
         """
 
+    def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
+        """As ``forward``, with what lies between: ``(z_k, log q_k(z_k|x))`` for k = 0 .. number of steps.
+
+        The last pair is a draw from q(z|x). A posterior that is not made of steps is one pair.
+        """
+        return [self(features, num_samples)]
+
     @abstractmethod
     def center(self, features: Tensor) -> Tensor:
         """One representative code for each image, without noise, [1, B, D]."""
@@ -86,6 +93,14 @@ class FlowPosterior(Posterior):
         z, log_density = self.base(features, num_samples)
         z, log_determinant = self.flow(z, self._context(features))
         return z, log_density - log_determinant
+
+    def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
+        steps = self.base.unroll(features, num_samples)
+        begun, log_density = steps[-1]
+        for z, log_determinant in self.flow.unroll(begun, self._context(features)):
+            log_density = log_density - log_determinant
+            steps.append((z, log_density))
+        return steps
 
     def center(self, features: Tensor) -> Tensor:
         """Where the flow takes the base's center."""

@@ -42,6 +42,12 @@ class Chain(Flow):
             total = total + log_determinant
         return z, total
 
+    def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        steps: list[tuple[Tensor, Tensor]] = []
+        for flow, own in self._with_contexts(context):
+            steps += flow.unroll(steps[-1][0] if steps else z, own)
+        return steps
+
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
         for flow, own in reversed(self._with_contexts(context)):

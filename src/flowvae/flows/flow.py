@@ -24,6 +24,14 @@ class Flow(nn.Module, ABC):
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map ``z`` [S, B, *event] to ``z'`` of the same shape; also ``log|det dz'/dz|`` [S, B]."""
 
+    def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """The value after each of the flow's steps, and that step's ``log|det|``, as ``forward`` gives them.
+
+        The last value is that of ``forward``, and the log-determinants add up to its own. A flow that is not
+        made of steps is one step.
+        """
+        return [self(z, context)]
+
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Undo ``forward``: the value before it, and ``log|det|`` of this inverse map [S, B].
 

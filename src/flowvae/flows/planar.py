@@ -46,11 +46,21 @@ class Planar(Flow):
         self.parameters_of_all = nn.Parameter(parameters)
         self.context_features = len(parameters) if amortized else 0
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _flat(self, context: Tensor | None) -> Tensor:
+        """``W``, ``V`` and ``b`` in one row for each image, or one for all."""
         flat = self.parameters_of_all.unsqueeze(0)
-        if self.context_features and context is not None:
-            flat = flat + context
-        return _Planar.apply(z, flat, self.transformations)
+        return flat + context if self.context_features and context is not None else flat
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return _Planar.apply(z, self._flat(context), self.transformations)
+
+    def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        w_and_v, _, b = _parts(self._flat(context), self.transformations, self.dimension)
+        steps: list[tuple[Tensor, Tensor]] = []
+        for k in range(self.transformations):
+            own = torch.cat([w_and_v[:, k], w_and_v[:, k + self.transformations], b[:, k : k + 1]], dim=1)
+            steps.append(_Planar.apply(steps[-1][0] if steps else z, own, 1))
+        return steps
 
 
 class _Planar(torch.autograd.Function):

@@ -69,6 +69,14 @@ class RealNVP(Flow):
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return _RealNVP.apply(z, *_flat(self._weights(context)))
 
+    def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        offset, weights = self._weights(context)
+        steps: list[tuple[Tensor, Tensor]] = []
+        for k in range(len(self.bias)):
+            own = offset[:, k : k + 1], [weight[k : k + 1] for weight in weights]
+            steps.append(_RealNVP.apply(steps[-1][0] if steps else z, *_flat(own)))
+        return steps
+
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         offset, weights = self._weights(context)
         halves = list(z.chunk(2, dim=2))

@@ -1,0 +1,56 @@
+"""Parts of an image from the rest of it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent
+
+from flowvae.errors import UserError
+from flowvae.models import VAE
+
+
+class Completions(NamedTuple):
+    images: Tensor
+    """[N, C, H, W]: known pixels as they were, the others at their mean given the code"""
+    effective_samples: Tensor
+    """[N]: how many of each chain's last candidates carry the weight, from 1 to their number"""
+
+
+@torch.no_grad()
+def complete(
+    model: VAE, image: Tensor, known: Tensor, count: int, sweeps: int = 20, candidates: int = 8
+) -> Completions:
+    """Independent completions of one image [C, H, W], of which the pixels ``known`` [C, H, W] are given.
+
+    Each is a Markov chain of its own. It begins with the hidden pixels of an image drawn from the model. A
+    sweep draws a code for the whole image, then the hidden pixels anew from p(x|z). With the code from q(z|x)
+    that is pseudo-Gibbs sampling (Rezende, Mohamed & Wierstra 2014, appendix F), exact only if q is the
+    posterior. Here the code is one of S candidates from q(z|x), chosen with the importance weights
+    ``p(x|z) p(z) / q(z|x)``: the more of them, the nearer to the posterior, and so to Gibbs sampling of
+    ``p(x_hidden, z | x_known)``. One candidate is pseudo-Gibbs sampling as it is.
+
+    Args:
+        model: its pixels are independent of one another given the code.
+        image: hidden pixels may hold anything.
+        known: boolean.
+        count: N, chains.
+        sweeps: at least 1.
+        candidates: S, for each chain in each sweep.
+
+    Raises:
+        UserError: the likelihood ties pixels to one another.
+    """
+    pixels = model.decode(model.prior().sample((1, count)))
+    if not isinstance(pixels, Independent):
+        raise UserError("pixels of this model are not independent given the code; it cannot fill in a part")
+    effective = torch.ones(count)
+    for _ in range(sweeps):
+        x = torch.where(known, image, pixels.sample()[0])
+        z, log_posterior = model.posterior(model.encoder(x), candidates)  # [S, N, D], [S, N]
+        log_likelihood = torch.stack([model.decode(few.unsqueeze(0)).log_prob(x)[0] for few in z])
+        weights = (log_likelihood + model.prior().log_prob(z) - log_posterior).softmax(0)
+        effective = 1 / weights.square().sum(0)
+        chosen = torch.multinomial(weights.T, 1)[:, 0]
+        pixels = model.decode(z[chosen, torch.arange(count)].unsqueeze(0))
+    return Completions(torch.where(known, image, pixels.mean[0]), effective)

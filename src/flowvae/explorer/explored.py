@@ -1,0 +1,110 @@
+"""A run as the explorer holds it: opened once, asked many times."""
+
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowvae import runs
+from flowvae.config import Config
+from flowvae.data import Dataset, as_float
+from flowvae.errors import UserError
+from flowvae.evaluation.table import collect, titles
+from flowvae.models import VAE
+
+SAMPLE = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Explored:
+    """A trained run with its data; ``records`` are its metrics, ``evaluation`` its scores, if there are."""
+
+    title: str
+    folder: Path
+    config: Config
+    model: VAE
+    dataset: Dataset
+    records: list[dict[str, Any]]
+    evaluation: dict[str, Any]
+
+    @property
+    def transformations(self) -> int:
+        return self.config.model.transformations
+
+    def test_image(self, number: int) -> Tensor:
+        """[C, H, W] in [0, 1]; numbers past the end begin anew."""
+        images = self.dataset.test.images
+        return as_float(images[int(number) % len(images)], self.dataset.levels)
+
+    @functools.cached_property
+    def sample(self) -> Tensor:
+        """Numbers of at most SAMPLE test images, drawn at random: a split may be sorted by class."""
+        count = len(self.dataset.test.images)
+        return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLE]
+
+    @functools.cached_property
+    def sample_images(self) -> Tensor:
+        """The test images of ``sample``, [N, C, H, W] in [0, 1]."""
+        return as_float(self.dataset.test.images[self.sample], self.dataset.levels)
+
+    @functools.cached_property
+    def sample_labels(self) -> Tensor | None:
+        """The labels of ``sample``, [N]; None where the data have none."""
+        labels = self.dataset.test.labels
+        return None if labels is None else labels[self.sample]
+
+    @functools.cached_property
+    @torch.no_grad()
+    def sample_codes(self) -> Tensor:
+        """The centers of the posteriors of ``sample``, [N, D]."""
+        few = self.sample_images.split(256)
+        return torch.cat([self.model.posterior.center(self.model.encoder(images))[0] for images in few])
+
+
+def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored]:
+    """Load runs whose images have one shape; ``data`` takes the place of their own source of images.
+
+    Raises:
+        UserError: a run cannot be read, has no latent code, or has images of another shape than the first.
+    """
+    if not folders:
+        raise UserError("name at least one folder of a run")
+    datasets: dict[tuple[str, str], Dataset] = {}
+    explored: list[Explored] = []
+    for title, folder in zip(titles(folders), folders, strict=True):
+        config, shape = runs.read_config(folder)
+        if explored and shape != explored[0].dataset.shape:
+            raise UserError(f"{folder} has images of another shape than {folders[0]}; explore them apart")
+        source = (data or config.data.data, config.data.binarization)
+        if source not in datasets:
+            datasets[source] = runs.read_dataset(folder, data)
+        evaluated = (folder / runs.EVALUATION).exists()
+        explored.append(
+            Explored(
+                title,
+                folder,
+                config,
+                runs.load_vae(folder),
+                datasets[source],
+                runs.read_metrics(folder),
+                {**collect([folder])[0], "name": title} if evaluated else {"name": title},
+            )
+        )
+    return explored
+
+
+_GENERATOR = threading.Lock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's generator as seeded, one at a time: the page's requests come in several threads."""
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        yield

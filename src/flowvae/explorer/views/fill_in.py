@@ -1,0 +1,98 @@
+"""Fill in: several completions of an image of which a part is hidden."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+import gradio as gr
+import torch
+from torch import Tensor
+
+from flowvae.errors import UserError
+from flowvae.explorer.completion import Completions, complete
+from flowvae.explorer.explored import Explored, seeded
+from flowvae.explorer.images import canvas, from_text, png
+from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
+
+
+def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
+    gr.Markdown(
+        "Paint over what shall be hidden. Each completion is a draw of its own given the rest, by "
+        "pseudo-Gibbs sampling whose codes are resampled by their importance weights. Where completions "
+        "differ, the rest leaves room for it."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=240):
+            run = choose_run(explored)
+            source = image_source(explored, 4700, mask=_upper_half(explored[0].dataset.shape))
+            count = gr.Slider(4, 32, 16, step=4, label="completions")
+            sweeps = gr.Slider(1, 100, 20, step=1, label="sweeps")
+            candidates = gr.Slider(1, 64, 8, step=1, label="candidates, S")
+            seed = gr.Number(0, label="seed", precision=0, minimum=0)
+        with gr.Column(scale=4, min_width=300):
+            sheet = gr.HTML(apply_default_css=False)
+
+    @told
+    def fill(number: int, text: str, *settings: float | None) -> str:
+        return _filled(explored[number], text, *(int(setting or 0) for setting in settings))
+
+    inputs = [run, source.image, count, sweeps, candidates, seed]
+    for listen in (
+        *source.listeners, run.change, count.release, sweeps.release, candidates.release, seed.change
+    ):  # fmt: skip
+        listen(fill, inputs, sheet, show_progress="minimal", trigger_mode="always_last")
+    on_first_visit(tab, fill, inputs, sheet)
+
+
+def _filled(run: Explored, text: str, count: int, sweeps: int, candidates: int, seed: int) -> str:
+    shape = run.dataset.shape
+    drawn, _, mask = (text or "").partition("|")
+    image, hidden = from_text(drawn, shape, run.dataset.levels), _mask(mask, shape)
+    if not hidden.any():
+        return "<p class='fv-note'>Nothing is hidden yet: paint over a part of the image.</p>"
+    with seeded(seed):
+        completions = complete(run.model, image, ~hidden, count, sweeps, candidates)
+    return _sheet(completions, hidden, candidates)
+
+
+def _upper_half(shape: tuple[int, int, int]) -> str:
+    """What is hidden at first."""
+    _, height, width = shape
+    return base64.b64encode(bytes(row < height // 2 for row in range(height) for _ in range(width))).decode()
+
+
+def _mask(text: str, shape: tuple[int, int, int]) -> Tensor:
+    """Which pixels are hidden, [C, H, W]: all channels of a place, or none."""
+    try:
+        places = base64.b64decode(text, validate=True) if text else bytes(shape[1] * shape[2])
+    except (binascii.Error, ValueError):
+        places = b""
+    if len(places) != shape[1] * shape[2]:
+        raise UserError("the mask has another size than the image; paint it anew")
+    return (torch.frombuffer(bytearray(places), dtype=torch.uint8) > 0).view(1, *shape[1:]).expand(shape)
+
+
+def _sheet(completions: Completions, hidden: Tensor, candidates: int) -> str:
+    figures = "".join(
+        f"<figure><img src='{_tinted(image, hidden)}' alt='completion {index + 1}'>"
+        f"<figcaption>{float(effective):.1f}</figcaption></figure>"
+        for index, (image, effective) in enumerate(
+            zip(completions.images, completions.effective_samples, strict=True)
+        )
+    )
+    share = hidden.double().mean().item()
+    return (
+        f"<p class='fv-note'>{share:.0%} of the pixels are hidden, tinted here. "
+        f"Under each completion: how many of its last {candidates} candidate codes carry the weight "
+        "(effective samples).</p>"
+        f"<div class='fv-samples fv-completions'>{figures}</div>"
+    )
+
+
+def _tinted(image: Tensor, hidden: Tensor) -> str:
+    """Ink on paper, where the hidden part's paper is tinted."""
+    paper = torch.ones(3, *image.shape[1:])
+    tint = torch.tensor([0.88, 0.89, 1.0]).view(3, 1, 1)
+    paper = torch.where(hidden[:1], tint, paper)
+    shown = paper * (1 - image) if len(image) == 1 else torch.where(hidden, 0.5 * (image + tint), image)
+    return png(canvas(shown.unsqueeze(0), 1))

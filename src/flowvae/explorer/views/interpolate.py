@@ -1,0 +1,58 @@
+"""Interpolate: the way from one image to another in several runs at once, with -ELBO along it."""
+
+import json
+from collections.abc import Sequence
+
+import gradio as gr
+
+from flowvae.errors import UserError
+from flowvae.evaluation import bounds, interpolate
+from flowvae.explorer.explored import Explored, seeded
+from flowvae.explorer.images import canvas, from_text, png
+from flowvae.explorer.parts import image_source, on_first_visit, scripted, told
+
+STEPS = 21
+SAMPLES = 16
+
+
+def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
+    titles = [run.title for run in explored]
+    gr.Markdown(
+        "From one image to the other in a straight line through the encoder's embedding. Move the slider, "
+        "or drag over a strip. The curve is -ELBO of each image on the way, in nats: a hump is a stretch that "
+        "the model finds unlikely."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=240):
+            first = image_source(explored, 7, "from")
+        with gr.Column(scale=1, min_width=240):
+            second = image_source(explored, 2600, "to")
+        with gr.Column(scale=3, min_width=300):
+            chosen = gr.CheckboxGroup(titles, value=titles, label="runs")
+            strips = scripted("strips", label="strips of images on the way")
+
+    @told
+    def walk(names: list[str], one: str, other: str) -> str:
+        if not names:
+            raise UserError("no run is chosen; tick one")
+        return json.dumps([_strip(run, one, other) for run in explored if run.title in names])
+
+    inputs = [chosen, first.image, second.image]
+    for listen in (*first.listeners, *second.listeners, chosen.change):
+        listen(walk, inputs, strips, show_progress="hidden")
+    on_first_visit(tab, walk, inputs, strips)
+
+
+def _strip(run: Explored, one: str, other: str) -> dict[str, object]:
+    shape, levels = run.dataset.shape, run.dataset.levels
+    first, second = (from_text(text, shape, levels).unsqueeze(0) for text in (one, other))
+    with seeded(0):
+        (path,) = interpolate(run.model, first, second, STEPS)
+        scores = bounds(run.model, (path * (levels - 1)).round() / (levels - 1), SAMPLES).negative_elbo
+    return {
+        "title": run.title,
+        "sheet": png(canvas(path, STEPS)),
+        "height": shape[1],
+        "width": shape[2],
+        "scores": [round(score, 2) for score in scores.tolist()],
+    }

@@ -1,0 +1,120 @@
+"""Latent plane: a flat slice of the latent space as a map of what it decodes to."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowvae.errors import UserError
+from flowvae.explorer.explored import Explored, seeded
+from flowvae.explorer.images import canvas, png
+from flowvae.explorer.latent_plane import Plane, decode, grid, nearest_labels, plane_through, principal_plane
+from flowvae.explorer.parts import COLOURS, choose_run, on_first_visit, scripted, told
+
+STEPS = 17
+PRINCIPAL, THROUGH = "the two main directions of test codes", "three points of your choice"
+DOTS = 800
+
+
+def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
+    gr.Markdown(
+        "Every point of the plane is a code, and the map shows what the codes decode to. Drag over it, or "
+        "move with the arrow keys: the image beside it is that of the very point. The colour of the ink is "
+        "the label of the test image that looks most like it."
+    )
+    count = len(explored[0].dataset.test.images)
+    with gr.Row():
+        with gr.Column(scale=1, min_width=240):
+            run = choose_run(explored)
+            kind = gr.Radio([PRINCIPAL, THROUGH], value=PRINCIPAL, label="a plane through")
+            with gr.Column(visible=False) as choice:
+                corners = [
+                    gr.Number(number, label=label, precision=0, minimum=0, maximum=count - 1)
+                    for number, label in ((7, "test image at (0, 0)"), (2600, "test image at (1, 0)"))
+                ]
+                third = gr.Number(
+                    5100,
+                    label="test image at (0, 1); empty: the middle of the prior",
+                    precision=0,
+                    minimum=0,
+                    maximum=count - 1,
+                )
+        with gr.Column(scale=4, min_width=300):
+            plane = scripted("plane", label="map of the plane", server_functions=[_decoder(explored)])
+
+    @told
+    def draw(number: int, how: str, *numbers: float | None) -> str:
+        return json.dumps(_map(explored[number], how == PRINCIPAL, numbers))
+
+    kind.change(lambda how: gr.Column(visible=how == THROUGH), kind, choice, show_progress="hidden")
+    inputs = [run, kind, *corners, third]
+    for listen in (run.change, kind.change, third.change, *(corner.change for corner in corners)):
+        listen(draw, inputs, plane, show_progress="hidden")
+    on_first_visit(tab, draw, inputs, plane)
+
+
+def _decoder(explored: Sequence[Explored]):
+    def decode_code(request: dict[str, Any]) -> str:
+        """The image of one code, on its way while the pointer moves: {"run": title, "code": D numbers}."""
+        run = next(run for run in explored if run.title == request["run"])
+        code = torch.tensor(request["code"], dtype=torch.float32)
+        if code.shape != (run.config.model.latent,):
+            raise UserError(f"a code of {run.title} has {run.config.model.latent} numbers")
+        with seeded(0):
+            return png(canvas(decode(run.model, code.unsqueeze(0)), 1))
+
+    return decode_code
+
+
+def _map(run: Explored, principal: bool, numbers: Sequence[float | None]) -> dict[str, object]:
+    if principal:
+        plane, low, high, anchors = principal_plane(run.sample_codes), -3.0, 3.0, []
+    else:
+        anchors = [run.test_image(int(number)) for number in numbers if number is not None]
+        if len(anchors) < 2:
+            raise UserError("a plane goes through three points; name at least two test images")
+        plane, low, high = _plane_through(run, anchors), -0.5, 1.5
+    x, y = grid(low, high, STEPS)
+    points = plane.at(x, y)
+    with seeded(0):
+        images = decode(run.model, points)
+    labels = run.sample_labels
+    inks = None
+    if labels is not None:
+        inks = nearest_labels(images.flatten(1), run.sample_images.flatten(1), labels)
+    dots = plane.coordinates(run.sample_codes[:DOTS])
+    return {
+        "run": run.title,
+        "sheet": png(_inked(images, inks)),
+        "steps": STEPS,
+        "low": low,
+        "high": high,
+        "aspect": run.dataset.shape[2] / run.dataset.shape[1],
+        "origin": plane.origin.tolist(),
+        "across": plane.across.tolist(),
+        "up": plane.up.tolist(),
+        "anchors": len(anchors),
+        "dots": [[round(value, 3) for value in dot] for dot in dots.tolist()],
+        "labels": [] if labels is None else labels[:DOTS].tolist(),
+        "colours": COLOURS,
+    }
+
+
+@torch.no_grad()
+def _plane_through(run: Explored, images: Sequence[Tensor]) -> Plane:
+    codes = run.model.posterior.center(run.model.encoder(torch.stack(list(images))))[0]
+    third = codes[2] if len(codes) > 2 else run.model.prior().mean
+    return plane_through(codes[0], codes[1], third)
+
+
+def _inked(images: Tensor, labels: Tensor | None) -> np.ndarray:
+    """The sheet of images [N, C, H, W], row by row, in the colours of their labels."""
+    if labels is None or images.shape[1] != 1:
+        return canvas(images, STEPS)
+    table = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS]) / 255
+    ink = table[labels % len(COLOURS)].view(-1, 3, 1, 1)
+    return canvas(1 - images * (1 - ink), STEPS)

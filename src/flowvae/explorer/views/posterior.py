@@ -1,0 +1,70 @@
+"""Posterior: what each transformation does to the codes of one image."""
+
+import base64
+import json
+from collections.abc import Sequence
+
+import gradio as gr
+import torch
+
+from flowvae.explorer.explored import Explored, seeded
+from flowvae.explorer.images import canvas, from_text, png
+from flowvae.explorer.latent_plane import decode
+from flowvae.explorer.parts import choose_run, image_source, on_first_visit, scripted, told
+from flowvae.explorer.unrolled import contours, directions, project, unroll
+
+SHOWN = 12
+
+
+def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
+    gr.Markdown(
+        "The posterior of one image: samples drawn from the Gaussian q₀, then carried through the "
+        "transformations one after the other. Shown are the two directions in which the flow changes "
+        "their spread most, in standard deviations of q₀, so that the cloud begins round. A sample keeps its colour."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=240):
+            run = choose_run(explored)
+            source = image_source(explored, 18)
+            samples = gr.Slider(200, 3000, 1200, step=100, label="samples, S")
+            seed = gr.Number(0, label="seed", precision=0, minimum=0)
+        with gr.Column(scale=4, min_width=300):
+            stage = scripted("unrolled", label="samples of the posterior after each transformation")
+
+    @told
+    def show(number: int, text: str, count: int, start: float | None) -> str:
+        return json.dumps(_unrolled(explored[number], text, int(count), int(start or 0)))
+
+    inputs = [run, source.image, samples, seed]
+    for listen in (*source.listeners, run.change, samples.release, seed.change):
+        listen(show, inputs, stage, show_progress="hidden")
+    on_first_visit(tab, show, inputs, stage)
+
+
+def _unrolled(run: Explored, text: str, num_samples: int, seed: int) -> dict[str, object]:
+    image = from_text(text, run.dataset.shape, run.dataset.levels)
+    with seeded(seed):
+        unrolled = unroll(run.model, image, num_samples, run.transformations)
+        decoded = [png(canvas(decode(run.model, step[:SHOWN]), SHOWN)) for step in unrolled.z[[0, -1]]]
+    points = project(unrolled, directions(unrolled))
+    return {
+        "title": run.title,
+        "points": base64.b64encode(points.float().numpy().tobytes()).decode(),
+        "steps": len(points),
+        "samples": num_samples,
+        "contours": [contours(step) for step in points],
+        "log_determinants": [round(value, 3) for value in unrolled.log_determinants.tolist()],
+        "decoded": decoded,
+        "density": [round(value, 2) for value in unrolled.log_density.mean(1).tolist()],
+        "dimension": unrolled.z.shape[2],
+        "extent": _extent(points),
+    }
+
+
+def _extent(points: torch.Tensor) -> list[float]:
+    """[left, right, bottom, top] of one square around nearly all points of all steps."""
+    flat = points.flatten(0, 1)
+    low, high = flat.quantile(0.002, 0), flat.quantile(0.998, 0)
+    middle, half = (low + high) / 2, float((high - low).max()) * 0.56
+    x, y = middle.tolist()
+    return [x - half, x + half, y - half, y + half]

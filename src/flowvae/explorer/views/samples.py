@@ -1,0 +1,70 @@
+"""Samples: what the model makes up, and the training image that comes nearest to each."""
+
+from collections.abc import Sequence
+
+import gradio as gr
+from torch import Tensor
+
+from flowvae.data import as_float
+from flowvae.evaluation import nearest
+from flowvae.explorer.explored import Explored, seeded
+from flowvae.explorer.images import canvas, png
+from flowvae.explorer.latent_plane import decode
+from flowvae.explorer.parts import choose_run, on_first_visit, told
+from flowvae.explorer.tempered import tempered
+from flowvae.figures import tile
+
+
+def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
+    gr.Markdown(
+        "Codes from the prior, decoded; under each, the training image that is nearest to it, with their "
+        "squared distance: about how many pixels differ. The temperature says how far from the middle of the "
+        "prior: 1 is the prior itself."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=240):
+            run = choose_run(explored)
+            count = gr.Slider(4, 64, 24, step=4, label="images")
+            temperature = gr.Slider(0, 1.5, 1, step=0.05, label="temperature")
+            seed = gr.Number(0, label="seed", precision=0, minimum=0)
+            another = gr.Button("Draw others", size="sm")
+        with gr.Column(scale=4, min_width=300):
+            sheet = gr.HTML(apply_default_css=False)
+
+    @told
+    def show(number: int, images: float, scale: float, start: float | None) -> str:
+        return _sheet(explored[number], int(images), scale, int(start or 0))
+
+    another.click(lambda start: int(start or 0) + 1, seed, seed, show_progress="hidden")
+    inputs = [run, count, temperature, seed]
+    for listen in (run.change, count.release, temperature.release, seed.change):
+        listen(show, inputs, sheet, show_progress="hidden")
+    on_first_visit(tab, show, inputs, sheet)
+
+
+def _sheet(run: Explored, count: int, temperature: float, seed: int) -> str:
+    with seeded(seed):
+        codes = tempered(run.model.prior(), count, temperature)
+        samples = decode(run.model, codes)
+    training = _training_images(run)
+    indices, distances = (found[:, 0] for found in nearest(samples, training))
+    figures = "".join(
+        f"<figure><img src='{png(canvas(sample[None], 1))}' alt='sample {index + 1}'>"
+        f"<img src='{png(canvas(neighbour[None], 1))}' alt='nearest training image' class='fv-neighbour'>"
+        f"<figcaption>{float(distance):.0f}</figcaption></figure>"
+        for index, (sample, neighbour, distance) in enumerate(
+            zip(samples, training[indices], distances, strict=True)
+        )
+    )
+    download = png(tile(samples, columns=8))
+    name = f"{run.title.replace('/', '-')}-samples-{seed}.png"
+    return (
+        f"<a class='fv-download' download='{name}' href='{download}'>Download as PNG</a>"
+        f"<div class='fv-samples'>{figures}</div>"
+    )
+
+
+def _training_images(run: Explored) -> Tensor:
+    """[M, C, H, W] in [0, 1]; where every batch draws them anew, the intensities that it draws from."""
+    dynamic = run.dataset.binarization == "dynamic"
+    return as_float(run.dataset.train.images, 256 if dynamic else run.dataset.levels)

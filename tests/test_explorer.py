@@ -1,0 +1,324 @@
+"""What the explorer computes, apart from its page."""
+
+import base64
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import flowvae, is_refusal
+from flow_constructors import DIMENSION, make
+from linear_gaussian import NOISE, SHAPE, likelihood_of, linear_gaussian, marginal
+from made_runs import moved_model
+from PIL import Image
+from torch import Tensor
+
+from flowvae.densities import FlowPrior, StandardNormal
+from flowvae.errors import UserError
+from flowvae.explorer import images, scoring
+from flowvae.explorer.charts import histogram
+from flowvae.explorer.completion import complete
+from flowvae.explorer.explored import open_runs
+from flowvae.explorer.latent_plane import grid, nearest_labels, plane_through, principal_plane
+from flowvae.explorer.tempered import tempered
+from flowvae.explorer.unrolled import MASSES, Unrolled, contours, directions, project, unroll
+
+# Images on their way
+
+
+@pytest.mark.parametrize(("channels", "levels"), [(1, 2), (1, 256), (3, 256)])
+def test_an_image_comes_back_from_the_pad_as_it_was(channels, levels):
+    image = torch.randint(levels, (channels, 6, 4)).float() / (levels - 1)
+    torch.testing.assert_close(images.from_text(images.to_text(image), (channels, 6, 4), levels), image)
+
+
+def test_pixels_of_the_pad_become_those_of_the_model():
+    text = base64.b64encode(bytes([0, 100, 200, 255])).decode()
+    assert images.from_text(text, (1, 2, 2), 2).flatten().tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["", "AAAA", "not base64!", None, 7, "AAAAAA=="])
+def test_what_is_no_image_of_the_pad_is_refused(text):
+    with pytest.raises(UserError, match="no image yet"):
+        images.from_text(text, (1, 2, 3), 2)
+
+
+def test_a_sheet_holds_each_image_where_it_belongs():
+    shades = torch.tensor([0.0, 0.2, 0.4, 0.6, 1.0])
+    sheet = images.canvas(shades.view(5, 1, 1, 1).expand(5, 1, 2, 3), columns=3)
+    assert sheet.shape == (4, 9, 1)
+    assert sheet[0, ::3, 0].tolist() == [255, 204, 153]
+    assert sheet[2, ::3, 0].tolist() == [102, 0, 255], "an empty place is paper"
+
+
+def written(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def digit(paper: int, ink: int, side: int = 80) -> np.ndarray:
+    """A thick L."""
+    pixels = np.full((side, side), paper, np.uint8)
+    pixels[side // 4 : -side // 4, side // 4 : side // 2] = ink
+    pixels[side // 2 : -side // 4, side // 4 : -side // 4] = ink
+    return pixels
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (200, 90)])
+def test_an_upload_is_ink_on_paper_whichever_is_darker(paper, ink, tmp_path):
+    image = images.from_file(written(tmp_path / "l.png", digit(paper, ink)), (1, 8, 8), 2)
+    expected = torch.from_numpy(digit(0, 1, side=8)).float()
+    torch.testing.assert_close(image[0], expected)
+
+
+def test_an_upload_fits_without_being_stretched(tmp_path):
+    pixels = np.zeros((40, 80), np.uint8)
+    pixels[10:30, 20:60] = 255
+    image = images.from_file(written(tmp_path / "wide.png", pixels), (1, 8, 8), 2)
+    assert image[0].sum(0).tolist() == [0, 0, 2, 2, 2, 2, 0, 0]
+
+
+def test_an_empty_sheet_has_no_ink(tmp_path):
+    assert not images.from_file(written(tmp_path / "white.png", digit(255, 255)), (1, 8, 8), 2).any()
+
+
+def test_what_is_transparent_is_paper(tmp_path):
+    opaque = np.zeros((8, 8, 4), np.uint8)
+    opaque[2:4, 2:6, 3] = 255  # black ink; elsewhere black too, but invisible
+    image = images.from_file(written(tmp_path / "alpha.png", opaque), (1, 8, 8), 2)
+    assert image[0].nonzero().tolist() == [[row, column] for row in (2, 3) for column in range(2, 6)]
+
+
+def test_colours_of_an_upload_stay(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    image = images.from_file(written(tmp_path / "colours.png", pixels), (3, 8, 8), 256)
+    np.testing.assert_allclose(image.permute(1, 2, 0).numpy() * 255, pixels, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "empty"), (b"hello", "cannot be read as an image"), (b"\x89PNG\r\n\x1a\n" + bytes(50), "cannot")],
+)
+def test_a_file_that_is_no_image_is_refused(content, said, tmp_path):
+    path = tmp_path / "upload.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        images.from_file(path, (1, 8, 8), 2)
+
+
+@pytest.mark.parametrize(("side", "said"), [(10_000, "10,000 x 10,000 pixels"), (20_000, "too many pixels")])
+def test_a_hundred_megapixels_are_refused_before_they_are_decoded(side, said, tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90_000_000)
+    Image.new("1", (side, side)).save(path)
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match=said):
+        images.from_file(path, (1, 8, 8), 2)
+
+
+# The latent plane
+
+
+def test_the_principal_plane_lies_along_what_varies_most():
+    axes = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    scales = torch.tensor([5.0, 3.0, 0.1, 0.1, 0.1, 0.1], dtype=torch.float64)
+    codes = torch.randn(5000, 6, dtype=torch.float64) * scales @ axes + 7
+    plane = principal_plane(codes)
+    torch.testing.assert_close(plane.origin, codes.mean(0))
+    for direction, scale, axis in ((plane.across, 5, axes[0]), (plane.up, 3, axes[1])):
+        assert direction.norm().item() == pytest.approx(scale, rel=0.05)
+        assert abs(direction @ axis).item() == pytest.approx(scale, rel=0.05)
+    spread = plane.coordinates(codes).std(0)
+    torch.testing.assert_close(spread, torch.ones_like(spread))
+
+
+def test_coordinates_lead_back_to_where_a_point_of_the_plane_came_from():
+    plane = plane_through(*torch.randn(3, 5, dtype=torch.float64))
+    x, y = torch.randn(2, 9, dtype=torch.float64)
+    torch.testing.assert_close(plane.coordinates(plane.at(x, y)), torch.stack([x, y], 1))
+
+
+def test_the_plane_through_three_points_has_them_at_its_corners():
+    corners = torch.randn(3, 4)
+    plane = plane_through(*corners)
+    at = plane.at(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0]))
+    torch.testing.assert_close(at, corners)
+
+
+def test_one_dimension_has_a_plane_that_leads_nowhere():
+    assert not principal_plane(torch.randn(10, 1)).up.any()
+
+
+def test_a_point_takes_the_label_of_its_nearest_neighbour():
+    codes = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
+    points = torch.tensor([[1.0, 1.0], [7.0, 2.0], [4.0, 0.0]])
+    assert nearest_labels(points, codes, torch.tensor([3, 8])).tolist() == [3, 8, 3]
+    assert len(grid(-1, 1, 3)[0]) == 9
+
+
+# The posterior unrolled
+
+
+def test_samples_are_followed_transformation_by_transformation():
+    model = moved_model().eval()  # two couplings and a batch norm are one transformation
+    unrolled = unroll(model, torch.zeros(1, 8, 8), 7, transformations=1)
+    assert unrolled.z.shape == (2, 7, 3)
+    torch.manual_seed(1)
+    unrolled = unroll(model, torch.zeros(1, 8, 8), 7, transformations=1)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        z, log_density = model.posterior(model.encoder(torch.zeros(1, 1, 8, 8)), 7)
+    torch.testing.assert_close(unrolled.z[-1], z[:, 0])
+    torch.testing.assert_close(unrolled.log_density[-1], log_density[:, 0])
+    expected = (unrolled.log_density[0] - unrolled.log_density[1]).mean(0, keepdim=True)
+    torch.testing.assert_close(unrolled.log_determinants, expected)
+
+
+def stretched(scales: list[float]) -> tuple[Unrolled, Tensor]:
+    """A cloud that a linear map stretches along directions of its own, given as the rows of a matrix."""
+    size = len(scales)
+    axes = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64)).Q
+    spread = torch.rand(size, dtype=torch.float64) + 0.5
+    z = torch.randn(20_000, size, dtype=torch.float64) * spread
+    moved = z / spread @ axes * torch.tensor(scales, dtype=torch.float64) @ axes.T * spread + 3
+    return Unrolled(torch.stack([z, moved]), torch.zeros(2, len(z))), axes.T / spread
+
+
+def test_the_plane_shows_the_directions_that_the_flow_changes_most():
+    unrolled, axes = stretched([1.0, 4.0, 1.1, 0.9, 0.1])
+    functionals = directions(unrolled)
+    for functional, axis in zip(functionals, axes[[1, 4]], strict=True):
+        cosine = torch.nn.functional.cosine_similarity(functional, axis, dim=0)
+        assert abs(cosine).item() > 0.99
+    points = project(unrolled, functionals)
+    torch.testing.assert_close(torch.cov(points[0].T), torch.eye(2, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert points[1].std(0).tolist() == pytest.approx([4, 0.1], rel=0.05)
+    torch.testing.assert_close(points[0].mean(0), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+def test_one_dimension_cannot_be_unrolled_in_a_plane():
+    with pytest.raises(UserError, match="one dimension"):
+        directions(Unrolled(torch.randn(2, 50, 1), torch.zeros(2, 50)))
+
+
+def test_contours_of_a_gaussian_are_circles_around_their_share_of_it():
+    levels = contours(torch.randn(60_000, 2))
+    for mass, lines in zip(MASSES, levels, strict=True):
+        (line,) = [line for line in lines if len(line) > 20]
+        radii = np.hypot(*np.array(line).T)
+        assert radii.mean() == pytest.approx(math.sqrt(-2 * math.log(1 - mass)), rel=0.06)
+        assert radii.std() < 0.12
+
+
+# Filling in
+
+
+def conditional(weight: Tensor, image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of W z at the hidden pixels, given the known ones, of the linear-Gaussian model."""
+    joint = marginal(weight).covariance_matrix
+    given, hidden = known.flatten(), ~known.flatten()
+    gain = joint[hidden][:, given] @ torch.linalg.inv(joint[given][:, given])
+    mean = gain @ image.flatten()[given]
+    noise = NOISE**2 * torch.eye(int(hidden.sum())).double()
+    return mean, joint[hidden][:, hidden] - noise - gain @ joint[given][:, hidden]
+
+
+@pytest.mark.parametrize(
+    ("exact", "sweeps", "candidates"), [(True, 30, 1), (False, 20, 40)], ids=["exact q", "wrong q"]
+)
+def test_completions_are_draws_from_the_exact_conditional(exact, sweeps, candidates):
+    model = linear_gaussian(exact)
+    weight = likelihood_of(model).weight.detach()
+    torch.manual_seed(3)
+    image = marginal(weight).sample().view(SHAPE)
+    known = torch.tensor([True, False, True, True, False, True]).view(SHAPE)
+    completions = complete(model, image, known, 2000, sweeps, candidates)
+    assert (completions.images[:, known] == image[known]).all()
+    drawn = completions.images[:, ~known]
+    mean, covariance = conditional(weight, image, known)
+    error = covariance.diagonal().sqrt() / math.sqrt(len(drawn))
+    assert ((drawn.mean(0) - mean).abs() < 5 * error).all()
+    torch.testing.assert_close(torch.cov(drawn.T), covariance, atol=0.1 * float(covariance.max()), rtol=0)
+    assert ((completions.effective_samples >= 1 - 1e-9) & (completions.effective_samples <= candidates)).all()
+
+
+def test_without_its_candidates_a_wrong_posterior_fills_in_wrongly():
+    """What resampling is there for: the test above could otherwise pass by itself."""
+    model = linear_gaussian(exact=False)
+    weight = likelihood_of(model).weight.detach()
+    torch.manual_seed(3)
+    image = marginal(weight).sample().view(SHAPE)
+    known = torch.tensor([True, False, True, True, False, True]).view(SHAPE)
+    drawn = complete(model, image, known, 2000, 20, candidates=1).images[:, ~known]
+    mean, covariance = conditional(weight, image, known)
+    error = covariance.diagonal().sqrt() / math.sqrt(len(drawn))
+    assert ((drawn.mean(0) - mean).abs() > 5 * error).any()
+
+
+# Scores, temperature
+
+
+def test_both_tails_of_the_test_images_look_out_of_distribution():
+    others = torch.arange(1000.0)
+    assert scoring.verdict(scoring.place(500, others)) is None
+    assert "less likely than 100%" in str(scoring.verdict(scoring.place(2000, others)))
+    assert "likelier than 100%" in str(scoring.verdict(scoring.place(-1, others)))
+
+
+def test_the_temperature_scales_what_goes_into_a_flow():
+    flow = make("real-nvp")
+    prior = FlowPrior(DIMENSION, flow).double()
+    torch.manual_seed(5)
+    plain = StandardNormal(DIMENSION).double()().sample((4,))
+    for temperature in (0.0, 0.5, 1.0):
+        torch.manual_seed(5)
+        expected, _ = flow(temperature * plain.unsqueeze(0))
+        torch.testing.assert_close(tempered(prior(), 4, temperature), expected[0])
+    torch.manual_seed(5)
+    torch.testing.assert_close(tempered(prior.base(), 4, 0.5), 0.5 * plain)
+
+
+def test_a_chart_marks_where_the_image_falls():
+    chart = histogram([1.0, 2.0, 3.0], 9.0, "a < b")
+    assert "this image: 9.0" in chart
+    assert "a &lt; b" in chart
+    assert chart.count("<rect") == 30
+
+
+# Opening runs
+
+
+def test_runs_are_opened_with_their_data_once(workspace):
+    flow, plain = open_runs([Path("flow"), Path("plain")])
+    assert flow.dataset is plain.dataset
+    assert (flow.title, flow.transformations, plain.transformations) == ("flow", 2, 0)
+    assert flow.evaluation["samples"] == 3
+    assert plain.evaluation == {"name": "plain"}
+    assert flow.sample_codes.shape == (30, 3)
+    assert sorted(flow.sample.tolist()) == list(range(30))
+    torch.testing.assert_close(flow.test_image(31), flow.test_image(1))
+    others = scoring.reference(flow, num_images=10, num_samples=2)
+    assert (others.diff() >= 0).all()
+    torch.testing.assert_close(others, scoring.reference(flow, num_images=10, num_samples=2))
+
+
+def test_runs_of_other_images_are_explored_apart(workspace):
+    shutil.copytree("flow", "other")
+    text = Path("other/config.json").read_text()
+    Path("other/config.json").write_text(text.replace("8\n  ]", "12\n  ]", 1))
+    with pytest.raises(UserError, match="other has images of another shape than flow"):
+        open_runs([Path("flow"), Path("other")])
+
+
+def test_mistakes_are_one_line(workspace):
+    is_refusal(flowvae("explore"), "at least one folder")
+    is_refusal(flowvae("explore", "nowhere"), "nowhere is no folder")
+    is_refusal(flowvae("explore", "flow", "--port", 0), "port is 0", "1 to 65535")
+    is_refusal(flowvae("explore", "flow", "--data", "larger.npz"), "12 x 12", "8 x 8")
+
+
+def test_without_gradio_one_line_says_how_to_get_it(workspace, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    is_refusal(flowvae("explore", "flow"), "pip install 'flowvae[explore]'")
