@@ -47,7 +47,8 @@ def directions(unrolled: Unrolled) -> Tensor:
     With ``C_0`` and ``C_K`` the covariances of z_0 and z_K, they are the generalized eigenvectors of
     ``C_K a = lambda C_0 a`` with the largest ``lambda - 1 - log lambda``: twice what the direction
     contributes to the divergence between Gaussians of these covariances. Scaled so that z_0 has unit variance
-    along both and no correlation between them: a round cloud before the first transformation, whatever it is after the last.
+    along both and no correlation between them: a round cloud before the first transformation, whatever it
+    is after the last.
 
     Raises:
         UserError: the latent space has a single dimension.
