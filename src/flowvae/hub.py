@@ -154,7 +154,7 @@ images = model.sample(16)  # [16, {channels}, {height}, {width}]
 def _kind(config: Config) -> str:
     model = config.model
     if model.family != "vae":
-        return f"a {model.family}, whose likelihood is exact"
+        return f"a model of the family {model.family}, without a latent code"
     kind = f"a variational autoencoder with {model.latent} latent dimensions, a Gaussian posterior"
     if model.transformations:
         kind += f" made flexible by {model.transformations} {model.posterior} transformations"
