@@ -39,6 +39,7 @@ def test_own_images(tmp_path):
     assert defined["strange"].min() > defined["costs"].max()
 
 
+@pytest.mark.slow  # make docs runs the notebooks too, in a kernel
 @pytest.mark.parametrize(
     "notebook", sorted((REPOSITORY / "examples").glob("*.ipynb")), ids=lambda path: path.name
 )
