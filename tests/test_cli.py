@@ -86,7 +86,7 @@ def test_every_option_of_training_reaches_its_run(workspace):
             option = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
-            else:
+            elif value is not None:
                 words += [f"--{option}", str(value)]
     succeeds("train", "vae", *words, "--out", "run")
     assert read_config(workspace / "run")[0] == chosen

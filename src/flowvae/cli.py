@@ -198,7 +198,7 @@ def export(
     format: Literal["onnx", "hub"] = "onnx",
     out: Annotated[Path | None, _default("RUN/onnx or RUN/hub")] = None,
 ) -> None:
-    """Write a run's model for use elsewhere: as ONNX graphs, or as a folder in the form of a model hub.
+    """Write a run's model for use elsewhere: as ONNX graphs, or a folder as model hubs have it.
 
     Args:
         run: folder of the run
