@@ -260,5 +260,5 @@ def test_the_model_that_comes_with_the_package_knows_its_digits():
 def test_a_folder_goes_before_a_model_that_comes_with_the_package(tmp_path, monkeypatch):
     (tmp_path / "density-mnist").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="config.json is missing"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         load("density-mnist")
