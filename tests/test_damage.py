@@ -99,7 +99,8 @@ def test_any_value_anywhere_is_read_or_refused(run):
                     continue
                 read = getattr(getattr(config, section), option)
                 assert read == other
-                assert type(read) is type(value) or None in (read, value) or option == "minutes"  # True is no 1
+                # True is no 1; where nothing may be said, something may.
+                assert type(read) is type(value) or None in (read, value) or option == "minutes"
 
 
 @pytest.mark.parametrize("folder", ["missing", "file", "empty"])
