@@ -1,5 +1,7 @@
 """Approximate posteriors: the density that comes with a draw is that of the draw."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch.distributions import Independent, Normal
 from flowvae.build import posterior as build_posterior
 from flowvae.config import ModelConfig
 from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, StandardNormal
-from flowvae.flows import Chain
+from flowvae.flows import Chain, RealNVP
 
 SAMPLES, IMAGES, FEATURES, DIMENSION = 6, 5, 3, 4
 
@@ -197,7 +199,11 @@ def test_transformations_are_counted_as_in_the_literature():
     """One Real NVP transformation is two couplings with swapped halves; planar ones are K in one module."""
     for transformations in (1, 5):
         config = ModelConfig(posterior="realnvp", transformations=transformations, latent=DIMENSION)
-        posterior = build_posterior(config)
+        at_once = build_posterior(config)
+        assert isinstance(at_once, FlowPosterior)
+        assert isinstance(at_once.flow, RealNVP)
+        assert at_once.flow.bias.shape[:2] == (transformations, 2)
+        posterior = build_posterior(dataclasses.replace(config, normalization="batch"))
         assert isinstance(posterior, FlowPosterior)
         assert isinstance(posterior.flow, Chain)
         swaps = [flow.swap for flow in posterior.flow.flows]
