@@ -12,6 +12,7 @@ from command_line import flowvae, is_refusal
 from flow_constructors import DIMENSION, make
 from linear_gaussian import NOISE, SHAPE, likelihood_of, linear_gaussian, marginal
 from made_runs import moved_model
+from pages import REPOSITORY, blocks, run_blocks
 from PIL import Image
 from torch import Tensor
 
@@ -322,3 +323,8 @@ def test_mistakes_are_one_line(workspace):
 def test_without_gradio_one_line_says_how_to_get_it(workspace, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     is_refusal(flowvae("explore", "flow"), "pip install 'flowvae[explore]'")
+
+
+def test_the_page_about_it_runs_as_it_stands(tmp_path):
+    defined = run_blocks("explorer.md", blocks(REPOSITORY / "docs" / "explorer.md"), tmp_path)
+    assert defined["points"].shape == (3, 500, 2)

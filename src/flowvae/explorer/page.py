@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradio.themes import Default
-
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, open_runs
 
@@ -58,6 +56,7 @@ def build_app(explored: Sequence[Explored]) -> Any:
             "the explorer needs gradio; install it with: pip install 'flowvae[explore]'"
         ) from None
     from fastapi import FastAPI
+    from gradio.themes import Default
 
     from flowvae.explorer.views import VIEWS
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from contourpy import contour_generator
+from contourpy import LineType, contour_generator
 from torch import Tensor
 
 from flowvae.errors import UserError
@@ -46,9 +46,9 @@ def directions(unrolled: Unrolled) -> Tensor:
 
     With ``C_0`` and ``C_K`` the covariances of z_0 and z_K, they are the generalized eigenvectors of
     ``C_K a = lambda C_0 a`` with the largest ``lambda - 1 - log lambda``: twice what the direction
-    contributes to the divergence between Gaussians of these covariances. Scaled so that z_0 has unit variance
-    along both and no correlation between them: a round cloud before the first transformation, whatever it
-    is after the last.
+    contributes to the divergence between Gaussians of these covariances. They are scaled so that z_0 has unit
+    variance along both and no correlation between them: a round cloud before the first transformation,
+    whatever it is after the last.
 
     Raises:
         UserError: the latent space has a single dimension.
@@ -95,7 +95,7 @@ def contours(points: Tensor, bins: int = 96) -> list[list[list[list[float]]]]:
             )
         ]
     )
-    draw = contour_generator(centers[0], centers[1], counts.T)
+    draw = contour_generator(centers[0], centers[1], counts.T, line_type=LineType.Separate)
     return [
         [np.asarray(line).tolist() for line in draw.lines(at_samples[int((1 - mass) * (len(values) - 1))])]
         for mass in MASSES

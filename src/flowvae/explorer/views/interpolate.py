@@ -18,9 +18,9 @@ SAMPLES = 16
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     titles = [run.title for run in explored]
     gr.Markdown(
-        "From one image to the other in a straight line through the encoder's embedding. Move the slider, "
-        "or drag over a strip. The curve is -ELBO of each image on the way, in nats: a hump is a stretch "
-        "that the model finds unlikely."
+        "From one image to the other in a straight line through the encoder's embedding. Move the slider, or "
+        "drag over a strip. The curve is -ELBO of each image on the way, in nats: a hump is a stretch that "
+        "the model finds unlikely."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):

@@ -19,9 +19,8 @@ SHOWN = 12
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
         "The posterior of one image: samples drawn from the Gaussian q₀, then carried through the "
-        "transformations one after the other. Shown are the two directions in which the flow changes "
-        "their spread most, in standard deviations of q₀, so that the cloud begins round. "
-        "A sample keeps its colour."
+        "transformations one after the other. Shown are the two directions in which the flow changes their "
+        "spread most, in standard deviations of q₀, so that the cloud begins round. A sample keeps its hue."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):

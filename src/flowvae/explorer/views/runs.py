@@ -16,7 +16,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     keys = list(dict.fromkeys(key for run in explored for key in ("name", *COLUMNS, *run.evaluation)))
     keys = [key for key in keys if any(run.evaluation.get(key) is not None for run in explored)]
     gr.Markdown(
-        "Nats per image, lower is better; the menu at a column's head (⋮) sorts by it. "
+        "Nats per image, lower is better. Select a column's head, and its menu (⋮) sorts by it. "
         "A run without numbers has not been evaluated: `flowvae evaluate RUN`."
     )
     gr.Dataframe(
