@@ -9,7 +9,6 @@ import gradio as gr
 from flowvae.evaluation.table import COLUMNS
 from flowvae.explorer.differences import differences
 from flowvae.explorer.explored import Explored
-from flowvae.figures import draw_curves
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
@@ -30,13 +29,14 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             chosen = gr.CheckboxGroup(titles, value=titles, label="training curves")
-            curves = gr.HTML(_curves(explored, titles), apply_default_css=False)
+            curves = gr.HTML(apply_default_css=False)
         with gr.Column(scale=2, min_width=280):
             with gr.Row():
                 one = _choice(titles, 0, "settings of")
                 other = _choice(titles, len(titles) - 1, "beside those of")
             table = gr.HTML(_differences(explored, 0, len(titles) - 1), apply_default_css=False)
-    chosen.change(lambda names: _curves(explored, names), chosen, curves, show_progress="hidden")
+    # Without triggers: when the page is opened, and at every change.
+    gr.on(None, lambda names: _curves(explored, names), chosen, curves, show_progress="hidden")
     for menu in (one, other):
         menu.change(lambda a, b: _differences(explored, a, b), [one, other], table, show_progress="hidden")
 
@@ -56,6 +56,8 @@ def _curves(explored: Sequence[Explored], names: Sequence[str]) -> str:
     chosen = {run.title: run.records for run in explored if run.title in names}
     if not any(chosen.values()):
         return "<p class='fv-note'>There is no training curve to show.</p>"
+    from flowvae.figures import draw_curves  # matplotlib is not waited for when the page opens
+
     text = io.StringIO()
     draw_curves(chosen).savefig(text, format="svg")
     return f"<div class='fv-figure'>{text.getvalue()[text.getvalue().index('<svg') :]}</div>"

@@ -12,7 +12,6 @@ from flowvae.explorer.images import canvas, png
 from flowvae.explorer.latent_plane import decode
 from flowvae.explorer.parts import choose_run, on_first_visit, told
 from flowvae.explorer.tempered import tempered
-from flowvae.figures import tile
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
@@ -43,6 +42,8 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 
 
 def _sheet(run: Explored, count: int, temperature: float, seed: int) -> str:
+    from flowvae.figures import tile  # matplotlib is not waited for when the page opens
+
     with seeded(seed):
         codes = tempered(run.model.prior(), count, temperature)
         samples = decode(run.model, codes)
