@@ -48,7 +48,8 @@ def test_static_frequencies_are_the_intensities(tmp_path: Path) -> None:
 def test_dynamic_resamples_train_and_freezes_the_rest_as_static_does(grey: Path) -> None:
     dynamic, static = load_dataset(str(grey), "dynamic", 5), load_dataset(str(grey), "static", 5)
     intensities = load_dataset(str(grey), "none")
-    assert (dynamic.binarization, dynamic.levels) == ("dynamic", 2)
+    assert (dynamic.binarization, dynamic.levels, dynamic.training_levels) == ("dynamic", 2, 256)
+    assert static.training_levels == 2
     assert torch.equal(dynamic.train.images, intensities.train.images)
     assert torch.equal(dynamic.valid.images, static.valid.images)
     assert torch.equal(dynamic.test.images, static.test.images)

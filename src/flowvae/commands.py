@@ -90,7 +90,7 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str 
         images = model.sample(num_images)
     if show == "nearest":
         dataset = runs.read_dataset(run)
-        training = as_float(dataset.train.images, dataset.levels)
+        training = as_float(dataset.train.images, dataset.training_levels)
         found = training[nearest(images, training).indices[:, 0]]
         _save_pairs("samples, each above the nearest training image", images, found, out)
     else:

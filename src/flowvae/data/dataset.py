@@ -43,6 +43,11 @@ class Dataset:
         """How many values a pixel takes where the likelihood sees it: 2, or 256 without binarization."""
         return 256 if self.binarization == "none" else 2
 
+    @property
+    def training_levels(self) -> int:
+        """How many values a stored training pixel takes: 256 too where every batch is binarized anew."""
+        return 256 if self.binarization == "dynamic" else self.levels
+
 
 def as_float(images: Tensor, levels: int) -> Tensor:
     """uint8 pixels 0 .. levels - 1 as float32 in [0, 1], same shape.

@@ -145,8 +145,7 @@ def _some_images(dataset: Dataset, seed: int) -> Tensor:
     """Training images to start from, drawn at random; intensities where every batch is binarized anew."""
     everything = dataset.train.images
     chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
-    levels = 256 if dataset.binarization == "dynamic" else dataset.levels
-    return as_float(everything[chosen[:START_IMAGES]], levels)
+    return as_float(everything[chosen[:START_IMAGES]], dataset.training_levels)
 
 
 def _not_finite(step: int) -> UserError:

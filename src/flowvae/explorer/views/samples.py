@@ -67,5 +67,4 @@ def _sheet(run: Explored, count: int, temperature: float, seed: int) -> str:
 
 def _training_images(run: Explored) -> Tensor:
     """[M, C, H, W] in [0, 1]; where every batch draws them anew, the intensities that it draws from."""
-    dynamic = run.dataset.binarization == "dynamic"
-    return as_float(run.dataset.train.images, 256 if dynamic else run.dataset.levels)
+    return as_float(run.dataset.train.images, run.dataset.training_levels)
