@@ -11,8 +11,8 @@ import torch
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))  # benchmarks/ is not part of the package
 
-from benchmarks import report  # noqa: E402
-from benchmarks.timing import by_turns, floating_point_operations  # noqa: E402
+from benchmarks import report  # noqa: E402  # the path first
+from benchmarks.timing import by_turns, floating_point_operations  # noqa: E402  # the path first
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers, about their own use of PyTorch
 REASON = "a peer that is not installed; pip install flowvae[benchmark]"

@@ -21,4 +21,4 @@ def start_from_data(model: nn.Module, images: Tensor) -> None:
         model(images[:IMAGES])
     finally:
         for part in parts:
-            part.starting = False  # type: ignore[assignment]
+            part.starting = False  # type: ignore[assignment]  # a bool, and no module
