@@ -7,6 +7,7 @@ import time
 import warnings
 
 from benchmarks import report
+from flowvae.memory import keep_freed_memory
 
 # quality, which takes a hundred minutes where no row of it is stored yet, comes last.
 PARTS = ("startup", "planar", "coupling", "training", "likelihood", "growth", "quality")
@@ -20,6 +21,7 @@ def main() -> None:
     for part in arguments.parts:
         if part not in PARTS:
             parser.error(f"no part {part!r}; known: {', '.join(PARTS)}")
+    keep_freed_memory()  # as training does, and here for the peers as well
     warnings.simplefilter("ignore")  # of the peers, about their own use of PyTorch
     for part in arguments.parts or PARTS:
         began = time.monotonic()

@@ -206,16 +206,9 @@ class Textbook(nn.Module):
 def textbook(same: FlowPosterior, features: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """The flow of ``same``, from its parameters alone: ``z_K`` and ``log|det|`` for z [S, B, D]."""
     flow, context = cast(Planar, same.flow), cast(nn.Linear, same.context)
-    size = flow.transformations * flow.dimension
-    flat = flow.parameters_of_all + context(features)
-    all_w, all_u, all_b = flat.split([size, size, flow.transformations], dim=1)
+    all_w, all_u, all_b = flow.separate(flow.parameters_of_all + context(features))
     total = z.new_zeros(z.shape[:2])
-    for w, u, b in zip(
-        all_w.split(flow.dimension, dim=1),
-        all_u.split(flow.dimension, dim=1),
-        all_b.split(1, dim=1),
-        strict=True,
-    ):
+    for w, u, b in zip(all_w.unbind(1), all_u.unbind(1), all_b.split(1, dim=1), strict=True):
         product = (w * u).sum(1, keepdim=True)
         u = u + (F.softplus(product + SHIFT) - 1 - product) * w / w.square().sum(1, keepdim=True)
         h = torch.tanh((w * z).sum(2, keepdim=True) + b)

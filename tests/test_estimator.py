@@ -150,10 +150,10 @@ def flow_posterior(kind: str) -> tuple[FlowPosterior, Tensor, Tensor]:
     return posterior, features, posterior.context(features).detach()
 
 
-def inverse_planar(z: Tensor, flat: Tensor, transformations: int = 3) -> Tensor:
+def inverse_planar(flow: Planar, z: Tensor, flat: Tensor) -> Tensor:
     """Undo planar transformations one by one: along w it is a monotone function of one number, so bisect."""
-    w, u, b = (part.unflatten(0, (transformations, -1)) for part in flat.split([6, 6, 3]))
-    for k in reversed(range(transformations)):
+    w, u, b = flow.separate(flat)
+    for k in reversed(range(flow.transformations)):
         product = w[k] @ u[k]
         m = torch.log1p(torch.exp(product + math.log(math.e - 1))) - 1
         constrained = u[k] + (m - product) * w[k] / (w[k] @ w[k])
@@ -171,7 +171,7 @@ def log_density(posterior: FlowPosterior, features: Tensor, context: Tensor, z: 
     """Log q(z|x) of any z [N, 2], from the flow's inverse and torch's normal distribution."""
     z = z.unsqueeze(1)
     if isinstance(posterior.flow, Planar):
-        before = inverse_planar(z, posterior.flow.parameters_of_all + context[0])
+        before = inverse_planar(posterior.flow, z, posterior.flow.parameters_of_all + context[0])
         again, log_determinant = posterior.flow(before, context)
         torch.testing.assert_close(again, z, atol=1e-8, rtol=0)
     else:

@@ -20,7 +20,7 @@ D = CONFIG.model.latent
 SMALL = ModelConfig(latent=D, features=8, channels=4, hidden=8)
 MODELS = {
     "gaussian": SMALL,
-    "planar": replace(SMALL, posterior="planar", transformations=9),
+    "planar": replace(SMALL, posterior="planar", transformations=12),
     "planar without context": replace(SMALL, posterior="planar", transformations=2, context=False),
     "realnvp": replace(SMALL, posterior="realnvp", transformations=2),
     "realnvp, batch normalization": CONFIG.model,

@@ -47,29 +47,19 @@ def agree(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], inputs: li
         torch.testing.assert_close(mine, other, atol=1e-8, rtol=1e-8)
 
 
-# Planar: parameters [..., K (2 D + 1)] are W, then U, then b.
+# Planar.
 
 
-def planar_parameters(flat: Tensor, transformations: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+def planar_parameters(flow: Planar, flat: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(w, unconstrained u, b) of every transformation: [..., D], [..., D] and [..., 1]."""
-    dimension = (flat.shape[-1] // transformations - 1) // 2
-    size = transformations * dimension
-    w, u, b = flat.split([size, size, transformations], dim=-1)
-    shape = (transformations, dimension)
-    return list(
-        zip(
-            w.unflatten(-1, shape).unbind(-2),
-            u.unflatten(-1, shape).unbind(-2),
-            b.split(1, dim=-1),
-            strict=True,
-        )
-    )
+    w, u, b = flow.separate(flat)
+    return list(zip(w.unbind(-2), u.unbind(-2), b.split(1, dim=-1), strict=True))
 
 
-def textbook_planar(z: Tensor, flat: Tensor, transformations: int) -> tuple[Tensor, Tensor]:
+def textbook_planar(flow: Planar, z: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
     """One transformation after the other, Rezende & Mohamed 2015, equations 10 to 12 and appendix A.1."""
     total = torch.zeros(z.shape[:-1], dtype=z.dtype)
-    for w, u, b in planar_parameters(flat, transformations):
+    for w, u, b in planar_parameters(flow, flat):
         product = (w * u).sum(-1, keepdim=True)
         u_hat = u + (F.softplus(product + SHIFT) - 1 - product) * w / w.norm(dim=-1, keepdim=True) ** 2
         h = torch.tanh((w * z).sum(-1, keepdim=True) + b)
@@ -79,14 +69,14 @@ def textbook_planar(z: Tensor, flat: Tensor, transformations: int) -> tuple[Tens
     return z, total
 
 
-def pyros_planar(z: Tensor, flat: Tensor, transformations: int) -> tuple[Tensor, Tensor]:
+def pyros_planar(flow: Planar, z: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
     """A composition of Pyro's, whose constraint is softplus(w'u) - 1 where ours is softplus(w'u + SHIFT) - 1.
 
     So u + SHIFT w / ||w||^2 is to theirs what u is to ours.
     """
     planar = pytest.importorskip("pyro.distributions.transforms.planar", reason=REASON)
     total = torch.zeros(z.shape[:-1], dtype=z.dtype)
-    for w, u, b in planar_parameters(flat, transformations):
+    for w, u, b in planar_parameters(flow, flat):
         transform = planar.ConditionedPlanar((b, u + SHIFT * w / w.square().sum(-1, keepdim=True), w))
         after = transform(z)
         total = total + transform.log_abs_det_jacobian(z, after)
@@ -95,7 +85,7 @@ def pyros_planar(z: Tensor, flat: Tensor, transformations: int) -> tuple[Tensor,
 
 
 @pytest.mark.parametrize("amortized", [False, True], ids=["shared", "amortized"])
-@pytest.mark.parametrize("transformations", [1, 2, 8, 9, 23])
+@pytest.mark.parametrize("transformations", [1, 2, 9, 11, 12, 20])
 @pytest.mark.parametrize("oracle", [textbook_planar, pyros_planar])
 def test_planar(oracle, transformations, amortized):
     torch.manual_seed(transformations)
@@ -105,7 +95,7 @@ def test_planar(oracle, transformations, amortized):
     if amortized:
         context = numbers(IMAGES, flow.context_features, scale=0.5).requires_grad_()
         flat, inputs = flat + context, [*inputs, context]
-    agree(flow(inputs[0], context), oracle(inputs[0], flat, transformations), inputs)
+    agree(flow(inputs[0], context), oracle(flow, inputs[0], flat), inputs)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 10.0, 100.0])
@@ -117,7 +107,7 @@ def test_planar_with_large_weights_in_single_precision(scale):
     context = scale * torch.randn(16, flow.context_features)
     with torch.no_grad():
         outputs = flow(z, context)
-        exact = textbook_planar(z.double(), (flow.parameters_of_all + context).double(), 40)
+        exact = textbook_planar(flow, z.double(), (flow.parameters_of_all + context).double())
     for ours, reference in zip(outputs, exact, strict=True):
         error = (ours - reference).abs()
         assert ours.isfinite().all()

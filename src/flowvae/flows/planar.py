@@ -1,6 +1,7 @@
 """K planar transformations at once."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,98 +22,122 @@ class Planar(Flow):
     softplus(x + log(e - 1)) - 1``, which has the same range and leaves ``u = 0`` alone, so that the chain
     starts as the identity.
 
-    No vector of D dimensions is carried from one transformation to the next. With ``W`` and ``U`` [K, D],
-    ``p = W z_0 + b``, ``A = W U'`` and ``L`` its strictly lower part, the activations solve ``h = tanh(p + L
-    h)``, a recurrence of K scalars; then ``z_K = z_0 + U' h`` and ``log|det| = sum_k log(1 + (1 - h_k^2)
-    A_kk)``. A belongs to the image and is shared by all its samples. With ``1 + A_kk = softplus(w'u + log(e -
-    1))``, the determinant is ``h_k^2 + (1 - h_k^2) (1 + A_kk)``: a sum that rounding cannot make negative.
+    The transformations go in blocks of at most 10, and within a block no vector of D dimensions is carried
+    from one to the next. With its ``W``, ``U`` [s, D], ``p = W z + b``, ``A = W U'`` and ``L`` its strictly
+    lower part, the activations solve ``h = tanh(p + L h)``, a recurrence of s scalars; then ``z' = z + U' h``
+    and ``log|det| = sum_k log(1 + (1 - h_k^2) A_kk)``. A belongs to the image and is shared by all its
+    samples. Small blocks have small A, few blocks have few large products: 10 was the fastest. With ``1 +
+    A_kk = softplus(w'u + log(e - 1))``, the determinant is ``h_k^2 + (1 - h_k^2) (1 + A_kk)``: a sum that
+    rounding cannot make negative.
 
     Args:
         dimension: D.
         transformations: K.
-        amortized: the context holds ``W``, ``U`` and ``b`` of every image, added to the flow's own;
-            ``context_features = K (2 D + 1)``.
+        amortized: the context holds the parameters of every image, added to the flow's own;
+            ``context_features = K (2 D + 1)``. `Planar.separate` names them.
     """
 
     def __init__(self, dimension: int, transformations: int, amortized: bool = False) -> None:
         super().__init__()
         self.dimension, self.transformations = dimension, transformations
-        parameters = torch.cat(
-            [
-                torch.randn(transformations * dimension) * dimension**-0.5,  # W: w = 0 would be singular
-                torch.zeros(transformations * (dimension + 1)),  # U and b: the identity
-            ]
-        )
-        self.parameters_of_all = nn.Parameter(parameters)
-        self.context_features = len(parameters) if amortized else 0
+        self.block = max(size for size in range(1, 11) if transformations % size == 0)
+        # w = 0 would be singular; u and b of 0 are the identity.
+        w = torch.randn(transformations // self.block, self.block * dimension) * dimension**-0.5
+        self.parameters_of_all = nn.Parameter(F.pad(w, (0, self.block * (dimension + 1))).flatten())
+        self.context_features = len(self.parameters_of_all) if amortized else 0
+
+    def separate(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``W``, ``U`` before A.1 [..., K, D] and ``b`` [..., K] in parameters [..., K (2 D + 1)]."""
+        blocks = flat.unflatten(-1, (-1, self.block * (2 * self.dimension + 1)))
+        size = self.block * self.dimension
+        w, v, b = blocks.split([size, size, self.block], dim=-1)
+        every = -1, self.dimension
+        return w.flatten(-2).unflatten(-1, every), v.flatten(-2).unflatten(-1, every), b.flatten(-2)
 
     def _flat(self, context: Tensor | None) -> Tensor:
-        """``W``, ``V`` and ``b`` in one row for each image, or one for all."""
+        """The parameters in one row for each image, or one for all."""
         flat = self.parameters_of_all.unsqueeze(0)
         return flat + context if self.context_features and context is not None else flat
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return _Planar.apply(z, self._flat(context), self.transformations)
+        return _Planar.apply(z, self._flat(context), self.block)
 
     def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        w_and_v, _, b = _parts(self._flat(context), self.transformations, self.dimension)
+        w, v, b = self.separate(self._flat(context))
         steps: list[tuple[Tensor, Tensor]] = []
         for k in range(self.transformations):
-            own = torch.cat([w_and_v[:, k], w_and_v[:, k + self.transformations], b[:, k : k + 1]], dim=1)
+            own = torch.cat([w[:, k], v[:, k], b[:, k : k + 1]], dim=1)
             steps.append(_Planar.apply(steps[-1][0] if steps else z, own, 1))
         return steps
 
 
 class _Planar(torch.autograd.Function):
-    """The chain for z [S, B, D] and parameters ``W``, ``V``, ``b`` in one row, [B or 1, K (2 D + 1)].
+    """The chain for z [S, B, D] and parameters in rows [B or 1, K (2 D + 1)]: blocks of ``W``, ``V``, ``b``.
 
     With ``u_k = v_k + c_k w_k`` (see `Planar`), ``U`` is never made: ``A = W V' + W W' diag(c)``, whose two
     products are one, have ``w'v`` and ``||w||^2`` on their diagonals, and ``U' h = V' h + W' (c h)``. The
-    gradient of all parameters is written by the same few batched products backwards, into one tensor.
+    gradient of all parameters is written by the same few batched products backwards, into one tensor. What
+    does not depend on z is made for all blocks [B n] at once: block k of every image is every n-th of them.
     """
 
     @staticmethod
-    def forward(ctx, z: Tensor, flat: Tensor, transformations: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as documented
+    def forward(ctx, z: Tensor, flat: Tensor, size: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as documented
         samples, images, dimension = z.shape
         # Each set of parameters with the rows that it moves: [B, S, D], or [1, B S, D] where all share one.
         rows = z.transpose(0, 1).reshape(flat.shape[0], -1, dimension)
-        w_and_v, w, b = _parts(flat, transformations, dimension)
-        products = w @ w_and_v.mT  # [B, K, 2 K]
+        w_and_v, w, b = _parts(flat, size, dimension)
+        number = flat.shape[1] // (size * (2 * dimension + 1))
+        products = w @ w_and_v.mT  # [B n, s, 2 s]
         w_w, w_v = products.chunk(2, dim=2)
         product = w_v.diagonal(dim1=1, dim2=2)
         one_more = F.softplus(product + LOG_E_MINUS_1)
         c = (one_more - 1 - product) / w_w.diagonal(dim1=1, dim2=2)
-        a = torch.addcmul(w_v, w_w, c.unsqueeze(1))
-        h = _substitute(torch.baddbmm(b.unsqueeze(2), w, rows.mT), a)
-        both = torch.cat([c.unsqueeze(2) * h, h], dim=1)  # [B, 2 K, S]
-        moved = torch.baddbmm(rows, both.mT, w_and_v)
-        square = h.square()
+        lower = torch.addcmul(w_v, w_w, c.unsqueeze(1)).tril_(-1)
+        inputs: list[Tensor] = []
+        scaled_and_h: list[Tensor] = []  # [B, 2 s, S] each: c h, h
+        for k in range(number):
+            own = slice(k, None, number)
+            inputs.append(rows)
+            h = _substitute(torch.baddbmm(b[own].unsqueeze(2), w[own], rows.mT), lower[own])
+            scaled_and_h.append(torch.cat([c[own].unsqueeze(2) * h, h], dim=1))
+            rows = torch.baddbmm(rows, scaled_and_h[-1].mT, w_and_v[own])
+        both = _of_all(scaled_and_h)
+        square = both[:, size:].square()
         determinants = square + (1 - square) * one_more.unsqueeze(2)
-        ctx.save_for_backward(rows, flat, products, one_more, c, a, both, determinants)
-        ctx.transformations = transformations
+        ctx.save_for_backward(flat, products, one_more, c, lower, both, determinants, *inputs)
+        ctx.size = size
+        log_determinant = determinants.log().unflatten(0, (-1, number)).sum((1, 2))
         return (
-            moved.reshape(images, samples, dimension).transpose(0, 1),
-            determinants.log().sum(1).reshape(images, samples).t(),
+            rows.reshape(images, samples, dimension).transpose(0, 1),
+            log_determinant.reshape(images, samples).t(),
         )
 
     @staticmethod
     def backward(ctx, d_moved: Tensor, d_log_determinant: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]  # as documented
-        rows, flat, products, one_more, c, a, both, determinants = ctx.saved_tensors
+        flat, products, one_more, c, lower, both, determinants, *inputs = ctx.saved_tensors
         samples, images, dimension = d_moved.shape
-        w_and_v, w, _ = _parts(flat, ctx.transformations, dimension)
-        (w_w, w_v), h = products.chunk(2, dim=2), both.chunk(2, dim=1)[1]
+        size, number = ctx.size, len(inputs)
+        w_and_v, w, _ = _parts(flat, size, dimension)
+        (w_w, w_v), h = products.chunk(2, dim=2), both[:, size:]
         product, norm = w_v.diagonal(dim1=1, dim2=2), w_w.diagonal(dim1=1, dim2=2)
-        d_rows = d_moved.transpose(0, 1).reshape(rows.shape)
+        d_rows = d_moved.transpose(0, 1).reshape(inputs[0].shape)
 
-        by_w, by_v = (w_and_v @ d_rows.mT).chunk(2, dim=1)
         slope = 1 - h.square()
-        by_determinant = d_log_determinant.t().reshape(len(flat), 1, -1) / determinants
-        d_h = torch.addcmul(by_v, by_w, c.unsqueeze(2))
-        d_h.addcmul_(h * by_determinant, 1 - one_more.unsqueeze(2), value=2)
-        d_p = _substitute_back(d_h, slope, a)
-        d_a = torch.tril(d_p @ h.mT, diagonal=-1)
+        d_log = d_log_determinant.t().reshape(flat.shape[0], 1, 1, -1)
+        by_determinant = (d_log / determinants.unflatten(0, (-1, number))).flatten(0, 1)
+        d_h_of_determinant = h * by_determinant * (2 - 2 * one_more.unsqueeze(2))
+        d_outputs, by_w, d_p = ([torch.empty(0)] * number for _ in range(3))
+        for k in reversed(range(number)):
+            own = slice(k, None, number)
+            d_outputs[k] = d_rows
+            by_w[k], by_v = (w_and_v[own] @ d_rows.mT).chunk(2, dim=1)
+            d_h = torch.addcmul(by_v, by_w[k], c[own].unsqueeze(2)).add_(d_h_of_determinant[own])
+            d_p[k] = _substitute_back(d_h, slope[own], lower[own])
+            d_rows = torch.baddbmm(d_rows, d_p[k].mT, w[own])
+        d_p_of_all = _of_all(d_p)
+        d_a = torch.tril(d_p_of_all @ h.mT, diagonal=-1)
 
-        d_c = ((by_w * h).sum(2) + (d_a * w_w).sum(1)) / norm
+        d_c = ((_of_all(by_w) * h).sum(2) + (d_a * w_w).sum(1)) / norm
         d_one_more = (slope * by_determinant).sum(2) + d_c
         d_product = d_one_more * torch.sigmoid(product + LOG_E_MINUS_1) - d_c
         # Strictly lower where A is used, and the diagonals, which are w'v and ||w||^2.
@@ -121,49 +146,38 @@ class _Planar(torch.autograd.Function):
         d_w_w.diagonal(dim1=1, dim2=2).copy_(-d_c * c)
         d_w_v.diagonal(dim1=1, dim2=2).copy_(d_product)
 
-        d_w_and_v = torch.baddbmm(both @ d_rows, d_products.mT, w)
-        d_w_and_v[:, : ctx.transformations] += torch.baddbmm(d_p @ rows, d_products, w_and_v)
-        d_flat = torch.cat([d_w_and_v.flatten(1), d_p.sum(2)], dim=1)
-        d_z = torch.baddbmm(d_rows, d_p.mT, w)
-        return d_z.reshape(images, samples, dimension).transpose(0, 1), d_flat, None
+        d_w_and_v = torch.baddbmm(both @ _of_all(d_outputs), d_products.mT, w)
+        d_w_and_v[:, :size] += torch.baddbmm(d_p_of_all @ _of_all(inputs), d_products, w_and_v)
+        d_blocks = torch.cat([d_w_and_v.flatten(1), d_p_of_all.sum(2)], dim=1)
+        return d_rows.reshape(images, samples, dimension).transpose(0, 1), d_blocks.view(flat.shape), None
 
 
-def _parts(flat: Tensor, transformations: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Views: ``W`` and ``V`` together [B, 2 K, D], ``W`` [B, K, D], ``b`` [B, K]."""
-    size = 2 * transformations * dimension
-    w_and_v = flat[:, :size].unflatten(1, (2 * transformations, dimension))
-    return w_and_v, w_and_v[:, :transformations], flat[:, size:]
+def _parts(flat: Tensor, size: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each block, views: ``W`` and ``V`` together [B n, 2 s, D], ``W`` [B n, s, D], ``b`` [B n, s]."""
+    blocks = flat.reshape(-1, size * (2 * dimension + 1))
+    w_and_v = blocks[:, : 2 * size * dimension].unflatten(1, (2 * size, dimension))
+    return w_and_v, w_and_v[:, :size], blocks[:, 2 * size * dimension :]
 
 
-def _substitute(p: Tensor, a: Tensor) -> Tensor:
-    """Solve ``h = tanh(p + L h)`` for p [B, K, S], in its place; L is the strictly lower part of a [B, K, K].
-
-    Forward substitution, in blocks of rows: what earlier blocks contribute is one product for the whole
-    block, and only the rows within it go one by one.
-    """
-    rows, columns_of_a = p.split(1, dim=1), a.split(1, dim=2)
-    for start, end in _blocks(p.shape[1]):
-        if start:
-            p[:, start:end].baddbmm_(a[:, start:end, :start], p[:, :start])
-        for k in range(start, end):
-            rows[k].tanh_()
-            later = k + 1, end - k - 1
-            p.narrow(1, *later).addcmul_(columns_of_a[k].narrow(1, *later), rows[k])
-    return p
+def _of_all(blocks: Sequence[Tensor]) -> Tensor:
+    """From n tensors [B, ...], one of each block, to [B n, ...]."""
+    return torch.stack(list(blocks), dim=1).flatten(0, 1)
 
 
-def _substitute_back(d_h: Tensor, slope: Tensor, a: Tensor) -> Tensor:
-    """Its gradient, ``d_p = slope * (d_h + L' d_p)``, in the place of d_h [B, K, S]."""
-    rows, columns_of_a, slopes = d_h.split(1, dim=1), a.mT.split(1, dim=2), slope.split(1, dim=1)
-    for start, end in reversed(_blocks(d_h.shape[1])):
-        if end < d_h.shape[1]:
-            d_h[:, start:end].baddbmm_(a[:, end:, start:end].mT, d_h[:, end:])
-        for k in reversed(range(start, end)):
-            rows[k].mul_(slopes[k])
-            earlier = start, k - start
-            d_h.narrow(1, *earlier).addcmul_(columns_of_a[k].narrow(1, *earlier), rows[k])
-    return d_h
+def _substitute(p: Tensor, lower: Tensor) -> Tensor:
+    """Solve ``h = tanh(p + L h)`` for p [B, s, S], which it uses up; L [B, s, s] is strictly lower."""
+    h = []
+    for row, column in zip(p.split(1, dim=1), lower.split(1, dim=2), strict=True):
+        h.append(row.tanh())
+        p.addcmul_(column, h[-1])  # nothing for this row and earlier ones
+    return torch.cat(h, dim=1)
 
 
-def _blocks(rows: int, size: int = 8) -> list[tuple[int, int]]:
-    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+def _substitute_back(d_h: Tensor, slope: Tensor, lower: Tensor) -> Tensor:
+    """Its gradient, ``d_p = slope * (d_h + L' d_p)``; uses up d_h [B, s, S]."""
+    parts = zip(d_h.split(1, dim=1), slope.split(1, dim=1), lower.mT.split(1, dim=2), strict=True)
+    d_p = []
+    for row, slope_of_row, column in reversed(list(parts)):
+        d_p.append(row * slope_of_row)
+        d_h.addcmul_(column, d_p[-1])
+    return torch.cat(d_p[::-1], dim=1)
