@@ -47,7 +47,7 @@ def measure(
         if batch_size:
             config = replace(config, training=replace(config.training, batch_size=batch_size))
         results[name] = _measure(config, repeats, compiled, loop_steps)
-    return {"training_share_of_matmul": results[presets[0]]["share_of_matmul"]}, results
+    return {"training_share_of_matmul": results[presets[0]]["share_of_matmul"]}, {"presets": results}
 
 
 class Step:
