@@ -74,7 +74,7 @@ def _make(kind: Kind, latent: int, encoder: BaseEncoder, decoder: BaseDecoder) -
 
 
 class Scored(nn.Module):
-    """A pythae model with the two methods that `flowvae.evaluation.bounds` asks of a model.
+    """A pythae model as `flowvae.evaluation.bounds` takes a model without an encoder of ours.
 
     Its own Gaussian and flow, its own decoder's means, and the log densities that belong to them.
     """
@@ -83,16 +83,11 @@ class Scored(nn.Module):
         super().__init__()
         self.model = model
 
-    def encoder(self, images: Tensor) -> Tensor:
-        """Mean and log variance of each image, [B, 2 D]."""
+    def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
         output = self.model.encoder(images)
-        return torch.cat([output.embedding, output.log_covariance], dim=1)
-
-    def log_densities(self, images: Tensor, features: Tensor, num_samples: int) -> LogDensities:
-        mean, log_variance = features.expand(num_samples, -1, -1).chunk(2, dim=2)
-        scale = (0.5 * log_variance).exp()
-        base = torch.distributions.Normal(mean, scale, validate_args=False)
-        z = base.rsample()
+        scale = (0.5 * output.log_covariance).exp()
+        base = torch.distributions.Normal(output.embedding, scale, validate_args=False)
+        z = base.rsample(torch.Size([num_samples]))
         log_density = base.log_prob(z).sum(2)
         moved, log_determinant = flow(self.model, z.flatten(0, 1))
         means = self.model.decoder(moved)["reconstruction"].reshape(*z.shape[:2], *images.shape[1:])

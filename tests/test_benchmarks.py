@@ -173,7 +173,7 @@ def test_densities_of_pythae_models(kind):
     scored = pythae_models.Scored(model).eval()
     # The loss that pythae itself trains: the same -ELBO, in the mean over many samples.
     with torch.no_grad():
-        densities = scored.log_densities(images, scored.encoder(images), 2000)
+        densities = scored(images, 2000)
         negative_elbo = -(densities.likelihood + densities.prior - densities.posterior).mean()
         repeated = {"data": images.repeat(2000, 1, 1, 1)}
         loss = model(repeated).loss
