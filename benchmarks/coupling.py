@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zuko.flows import GeneralCouplingTransform
 from zuko.lazy import LazyComposedTransform
 
-from benchmarks.posteriors import PeerPosterior, gradient_step, moved
+from benchmarks.posteriors import MNIST, PeerPosterior, gradient_step, moved
 from benchmarks.timing import Call, by_turns, milliseconds
 from flowvae.build import posterior
 from flowvae.config import ModelConfig
@@ -93,7 +93,7 @@ def _compare(sizes: Sizes, images: int, repeats: int) -> dict[str, Any]:
         hidden=sizes.hidden,
         context=sizes.context,
     )
-    made: dict[str, nn.Module] = {OURS: posterior(config)}
+    made: dict[str, nn.Module] = {OURS: posterior(config, MNIST)}
     for name, flow in PEERS.items():
         if sizes.context and flow in WITHOUT_CONTEXT:
             continue

@@ -13,7 +13,7 @@ from pyro.distributions.transforms.planar import Planar as PyroPlanar
 from pythae.models.normalizing_flows import PlanarFlow, PlanarFlowConfig
 from torch import Tensor, nn
 
-from benchmarks.posteriors import PeerPosterior, gradient_step, moved
+from benchmarks.posteriors import MNIST, PeerPosterior, gradient_step, moved
 from benchmarks.timing import Call, by_turns, milliseconds
 from flowvae.build import posterior
 from flowvae.config import ModelConfig
@@ -103,7 +103,7 @@ def ours(features: int, dimension: int, transformations: int) -> FlowPosterior:
     config = ModelConfig(
         posterior="planar", transformations=transformations, latent=dimension, features=features
     )
-    return cast(FlowPosterior, posterior(config))
+    return cast(FlowPosterior, posterior(config, MNIST))
 
 
 class LinearParameters(nn.Linear):

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from benchmarks.timing import Call
 from flowvae.densities import GaussianPosterior
 
+MNIST = (1, 28, 28)
+"""The shape of images whose codes the posteriors are for; a code that is a vector has nothing of it."""
+
 
 class PeerPosterior(nn.Module):
     """The Gaussian base that ours has, pushed through a peer's flow.

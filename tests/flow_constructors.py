@@ -1,5 +1,6 @@
 """Every flow, small, with parameters away from the identity: the table that the laws run over."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from flowvae.flows import (
     BatchNormFlow,
     Chain,
     Checkerboard,
+    Flattened,
     Flow,
     InverseAutoregressive,
     Planar,
@@ -22,6 +24,7 @@ from flowvae.networks import ConvolutionalConditioner, Dense, MaskedDense
 
 DIMENSION = 5
 MAPS = (4, 2, 4)  # channels, height, width: what flows whose names begin with "maps" transform
+FLAT = "flat-maps"  # these, as vectors
 HIDDEN = 7
 MAPS_HIDDEN = 4
 
@@ -45,7 +48,21 @@ def autoregressive(**masked) -> Flow:
 
 def built(**config) -> Flow:
     """The flow of a posterior that the configuration names."""
-    made = posterior(ModelConfig(latent=DIMENSION, features=3, hidden=HIDDEN, **config))
+    made = posterior(ModelConfig(latent=DIMENSION, features=3, hidden=HIDDEN, **config), (1, 28, 28))
+    assert isinstance(made, FlowPosterior)
+    return made.flow
+
+
+def built_of_maps(**config) -> Flow:
+    """The same for codes that are maps."""
+    settings = {
+        "posterior": "realnvp",
+        "transformations": 3,
+        "latent": MAPS[0],
+        "channels": 6,
+        "hidden": MAPS_HIDDEN,
+    }
+    made = posterior(ModelConfig(code="map", **{**settings, **config}), (1, 4 * MAPS[1], 4 * MAPS[2]))
     assert isinstance(made, FlowPosterior)
     return made.flow
 
@@ -87,6 +104,12 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     ),
     "maps-act-norm": lambda: ActNorm(MAPS[0]),
     "maps-batch-norm": lambda: BatchNormFlow(MAPS[0]),
+    "flat-maps-act-norm": lambda: Flattened(ActNorm(MAPS[0]), MAPS),
+    "flat-maps-realnvp-3": lambda: built_of_maps(),
+    "flat-maps-realnvp-2-weight-norm": lambda: built_of_maps(transformations=2, normalization="weight"),
+    "flat-maps-realnvp-1-batch-norm": lambda: built_of_maps(
+        transformations=1, flow_batch_norm=True, context=False
+    ),
     "maps-chain": lambda: Chain(
         [
             Checkerboard(coupling_of_maps(4 * MAPS[0], context=True)),
@@ -99,6 +122,8 @@ FLOWS: dict[str, Callable[[], Flow]] = {
 
 def event_of(name: str) -> tuple[int, ...]:
     """The shape of what the flow transforms."""
+    if name.startswith(FLAT):
+        return (math.prod(MAPS),)
     return MAPS if name.startswith("maps") else (DIMENSION,)
 
 
@@ -118,4 +143,5 @@ def make(name: str) -> Flow:
 def context_for(name: str, flow: Flow, images: int) -> torch.Tensor | None:
     if not flow.context_features:
         return None
-    return torch.randn(images, flow.context_features, *event_of(name)[1:], dtype=torch.float64)
+    places = MAPS[1:] if "maps" in name else ()
+    return torch.randn(images, flow.context_features, *places, dtype=torch.float64)

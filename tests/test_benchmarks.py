@@ -114,7 +114,7 @@ def test_matrix_products_are_all_those_of_our_posterior():
 
     sizes = coupling.Sizes(dimension=6, couplings=4, features=4, hidden=7, context=True)
     config = ModelConfig(posterior="realnvp", transformations=2, latent=6, features=4, hidden=7)
-    ours, features = posterior(config), torch.randn(8, 4, requires_grad=True)
+    ours, features = posterior(config, (1, 28, 28)), torch.randn(8, 4, requires_grad=True)
 
     def call() -> None:
         z, log_density = ours(features)

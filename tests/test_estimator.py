@@ -140,7 +140,7 @@ def flow_posterior(kind: str) -> tuple[FlowPosterior, Tensor, Tensor]:
     """Away from the identity, with an image's features and the context that they give."""
     torch.manual_seed(3)
     config = ModelConfig(posterior=kind, transformations=3, latent=2, features=4, hidden=8)  # type: ignore[arg-type]
-    posterior = build_posterior(config).double().eval()
+    posterior = build_posterior(config, (1, 28, 28)).double().eval()
     assert isinstance(posterior, FlowPosterior)
     with torch.no_grad():
         for parameter in posterior.parameters():

@@ -187,6 +187,16 @@ def stretched(scales: list[float]) -> tuple[Unrolled, Tensor]:
     return Unrolled(torch.stack([z, moved]), torch.zeros(2, len(z))), axes.T / spread
 
 
+def test_a_code_of_more_dimensions_than_samples_has_a_plane():
+    torch.manual_seed(0)
+    z = torch.randn(200, 500)
+    axis = torch.nn.functional.normalize(torch.randn(500), dim=0)
+    moved = z + 3 * (z @ axis).unsqueeze(1) * axis
+    functionals = directions(Unrolled(torch.stack([z, moved]), torch.zeros(2, 200)))
+    assert torch.isfinite(functionals).all()
+    assert torch.nn.functional.cosine_similarity(functionals[0], axis, dim=0).abs() > 0.95
+
+
 def test_the_plane_shows_the_directions_that_the_flow_changes_most():
     unrolled, axes = stretched([1.0, 4.0, 1.1, 0.9, 0.1])
     functionals = directions(unrolled)

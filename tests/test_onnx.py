@@ -16,8 +16,7 @@ from flowvae.onnx import export_onnx
 from flowvae.runs import load_vae
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-D = CONFIG.model.latent
-SMALL = ModelConfig(latent=D, features=8, channels=4, hidden=8)
+SMALL = ModelConfig(latent=3, features=8, channels=4, hidden=8)
 MODELS = {
     "gaussian": SMALL,
     "planar": replace(SMALL, posterior="planar", transformations=12),
@@ -29,6 +28,7 @@ MODELS = {
     ),
     "realnvp prior": replace(SMALL, prior="realnvp", prior_transformations=2),
     "iaf": replace(SMALL, posterior="iaf", transformations=2),
+    "realnvp of maps": replace(SMALL, posterior="realnvp", transformations=2, code="map"),
 }
 
 
@@ -51,6 +51,7 @@ FAST = "realnvp"
 )
 def test_graphs_give_what_the_model_gives(posterior, tmp_path):
     model = moved_model(Config(model=MODELS[posterior])).eval()
+    (size,) = model.prior().event_shape
     encoder, decoder, sampler = export_onnx(model, SHAPE, tmp_path / "onnx")
     for num_samples, num_images in ((1, 1), (4, 5)):  # other sizes than those of the export
         images = torch.bernoulli(torch.full((num_images, *SHAPE), 0.5))
@@ -58,7 +59,7 @@ def test_graphs_give_what_the_model_gives(posterior, tmp_path):
         with torch.no_grad():
             z, log_posterior = model.posterior(model.encoder(images), num_samples)
         torch.manual_seed(7)
-        noise = torch.randn(num_samples, num_images, D)
+        noise = torch.randn(num_samples, num_images, size)
         graph_z, graph_log_posterior = run_graph(encoder, images=images, noise=noise)
         assert_equal_to_1e_5(graph_z, z)
         assert_equal_to_1e_5(graph_log_posterior, log_posterior)
@@ -69,7 +70,7 @@ def test_graphs_give_what_the_model_gives(posterior, tmp_path):
         with torch.no_grad():
             sampled = model.sample(num_images)
         torch.manual_seed(8)
-        (means,) = run_graph(sampler, noise=torch.normal(torch.zeros(num_images, D), 1.0))
+        (means,) = run_graph(sampler, noise=torch.normal(torch.zeros(num_images, size), 1.0))
         assert_equal_to_1e_5(means, sampled)
 
 

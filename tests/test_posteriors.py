@@ -13,6 +13,7 @@ from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPoster
 from flowvae.flows import Chain, RealNVP
 
 SAMPLES, IMAGES, FEATURES, DIMENSION = 6, 5, 3, 4
+SHAPE = (1, 28, 28)
 
 
 def gaussian() -> tuple[GaussianPosterior, Tensor]:
@@ -34,7 +35,7 @@ def flow_posterior(kind: str) -> tuple[FlowPosterior, Tensor]:
         features=FEATURES,
         hidden=8,
     )
-    posterior = build_posterior(config).double().eval()
+    posterior = build_posterior(config, SHAPE).double().eval()
     assert isinstance(posterior, FlowPosterior)
     with torch.no_grad():
         for parameter in posterior.parameters():
@@ -147,7 +148,7 @@ def test_context_changes_what_the_flow_does(kind):
 def test_fresh_flow_posterior_is_its_base(kind):
     torch.manual_seed(0)
     config = ModelConfig(posterior=kind, transformations=3, latent=DIMENSION, features=FEATURES, hidden=8)
-    posterior = build_posterior(config).double()
+    posterior = build_posterior(config, SHAPE).double()
     assert isinstance(posterior, FlowPosterior)
     features = torch.randn(IMAGES, FEATURES).double()
     torch.manual_seed(1)
@@ -184,7 +185,7 @@ def test_without_context_every_image_has_the_same_flow(kind):
     config = ModelConfig(
         posterior=kind, transformations=2, latent=DIMENSION, features=FEATURES, hidden=8, context=False
     )
-    posterior = build_posterior(config).double()
+    posterior = build_posterior(config, SHAPE).double()
     assert isinstance(posterior, FlowPosterior)
     assert posterior.context is None
     with torch.no_grad():
@@ -199,11 +200,11 @@ def test_transformations_are_counted_as_in_the_literature():
     """One Real NVP transformation is two couplings with swapped halves; planar ones are K in one module."""
     for transformations in (1, 5):
         config = ModelConfig(posterior="realnvp", transformations=transformations, latent=DIMENSION)
-        at_once = build_posterior(config)
+        at_once = build_posterior(config, SHAPE)
         assert isinstance(at_once, FlowPosterior)
         assert isinstance(at_once.flow, RealNVP)
         assert at_once.flow.bias.shape[:2] == (transformations, 2)
-        posterior = build_posterior(dataclasses.replace(config, normalization="batch"))
+        posterior = build_posterior(dataclasses.replace(config, normalization="batch"), SHAPE)
         assert isinstance(posterior, FlowPosterior)
         assert isinstance(posterior.flow, Chain)
         swaps = [flow.swap for flow in posterior.flow.flows]

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import flowvae, is_refusal
 
 from flowvae.errors import UserError
-from flowvae.reproduce import Budget, Row, reproduce_figure, reproduce_table
+from flowvae.reproduce import TABLES, Budget, Row, Variant, reproduce_figure, reproduce_table
 from flowvae.runs import read_json, read_metrics
+
+VARIANTS = {"realnvp-2": TABLES["table1"]["realnvp-2"]}
 
 
 @pytest.fixture
@@ -23,11 +26,11 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
 
     def reproduce(epochs: int) -> None:
         reproduce_table(
-            folder, Budget(epochs=epochs), presets=["realnvp-2"], data=data, num_samples=3, num_images=20
+            folder, Budget(epochs=epochs), variants=VARIANTS, data=data, num_samples=3, num_images=20
         )
 
     reproduce(epochs=3)
-    row = Row("realnvp-2", 0, folder)
+    row = Row("realnvp-2", VARIANTS["realnvp-2"], 0, folder)
     result = read_json(row.result)
     assert {"negative_elbo", "nll", "nll_standard_error", "active_units", "training_seconds"} <= set(result)
     assert (result["preset"], result["samples"], result["images"]) == ("realnvp-2", 3, 20)
@@ -61,7 +64,10 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
     with pytest.raises(UserError, match=r"1 row failed.*vae-seed0\.log"):
         reproduce_table(
-            tmp_path / "table", Budget(epochs=1), presets=["vae"], data=str(tmp_path / "none.npz")
+            tmp_path / "table",
+            Budget(epochs=1),
+            variants={"vae": Variant("vae")},
+            data=str(tmp_path / "none.npz"),
         )
     assert "none.npz" in (tmp_path / "table" / "runs" / "vae-seed0.log").read_text()
 
@@ -71,3 +77,36 @@ def test_impossible_wishes_are_refused_before_anything_is_written(tmp_path, wron
     with pytest.raises(UserError):
         reproduce_table(tmp_path / "table", **{"budget": Budget(epochs=1), **wrong})
     assert not (tmp_path / "table").exists()
+
+
+def test_options_of_a_row_are_those_of_its_run_and_a_row_may_diverge(tmp_path, data):
+    folder = tmp_path / "table"
+    variants = {
+        "unbounded": Variant("realnvp-2", ("--no-bounded", "--hidden", "8")),
+        "wild": Variant(
+            "vae", ("--learning-rate", "1e18", "--learning-rate-warm-up", "0", "--kl-warm-up", "0")
+        ),
+    }
+    reproduce_table(
+        folder, Budget(epochs=30), variants=variants, data=data, num_samples=2, num_images=10, workers=2
+    )
+    config = read_json(folder / "runs" / "unbounded-seed0" / "config.json")
+    assert (config["model"]["bounded"], config["model"]["hidden"]) == (False, 8)
+    assert read_json(folder / "unbounded-seed0.json")["options"] == "--no-bounded --hidden 8"
+    assert read_json(folder / "wild-seed0.json")["diverged"] is True
+    table = (folder / "table.md").read_text()
+    assert "wild-seed0 (diverged)" in table
+    assert "unbounded-seed0" in table
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_of_all_tables_are_configurations(table):
+    for variant in TABLES[table].values():
+        words = ["train", variant.preset, *variant.options, "--steps", "-1"]
+        is_refusal(flowvae(*words), "steps is -1")
+
+
+def test_a_row_that_no_table_has_is_refused(tmp_path):
+    result = flowvae("reproduce", "ablations", "--rows", "weight-nrom", "--out", tmp_path / "out")
+    is_refusal(result, "ablations has no row 'weight-nrom'", "weight-norm")
+    assert not (tmp_path / "out").exists()

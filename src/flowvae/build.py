@@ -1,7 +1,9 @@
 """From a configuration to modules: the only factory."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -28,6 +30,8 @@ from flowvae.flows import (
     AffineCoupling,
     BatchNormFlow,
     Chain,
+    Checkerboard,
+    Flattened,
     Flow,
     InverseAutoregressive,
     Planar,
@@ -39,9 +43,12 @@ from flowvae.networks import (
     ConvolutionalConditioner,
     Decoder,
     Dense,
+    Downsampler,
     Encoder,
+    MapCode,
     MaskedDense,
     Upsampler,
+    VectorCode,
 )
 from flowvae.networks.convolutional import STRIDE
 
@@ -60,9 +67,19 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> Model:
 def build_vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:
     """The autoencoder for images of ``shape`` (C, H, W)."""
     _check_sides(shape)
-    encoder = Encoder(shape, config.features, config.channels, config.blocks)
-    q = posterior(config)
+    if config.code == "map":
+        encoder = Downsampler(shape[0], config.channels, config.blocks)
+    else:
+        encoder = Encoder(shape, config.features, config.channels, config.blocks)
+    q = posterior(config, shape)
     return VAE(encoder, q, prior(config, encoder, q, shape), likelihood(config, shape))
+
+
+def code_shape(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """(D,), or (c, H/4, W/4) of a code that is a map, for images of ``shape`` (C, H, W)."""
+    if config.code == "map":
+        return config.latent, shape[1] // STRIDE, shape[2] // STRIDE
+    return (config.latent,)
 
 
 def _check_sides(shape: tuple[int, int, int]) -> None:
@@ -91,24 +108,29 @@ def prior(
             transformations=config.prior_transformations,
             context=False,
             # The density of a code must not depend on the others of its batch.
-            normalization="none",
+            normalization="none" if config.normalization == "batch" else config.normalization,
             flow_batch_norm=False,
         )
-        return FlowPrior(config.latent, _real_nvp(couplings))
-    return StandardNormal(config.latent)
+        return FlowPrior(math.prod(code_shape(config, shape)), _real_nvp(couplings, shape))
+    return StandardNormal(math.prod(code_shape(config, shape)))
 
 
 def likelihood(config: ModelConfig, shape: tuple[int, int, int]) -> Likelihood:
     """p(x|z): the distribution of pixels that the configuration names, with the decoder."""
-    channels, height, width = shape
-    sizes = config.features, config.channels, config.blocks
+    channels = shape[0]
+
+    def upsampler() -> Upsampler:
+        if config.code == "map":
+            code = MapCode(cast(tuple[int, int, int], code_shape(config, shape)), config.channels)
+        else:
+            code = VectorCode(config.latent, shape[1:], config.features, config.channels)
+        return Upsampler(code, config.channels, config.blocks)
 
     def decoder(outputs: int) -> Decoder:
-        return Decoder(config.latent, (outputs, height, width), *sizes)
+        return Decoder(upsampler(), config.channels, outputs)
 
     if config.likelihood == "causal":
-        upsampler = Upsampler(config.latent, (height, width), *sizes)
-        return CausalLikelihood(upsampler, _causal_network(config, shape, config.channels // 2), shape)
+        return CausalLikelihood(upsampler(), _causal_network(config, shape, config.channels // 2), shape)
     if config.likelihood == "logistic":
         return DiscretizedLogisticLikelihood(decoder(2 * channels), shape)
     if config.likelihood == "logistic-mixture":
@@ -125,19 +147,31 @@ def _causal_network(config: ModelConfig, shape: tuple[int, int, int], condition:
     )
 
 
-def posterior(config: ModelConfig) -> Posterior:
+def posterior(config: ModelConfig, shape: tuple[int, int, int]) -> Posterior:
     """q(z|x): a Gaussian, pushed through the flow that the configuration names."""
-    base = GaussianPosterior(config.features, config.latent)
+    features, linear, to_context = config.features, nn.Linear, nn.Linear
+    if config.code == "map":
+        features, linear = config.channels, partial(nn.Conv2d, kernel_size=1)
+        # The parameters of planar transformations belong to the whole code, those of couplings to its places.
+        to_context = _of_mean if config.posterior == "planar" else linear
+    base = GaussianPosterior(features, config.latent, linear)
     if config.posterior == "gaussian":
         return base
-    return FlowPosterior(base, FLOWS[config.posterior](config), config.features)
+    return FlowPosterior(base, FLOWS[config.posterior](config, shape), features, to_context)
 
 
-def _planar(config: ModelConfig) -> Flow:
-    return Planar(config.latent, config.transformations, amortized=config.context)
+def _of_mean(features: int, outputs: int) -> nn.Module:
+    """Maps [B, features, H, W] to numbers [B, outputs] that are linear in their mean."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, outputs))
 
 
-def _real_nvp(config: ModelConfig) -> Flow:
+def _planar(config: ModelConfig, shape: tuple[int, int, int]) -> Flow:
+    return Planar(math.prod(code_shape(config, shape)), config.transformations, amortized=config.context)
+
+
+def _real_nvp(config: ModelConfig, shape: tuple[int, int, int]) -> Flow:
+    if config.code == "map":
+        return _real_nvp_of_maps(config, shape)
     if config.normalization in ("none", "weight") and not config.flow_batch_norm:
         return RealNVP(
             config.latent,
@@ -162,7 +196,50 @@ def _real_nvp(config: ModelConfig) -> Flow:
     return _chain(config, lambda: [coupling(swap=False), coupling(swap=True)])
 
 
-def _inverse_autoregressive(config: ModelConfig) -> Flow:
+def _real_nvp_of_maps(config: ModelConfig, shape: tuple[int, int, int]) -> Flow:
+    """The flow of a code that is a map.
+
+    Every other transformation, the first among them, couples the fields of a checkerboard, as long as the
+    sides of the map are even; those between them couple halves of the channels.
+    """
+    channels, height, width = cast(tuple[int, int, int], code_shape(config, shape))
+    turns = iter(range(config.transformations))
+
+    def pair(channels: int) -> list[Flow]:
+        return [
+            _convolutional_coupling(config, channels, config.hidden, swap, context=config.context)
+            for swap in (False, True)
+        ]
+
+    def transformation() -> list[Flow]:
+        if next(turns) % 2 == 0 and height % 2 == 0 and width % 2 == 0:
+            return [Checkerboard(Chain(pair(4 * channels)))]
+        return pair(channels)
+
+    return Flattened(_chain(config, transformation), (channels, height, width))
+
+
+def _convolutional_coupling(
+    config: ModelConfig,
+    channels: int,
+    hidden: int,
+    swap: bool,
+    alternate: bool = False,
+    context: bool = False,
+) -> Flow:
+    moved = AffineCoupling.transformed_features(channels, swap)
+    conditioner = ConvolutionalConditioner(
+        channels - moved,
+        hidden,
+        2 * moved,
+        config.blocks,
+        context=context,
+        normalization=config.normalization,
+    )
+    return AffineCoupling(conditioner, channels, swap, config.bounded, alternate)
+
+
+def _inverse_autoregressive(config: ModelConfig, shape: tuple[int, int, int]) -> Flow:
     orders = iter(range(config.transformations))
 
     def transformation() -> list[Flow]:
@@ -202,11 +279,9 @@ def real_nvp(config: ModelConfig, shape: tuple[int, int, int]) -> RealNVPDensity
         flows: list[Flow] = []
         # An image goes through it from its end: the checkerboard is what it meets first.
         for alternate in reversed([k % 2 == 1 for k in range(config.transformations)]):
-            for swap in (False, True):
-                conditioner = ConvolutionalConditioner(
-                    channels // 2, hidden, channels, config.blocks, normalization=config.normalization
-                )
-                flows.append(AffineCoupling(conditioner, channels, swap, config.bounded, alternate))
+            flows += [
+                _convolutional_coupling(config, channels, hidden, swap, alternate) for swap in (False, True)
+            ]
             flows.append(BatchNormFlow(channels) if config.flow_batch_norm else ActNorm(channels))
         return Chain(flows)
 
@@ -223,7 +298,7 @@ FAMILIES: dict[str, Callable[[ModelConfig, tuple[int, int, int]], Model]] = {
     "realnvp": real_nvp,
 }
 
-FLOWS: dict[str, Callable[[ModelConfig], Flow]] = {
+FLOWS: dict[str, Callable[[ModelConfig, tuple[int, int, int]], Flow]] = {
     "planar": _planar,
     "realnvp": _real_nvp,
     "iaf": _inverse_autoregressive,

@@ -1,29 +1,21 @@
 """The command line. Heavy imports wait until a command needs them, so that help is quick."""
 
-import contextlib
-import dataclasses
-import difflib
 import errno
 import functools
-import io
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args
+from typing import Annotated, Any, Literal, NoReturn
 
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
 from flowvae.errors import UserError, nearest
+from flowvae.options import given, parse
 from flowvae.presets import PRESETS, preset
 
-T = TypeVar("T")
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
 # The program that a shell runs was stopped with Ctrl-C: 128 + SIGINT.
@@ -55,7 +47,7 @@ class Training:
 def train(words: list[str]) -> None:
     """Train a preset into a folder, or go on with a run that was stopped."""
     name = words[0] if words and not words[0].startswith("-") else None
-    resumed = _given("--resume", words)
+    resumed = given("--resume", words)
     if name is not None:
         config, words = preset(name), words[1:]
     elif resumed is not None:
@@ -69,10 +61,10 @@ def train(words: list[str]) -> None:
     else:
         raise UserError(f"name a preset first: flowvae train PRESET; known: {', '.join(PRESETS)}")
     training = config.training
-    if any(_given(budget, words) is not None for budget in ("--epochs", "--steps", "--minutes")):
+    if any(given(budget, words) is not None for budget in ("--epochs", "--steps", "--minutes")):
         training = training.with_budget()
     default = Training(config.data, config.model, training)
-    chosen = _parse(Training, words, f"flowvae train {name or 'PRESET'}", default=default)
+    chosen = parse(Training, words, f"flowvae train {name or 'PRESET'}", default=default)
     if name is not None and chosen.resume is not None:
         raise UserError(f"--resume goes on with a run's own preset; leave {name!r} out")
     if chosen.resume is not None and chosen.out is not None:
@@ -236,7 +228,8 @@ def presets() -> None:
         elif model.family == "pixelcnn":
             what = "a causal network without a code"
         else:
-            what = f"posterior {model.posterior}, K = {model.transformations}, D = {model.latent}"
+            size = f"D = {model.latent}" if model.code == "vector" else f"a map of {model.latent} channels"
+            what = f"posterior {model.posterior}, K = {model.transformations}, {size}"
             if model.prior != "normal" or model.likelihood != "bernoulli":
                 what += f"; prior {model.prior}, likelihood {model.likelihood}"
         print(f"{name:24} {what}, {config.data.data}")
@@ -255,11 +248,11 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 
 
 def reproduce(
-    what: Annotated[Literal["table1", "figure1"], Positional],
-    out: Path = Path("results/table1"),
+    what: Annotated[Literal["table1", "figure1", "ablations", "depth", "cifar10"], Positional],
+    out: Annotated[Path | None, _default("results/table1, or the folder of another table's name")] = None,
     minutes: Annotated[float | None, _default("10 where no epochs are given")] = None,
     epochs: int | None = None,
-    presets: Annotated[tuple[str, ...], _default("all rows of the table")] = (),
+    rows: Annotated[tuple[str, ...], _default("all of the table")] = (),
     seeds: int = 1,
     workers: int = 1,
     data: Annotated[str | None, _default("that of the presets")] = None,
@@ -267,17 +260,17 @@ def reproduce(
     images: int = 2000,
     compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
 ) -> None:
-    """Train, score and report the rows of the published table, or draw its figure from them.
+    """Train, score and report the rows of a published table, or draw the figure of the first one.
 
     Start the same command again after a stop: finished rows are kept, others go on; so does everything with
     a larger budget.
 
     Args:
-        what: the table, or the interpolations of two of its rows side by side
+        what: a table, or, of table1, the interpolations of two rows side by side
         out: folder with a JSON for each row, the table, the pictures, and the runs
         minutes: budget of every row
         epochs: budget of every row
-        presets: the rows
+        rows: names of rows
         seeds: rows are trained with the seeds 0 to this number less one
         workers: rows that are trained at a time
         data: images
@@ -285,18 +278,22 @@ def reproduce(
         images: random test images that are scored
         compared: names of the two rows of the figure
     """
-    from flowvae.reproduce import ROWS, Budget, reproduce_figure, reproduce_table
+    from flowvae.reproduce import TABLES, Budget, reproduce_figure, reproduce_table
 
+    table = "table1" if what == "figure1" else what
+    out = out or Path("results") / table
     if what == "figure1":
         for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
             print(path)
         return
-    for name in presets:
-        preset(name)
+    variants = TABLES[table]
+    for name in rows:
+        if name not in variants:
+            raise UserError(f"{table} has no row {name!r}; {nearest(name, variants)}")
     reproduce_table(
         out,
         Budget(minutes=minutes or (10.0 if epochs is None else None), epochs=epochs),
-        presets=presets or ROWS,
+        variants={name: variants[name] for name in rows or variants},
         seeds=seeds,
         data=data,
         workers=workers,
@@ -347,7 +344,7 @@ def _run(words: list[str]) -> None:
         def bind(*arguments: Any, **options: Any) -> Callable[[], None]:
             return functools.partial(command, *arguments, **options)
 
-        _parse(bind, rest, f"flowvae {name}")()
+        parse(bind, rest, f"flowvae {name}")()
 
 
 def _help() -> str:
@@ -361,86 +358,6 @@ def _help() -> str:
         "flowvae COMMAND --help lists a command's options; flowvae --version the version.",
     ]
     return "\n".join(lines)
-
-
-values = ConstructorRegistry()
-
-
-@values.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """``X | None`` is shown and read as X: None is for who leaves the option out."""
-    kinds = get_args(info.type)
-    if len(kinds) != 2 or NoneType not in kinds:
-        return None
-    (kind,) = (kind for kind in kinds if kind is not NoneType)
-    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
-    if not isinstance(inner, PrimitiveConstructorSpec):
-        return None
-    return dataclasses.replace(
-        inner,
-        is_instance=lambda value: value is None or inner.is_instance(value),
-        str_from_instance=lambda value: ["none"] if value is None else inner.str_from_instance(value),
-    )
-
-
-def _parse(kind: Callable[..., T], words: list[str], program: str, **default: Any) -> T:
-    """Parse ``words`` with tyro, whose boxed complaints become one line."""
-    complaint = io.StringIO()
-    parse = functools.partial(
-        tyro.cli, kind, prog=program, registry=values, return_unknown_args=True, **default
-    )
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed, unknown = parse(args=words)
-    except SystemExit as end:
-        if not end.code:  # --help
-            raise
-        raise UserError(f"{_one_line(complaint.getvalue())}; see {program} --help") from None
-    if unknown:
-        help_text = io.StringIO()
-        with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
-            parse(args=["--help"])
-        raise UserError(
-            _unknown(unknown, re.findall(r"--(?!help)[a-z][a-z-]+", help_text.getvalue()), program)
-        )
-    return parsed
-
-
-def _unknown(words: list[str], options: list[str], program: str) -> str:
-    """The complaint about words that no option and no argument took."""
-    option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
-    matches = difflib.get_close_matches(option or words[0], options, n=1)
-    hint = f"did you mean {matches[0]}?" if matches else f"see {program} --help"
-    return f"no option {option}; {hint}" if option else f"{words[0]!r} is one word too many; {hint}"
-
-
-def _one_line(box: str) -> str:
-    """The complaint itself out of tyro's box: what stands between its first two rules.
-
-    >>> _one_line('''
-    ... ╭─ Parsing error ────────────────────────╮
-    ... │ Missing value for argument '--steps'.  │
-    ... │ ────────────────────────────────────── │
-    ... │ For full helptext, run flowvae --help  │
-    ... ╰────────────────────────────────────────╯
-    ... ''')
-    "Missing value for argument '--steps'"
-    """
-    lines = [line.strip("╭│╰ ╮╯") for line in box.splitlines()]
-    rules = [index for index, line in enumerate(lines) if line.startswith(("─", "---"))]
-    if len(rules) < 2:
-        return "the options cannot be read"
-    return " ".join(lines[rules[0] + 1 : rules[1]]).strip().rstrip(".")
-
-
-def _given(option: str, words: list[str]) -> str | None:
-    """The word that follows ``option``, before tyro knows which options there are."""
-    for index, word in enumerate(words):
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-        if word == option:
-            return words[index + 1] if index + 1 < len(words) else ""
-    return None
 
 
 def _at_least_one(runs: tuple[Path, ...]) -> None:

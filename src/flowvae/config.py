@@ -34,8 +34,10 @@ class ModelConfig:
     """family of q(z|x)"""
     transformations: int = 0
     """K, flow transformations after the Gaussian; of the family realnvp, at each scale"""
+    code: Literal["vector", "map"] = "vector"
+    """what z is: D numbers, or maps at a quarter of the images' sides, with convolutional flows"""
     latent: int = 40
-    """D, latent dimensions"""
+    """D, latent dimensions; of a code that is a map, its channels"""
     features: int = 256
     """width of the encoder's embedding, and of the decoder's first layer"""
     channels: int = 64
@@ -95,11 +97,13 @@ class ModelConfig:
             _at_least(1, "transformations", self.transformations)
         if self.posterior == "realnvp":
             _at_least(2, "latent", self.latent)
-        elif self.normalization != "none":
+        elif self.normalization != "none" and (self.prior != "realnvp" or self.normalization == "batch"):
             raise UserError(
                 f"only the conditioners of realnvp can be normalized, not those of {self.posterior}"
             )
-        if self.posterior == "iaf":
+        if self.code == "map":
+            self._check_map()
+        elif self.posterior == "iaf":
             # Fewer, and some dimensions would see nothing of others.
             _at_least(self.latent - 1, "hidden", self.hidden)
         if self.flow_batch_norm and self.posterior not in ("realnvp", "iaf"):
@@ -113,6 +117,12 @@ class ModelConfig:
             raise UserError(f"a {self.prior} prior has no transformations; choose --prior realnvp")
         if not 0 <= self.causal_dropout < 1:
             raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
+
+    def _check_map(self) -> None:
+        if self.posterior == "iaf":
+            raise UserError("iaf transforms vectors; for a code that is a map choose realnvp or planar")
+        if self.hidden % 4 and self.posterior == "realnvp":
+            raise UserError(f"hidden is {self.hidden}; the conditioners of maps take a multiple of 4")
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,10 @@ class TrainingConfig:
     """validation images, drawn once at random, that are scored after every epoch"""
     compile: bool = False
     """torch.compile the training step: a minute first, then up to 1.7 times as fast"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the networks' products; log-determinants and log densities are never less than float32"""
+    gradient_checkpointing: bool = False
+    """compute a chain's transformations twice, and keep only what lies between them: for deep chains"""
     start_from: str | None = None
     """folder of a run of the same model, whose weights are those to begin with"""
     track: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
@@ -191,6 +205,14 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        batch_norm = self.model.normalization == "batch" or self.model.flow_batch_norm
+        if self.training.gradient_checkpointing and batch_norm:
+            raise UserError(
+                "gradient_checkpointing computes twice what moves the statistics of batch norm; choose "
+                "--normalization weight or act"
+            )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

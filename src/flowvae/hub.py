@@ -155,7 +155,8 @@ def _kind(config: Config) -> str:
     model = config.model
     if model.family != "vae":
         return f"a model of the family {model.family}, without a latent code"
-    kind = f"a variational autoencoder with {model.latent} latent dimensions, a Gaussian posterior"
+    code = "latent dimensions" if model.code == "vector" else "maps for a code"
+    kind = f"a variational autoencoder with {model.latent} {code}, a Gaussian posterior"
     if model.transformations:
         kind += f" made flexible by {model.transformations} {model.posterior} transformations"
     return f"{kind}, a {model.prior} prior and a {model.likelihood} likelihood"

@@ -14,6 +14,23 @@ _BOTH_FLOWS = ModelConfig(
     likelihood="causal",
 )
 
+# Of colour images: the code is a map, and pixels are mixtures whose colours depend on each other.
+_COLOUR = ModelConfig(
+    code="map",
+    latent=16,
+    channels=96,
+    blocks=2,
+    hidden=64,
+    likelihood="logistic-mixture",
+    normalization="none",
+)
+_COLOUR_POSTERIORS: dict[str, ModelConfig] = {
+    "": _COLOUR,
+    "-planar": replace(_COLOUR, posterior="planar", transformations=10),
+    "-realnvp": replace(_COLOUR, posterior="realnvp", transformations=4, normalization="weight"),
+    "-realnvp-prior": replace(_COLOUR, prior="realnvp", prior_transformations=4, normalization="weight"),
+}
+
 PRESETS: dict[str, Config] = {
     "vae": Config(),
     **{
@@ -38,6 +55,15 @@ PRESETS: dict[str, Config] = {
         model=ModelConfig(family="pixelcnn"),
         training=TrainingConfig(minutes=60.0, batch_size=64, learning_rate=2e-3),
     ),
+    **{
+        data + suffix: Config(
+            DataConfig(data, "none"),
+            model,
+            TrainingConfig(minutes=180.0, batch_size=64, learning_rate=2e-3, validation_images=1000),
+        )
+        for data in ("cifar10", "svhn", "celeba")
+        for suffix, model in _COLOUR_POSTERIORS.items()
+    },
     **{
         f"realnvp-density-{data}": Config(
             DataConfig(data, "none"),

@@ -1,4 +1,4 @@
-"""The project's published table, row by row: trained, scored, reported; to be stopped and started at will."""
+"""The project's published tables, row by row: trained, scored, reported; stopped and started at will."""
 
 import dataclasses
 import os
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +25,51 @@ from flowvae.evaluation import interpolate, path_quality
 from flowvae.evaluation.table import markdown
 from flowvae.presets import preset
 from flowvae.training.checkpoint import FILE as STATE_FILE
+from flowvae.training.loop import DIVERGED
 from flowvae.training.schedule import spent
 
-ROWS = ("vae", *(f"planar-{k}" for k in (4, 10, 20, 40)), *(f"realnvp-{k}" for k in (2, 5, 10, 20)), "iaf-4")
+
+@dataclass(frozen=True)
+class Variant:
+    """What is trained: a preset, and the options of `flowvae train` that it differs from it by."""
+
+    preset: str
+    options: tuple[str, ...] = ()
+
+
+def _presets(*names: str) -> dict[str, Variant]:
+    return {name: Variant(name) for name in names}
+
+
+TABLES: dict[str, dict[str, Variant]] = {
+    # The posteriors, and how many transformations they have.
+    "table1": _presets(
+        "vae",
+        *(f"planar-{k}" for k in (4, 10, 20, 40)),
+        *(f"realnvp-{k}" for k in (2, 5, 10, 20)),
+        "iaf-4",
+    ),
+    # What each part of Real NVP's couplings is worth.
+    "ablations": {
+        "realnvp-10": Variant("realnvp-10"),
+        "no-context": Variant("realnvp-10", ("--no-context",)),
+        "weight-norm": Variant("realnvp-10", ("--normalization", "weight")),
+        "batch-norm": Variant("realnvp-10", ("--normalization", "batch")),
+        "batch-norm-flow": Variant("realnvp-10", ("--flow-batch-norm",)),
+        "unbounded-scale": Variant("realnvp-10", ("--no-bounded",)),
+    },
+    # Whether deep chains train, without normalization in the conditioners and with each kind of it.
+    "depth": {
+        f"realnvp-{k}-{normalization}": Variant(
+            "realnvp-10", ("--transformations", str(k), "--normalization", normalization)
+        )
+        for k in (8, 16, 32, 64)
+        for normalization in ("none", "weight", "batch", "act")
+    },
+    "cifar10": _presets(
+        "cifar10", "cifar10-planar", "cifar10-realnvp", "cifar10-realnvp-prior", "realnvp-density-cifar10"
+    ),
+}
 
 # -log p(x|z) of the table of 2017 that this one follows; it names no other number.
 ORIGINAL_RECONSTRUCTION = {
@@ -56,15 +98,20 @@ class Budget:
 
 @dataclass(frozen=True)
 class Row:
-    """A preset with a seed, and where its run lies."""
+    """A row of a table with a seed, and where its run lies."""
 
-    preset: str
+    title: str
+    variant: Variant
     seed: int
     folder: Path
 
     @property
     def name(self) -> str:
-        return f"{self.preset}-seed{self.seed}"
+        return f"{self.title}-seed{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "runs" / f"{self.name}.log"
 
     @property
     def run(self) -> Path:
@@ -89,20 +136,21 @@ def reproduce_table(
     folder: Path,
     budget: Budget,
     *,
-    presets: Sequence[str] = ROWS,
+    variants: Mapping[str, Variant] = TABLES["table1"],
     seeds: int = 1,
     data: str | None = None,
     workers: int = 1,
     num_samples: int = 1000,
     num_images: int = 2000,
 ) -> None:
-    """Train and score every preset with every seed, and write the table, its numbers and the curves.
+    """Train and score every variant with every seed, and write the table, its numbers and the curves.
 
     Finished rows are kept, a row that was stopped goes on where it was, and a larger budget goes on with the
-    runs of a smaller one. Rows are processes of their own, ``workers`` at a time, that share the cores.
+    runs of a smaller one. Rows are processes of their own, ``workers`` at a time, that share the cores. A row
+    whose loss stops being finite is a result as well.
 
     Args:
-        folder: gets ``PRESET-seedN.json`` for each row, ``table.md``, ``table.json``, ``curves.png``, and the
+        folder: gets ``ROW-seedN.json`` for each row, ``table.md``, ``table.json``, ``curves.png``, and the
             runs themselves under ``runs/``.
         budget: of every row.
         data: in place of the presets' own.
@@ -116,7 +164,7 @@ def reproduce_table(
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
     preset("vae").training.with_budget(**dataclasses.asdict(budget))  # complains of a budget that is none
-    rows = [Row(name, seed, folder) for seed in range(seeds) for name in presets]
+    rows = [Row(*item, seed, folder) for seed in range(seeds) for item in variants.items()]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
     wanted = {"budget": dataclasses.asdict(budget), "samples": num_samples, "images": num_images}
@@ -124,7 +172,7 @@ def reproduce_table(
     failed: list[Row] = []
 
     def call(row: Row, words: list[str]) -> bool:
-        with (folder / "runs" / f"{row.name}.log").open("ab") as log:
+        with row.log.open("ab") as log:
             command = [sys.executable, "-m", "flowvae", *words]
             return subprocess.run(command, stdout=log, stderr=log, env=environment).returncode == 0
 
@@ -135,11 +183,13 @@ def reproduce_table(
             words = ["train", "--resume", str(row.run)]
         else:  # nothing of it was saved
             shutil.rmtree(row.run, ignore_errors=True)
-            words = ["train", row.preset, "--out", str(row.run), "--seed", str(row.seed)]
-            words += ["--data", data] if data else []
+            words = ["train", row.variant.preset, "--out", str(row.run), "--seed", str(row.seed)]
+            words += [*row.variant.options, *(["--data", data] if data else [])]
         trained = call(row, [*words, *budget.options()])
         if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
-            _keep_result(row, budget)
+            _keep_result(row, runs.read_json(row.run / runs.EVALUATION), budget)
+        elif DIVERGED in row.log.read_text(errors="replace"):
+            _keep_result(row, {"samples": num_samples, "images": num_images, "diverged": True}, budget)
         elif not stopped.is_set():
             failed.append(row)
 
@@ -156,7 +206,7 @@ def reproduce_table(
             future.result()
     _write_report(folder, rows)
     if failed:
-        logs = ", ".join(str(folder / "runs" / f"{row.name}.log") for row in failed)
+        logs = ", ".join(str(row.log) for row in failed)
         rows_failed = "1 row" if len(failed) == 1 else f"{len(failed)} rows"
         raise UserError(f"{rows_failed} failed; see {logs}, then start the same command again")
 
@@ -168,18 +218,17 @@ def _is_done(row: Row, wanted: dict[str, Any]) -> bool:
     return all(result.get(name) == value for name, value in wanted.items())
 
 
-def _keep_result(row: Row, budget: Budget) -> None:
+def _keep_result(row: Row, scores: dict[str, Any], budget: Budget) -> None:
     validation = [
         [round(record["seconds"] / 60, 3), round(record["negative_elbo"], 3)]
         for record in runs.read_metrics(row.run)
         if record["split"] == "valid"
     ]
-    evaluation = runs.read_json(row.run / runs.EVALUATION)
-    original = ORIGINAL_RECONSTRUCTION.get(row.preset)
     result = {
-        "preset": row.preset,
-        **evaluation,
-        "original_reconstruction": original,
+        "preset": row.variant.preset,
+        "options": " ".join(row.variant.options),
+        **scores,
+        "original_reconstruction": ORIGINAL_RECONSTRUCTION.get(row.title),
         "budget": dataclasses.asdict(budget),
         "validation": validation,
     }
@@ -188,6 +237,9 @@ def _keep_result(row: Row, budget: Budget) -> None:
 
 def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     results = [{"name": row.name, **runs.read_json(row.result)} for row in rows if row.result.exists()]
+    for result in results:
+        if result.get("diverged"):
+            result["name"] += " (diverged)"
     if not results:
         return
     runs.write_json(folder / "table.json", results)
@@ -218,9 +270,9 @@ def _progress(rows: Sequence[Row], wanted: dict[str, Any]) -> Iterator[None]:
         def look() -> None:
             for row, task in tasks.items():
                 if _is_done(row, wanted):
-                    progress.update(
-                        task, completed=1.0, note=f"-ELBO {runs.read_json(row.result)['negative_elbo']:.2f}"
-                    )
+                    value = runs.read_json(row.result).get("negative_elbo")
+                    note = "diverged" if value is None else f"-ELBO {value:.2f}"
+                    progress.update(task, completed=1.0, note=note)
                 elif (row.run / runs.CONFIG).exists():
                     fraction, value = row.state()
                     note = "scoring" if fraction >= 1 else f"-ELBO {value:.2f}" if value is not None else ""

@@ -95,7 +95,10 @@ def check_revision(run: Path, config: Config) -> None:
         UserError: something else differs from the run's own configuration.
     """
     old, _ = read_config(run)
-    kept = {name: getattr(old.training, name) for name in ("epochs", "steps", "minutes", "track", "compile")}
+    kept = {
+        name: getattr(old.training, name)
+        for name in ("epochs", "steps", "minutes", "track", "compile", "gradient_checkpointing")
+    }
     training = dataclasses.replace(config.training, **kept)
     for part, mine in (("data", config.data), ("model", config.model), ("training", training)):
         for name, value in dataclasses.asdict(mine).items():

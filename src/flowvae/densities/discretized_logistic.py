@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowvae.densities.likelihood import Likelihood
+from flowvae.flows import at_least_float32
 
 LOWEST_LOG_SCALE = -7.0  # a scale of a quarter of a level of 8 bits
 
@@ -109,7 +110,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
         self.initialized.fill_(True)
 
     def forward(self, z: Tensor) -> Distribution:
-        parameters = (self.decoder(z.flatten(0, 1)) + self.offset).unflatten(0, z.shape[:2])
+        parameters = (at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset).unflatten(0, z.shape[:2])
         location, log_scale = parameters.chunk(2, dim=2)
         return DiscretizedLogistic(location, log_scale.clamp(min=LOWEST_LOG_SCALE), self.levels)
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
+from flowvae.flows import at_least_float32
+
 
 class Likelihood(nn.Module, ABC):
     """p(x|z): the distribution of images given a code.
@@ -47,5 +49,5 @@ class BernoulliLikelihood(Likelihood):
         self.initialized.fill_(True)
 
     def forward(self, z: Tensor) -> Distribution:
-        logits = self.decoder(z.flatten(0, 1)) + self.offset
+        logits = at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset
         return Independent(Bernoulli(logits=logits.unflatten(0, z.shape[:2]), validate_args=False), 3)

@@ -16,6 +16,7 @@ from flowvae.densities.discretized_logistic import (
     mean_and_log_scale,
 )
 from flowvae.densities.likelihood import Likelihood
+from flowvae.flows import at_least_float32
 
 
 class Components(NamedTuple):
@@ -150,7 +151,7 @@ class LogisticMixtureLikelihood(Likelihood):
         return Components(logits, *(other.unflatten(2, (m, other.shape[2] // m)) for other in others))
 
     def forward(self, z: Tensor) -> Distribution:
-        parameters = (self.decoder(z.flatten(0, 1)) + self.offset).unflatten(0, z.shape[:2])
+        parameters = (at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset).unflatten(0, z.shape[:2])
         logits, location, log_scale, coefficients = self._split(parameters)
         return LogisticMixture(
             Components(logits, location, log_scale.clamp(min=LOWEST_LOG_SCALE), coefficients.tanh()),

@@ -2,11 +2,16 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.flows import Flow
+from flowvae.flows import Flow, at_least_float32
+
+Linear = Callable[[int, int], nn.Module]
+"""Makes the linear map between so many features and so many numbers: `torch.nn.Linear`, or one for maps."""
 
 
 class Posterior(nn.Module, ABC):
@@ -17,7 +22,7 @@ class Posterior(nn.Module, ABC):
         """Draw from q(z|x), reparametrized.
 
         Args:
-            features: the encoder's embedding of B images, [B, F].
+            features: the encoder's embedding of B images, [B, F], or its maps of them, [B, F, H, W].
             num_samples: S.
 
         Returns:
@@ -40,21 +45,33 @@ class GaussianPosterior(Posterior):
     """``q(z|x) = N(mu(x), diag sigma(x)^2)`` with mean and log scale linear in the features.
 
     (Kingma & Welling 2014, appendix C.2.)
+
+    Args:
+        features: F.
+        dimension: D; where the embedding is a map, of each of its places, which are D / (H W).
+        linear: makes the linear map.
     """
 
-    def __init__(self, features: int, dimension: int) -> None:
+    def __init__(self, features: int, dimension: int, linear: Linear = nn.Linear) -> None:
         super().__init__()
-        self.mean_and_log_scale = nn.Linear(features, 2 * dimension)
+        # A layer of maps has the same parts.
+        self.mean_and_log_scale = cast(nn.Linear, linear(features, 2 * dimension))
         # Means as spread as the features at the start, with scales of about 1/e that hardly depend on them:
         # the decoder has something to go by from the first step on.
-        nn.init.xavier_normal_(self.mean_and_log_scale.weight)
-        nn.init.zeros_(self.mean_and_log_scale.bias)
+        weight, bias = self.mean_and_log_scale.weight, self.mean_and_log_scale.bias
+        nn.init.xavier_normal_(weight)
+        nn.init.zeros_(bias)
         with torch.no_grad():
-            self.mean_and_log_scale.weight[dimension:] *= 0.1
-            self.mean_and_log_scale.bias[dimension:] = -1.0
+            weight[dimension:] *= 0.1
+            bias[dimension:] = -1.0
+
+    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log scale, [B, D] each."""
+        mean, log_scale = at_least_float32(self.mean_and_log_scale(features)).chunk(2, dim=1)
+        return mean.flatten(1), log_scale.flatten(1)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self.mean_and_log_scale(features).chunk(2, dim=1)
+        mean, log_scale = self.moments(features)
         noise = torch.randn(num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
         z = torch.addcmul(mean, noise, log_scale.exp())
         # With z = mean + scale * noise the quadratic form of the density is that of the noise itself.
@@ -65,7 +82,7 @@ class GaussianPosterior(Posterior):
 
     def center(self, features: Tensor) -> Tensor:
         """The mean."""
-        return self.mean_and_log_scale(features).chunk(2, dim=1)[0].unsqueeze(0)
+        return self.moments(features)[0].unsqueeze(0)
 
 
 class FlowPosterior(Posterior):
@@ -74,6 +91,12 @@ class FlowPosterior(Posterior):
     (Rezende & Mohamed 2015, equations 5 to 7.) One linear map turns the features into the context of all the
     flow's transformations, once per image. It starts at zero.
 
+    Args:
+        base: q_0.
+        flow: of codes [S, B, D].
+        features: F, of the encoder's embedding.
+        linear: makes the linear map.
+
     >>> from flowvae.flows import Planar
     >>> posterior = FlowPosterior(GaussianPosterior(8, 2), Planar(2, transformations=4, amortized=True), 8)
     >>> z, log_density = posterior(torch.zeros(7, 8), num_samples=5)
@@ -81,13 +104,13 @@ class FlowPosterior(Posterior):
     (torch.Size([5, 7, 2]), torch.Size([5, 7]))
     """
 
-    def __init__(self, base: Posterior, flow: Flow, features: int) -> None:
+    def __init__(self, base: Posterior, flow: Flow, features: int, linear: Linear = nn.Linear) -> None:
         super().__init__()
         self.base, self.flow = base, flow
-        self.context = nn.Linear(features, flow.context_features) if flow.context_features else None
+        self.context = linear(features, flow.context_features) if flow.context_features else None
         if self.context is not None:
-            nn.init.zeros_(self.context.weight)
-            nn.init.zeros_(self.context.bias)
+            for parameter in self.context.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
         z, log_density = self.base(features, num_samples)
@@ -107,4 +130,4 @@ class FlowPosterior(Posterior):
         return self.flow(self.base.center(features), self._context(features))[0]
 
     def _context(self, features: Tensor) -> Tensor | None:
-        return self.context(features) if self.context is not None else None
+        return at_least_float32(self.context(features)) if self.context is not None else None

@@ -129,7 +129,7 @@ class VampPrior(Prior):
     def forward(self) -> Distribution:
         encoder, posterior = self.borrowed
         features = encoder(self.pseudo_inputs())
-        mean, log_scale = posterior.mean_and_log_scale(features).chunk(2, dim=1)
+        mean, log_scale = posterior.moments(features)
         components = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
         uniform = Categorical(logits=torch.zeros_like(mean[:, 0]), validate_args=False)
         return MixtureSameFamily(uniform, components, validate_args=False)

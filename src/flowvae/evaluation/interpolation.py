@@ -28,8 +28,8 @@ def interpolate(model: VAE | RealNVPDensity, first: Tensor, second: Tensor, step
         path = angles.cos() * start + angles.sin() * end  # [B, steps, D]
         return model.decode(path.flatten(0, 1)).unflatten(0, path.shape[:2])
     start, end = model.encoder(first), model.encoder(second)
-    weights = torch.linspace(0, 1, steps, device=start.device)
-    path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights.view(-1, 1))  # [B, steps, F]
+    weights = torch.linspace(0, 1, steps, device=start.device).view(-1, *[1] * (start.ndim - 1))
+    path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights)  # [B, steps, F, ...]
     images = model.decode(model.posterior.center(path.flatten(0, 1))).mean[0]
     return images.unflatten(0, path.shape[:2])
 
@@ -41,13 +41,15 @@ class PathQuality(NamedTuple):
     """Largest change between neighbours (sum over pixels of the absolute difference), as a multiple of the
     path's mean change: 1 for an even walk, the number of its steps for one single jump."""
     negative_log_marginal: Tensor
-    """-log p(x) in nats, averaged over the path's images, each pixel at its likelier value."""
+    """-log p(x) in nats, averaged over the path's images, each pixel at the level nearest to its mean."""
 
 
 @torch.no_grad()
 def path_quality(model: VAE, paths: Tensor, num_samples: int = 100) -> PathQuality:
     """Judge the paths [B, steps, C, H, W] that `interpolate` gives, with S samples for each -log p(x)."""
     changes = (paths[:, 1:] - paths[:, :-1]).abs().flatten(2).sum(2)  # [B, steps - 1]
-    binary = (paths >= 0.5).to(paths.dtype).flatten(0, 1)
-    nll = -log_marginal(model, binary, num_samples).unflatten(0, paths.shape[:2])
+    images = paths.flatten(0, 1)
+    if model.levels is not None:
+        images = (images * (model.levels - 1)).round() / (model.levels - 1)
+    nll = -log_marginal(model, images, num_samples).unflatten(0, paths.shape[:2])
     return PathQuality(changes.amax(1) / changes.mean(1), nll.mean(1))

@@ -23,6 +23,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "images": ("images", "d"),
     "parameters": ("parameters", ",d"),
     "training_seconds": ("training, s", ".0f"),
+    "training_steps": ("steps", ",d"),
 }
 
 

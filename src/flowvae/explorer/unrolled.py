@@ -13,6 +13,9 @@ from flowvae.models import VAE
 MASSES = (0.3, 0.6, 0.9)
 """Share of the samples that lie within each contour."""
 
+SAMPLES_PER_DIMENSION = 20
+"""A covariance of so many dimensions that there are fewer samples for each would be noise."""
+
 
 class Unrolled(NamedTuple):
     """Posterior samples of one image, before the first transformation and after each of the K."""
@@ -48,7 +51,8 @@ def directions(unrolled: Unrolled) -> Tensor:
     ``C_K a = lambda C_0 a`` with the largest ``lambda - 1 - log lambda``: twice what the direction
     contributes to the divergence between Gaussians of these covariances. They are scaled so that z_0 has unit
     variance along both and no correlation between them: a round cloud before the first transformation,
-    whatever it is after the last.
+    whatever it is after the last. Where the samples are too few for all D dimensions, as of a code that is a
+    map, they are sought among the directions in which the samples move furthest from one another.
 
     Raises:
         UserError: the latent space has a single dimension.
@@ -56,12 +60,17 @@ def directions(unrolled: Unrolled) -> Tensor:
     before, after = unrolled.z[0].double(), unrolled.z[-1].double()
     if before.shape[1] < 2:
         raise UserError("a latent space of one dimension has no plane to show; unroll a run with more")
+    scale = before.std(0)
+    moved = (after - before) / scale
+    _, _, axes = torch.linalg.svd(moved - moved.mean(0), full_matrices=False)
+    furthest = axes[: max(2, len(before) // SAMPLES_PER_DIMENSION)].T / scale.unsqueeze(1)
+    before, after = before @ furthest, after @ furthest
     root = torch.linalg.cholesky(torch.cov(before.T))
     whitened = torch.linalg.solve_triangular(root, (after - after.mean(0)).T, upper=False)  # [D, S]
     values, vectors = torch.linalg.eigh(torch.cov(whitened))
     most = (values - 1 - values.log()).argsort(descending=True)[:2]
-    functionals = torch.linalg.solve_triangular(root.T, vectors[:, most], upper=True).T
-    return functionals.to(unrolled.z.dtype)
+    functionals = furthest @ torch.linalg.solve_triangular(root.T, vectors[:, most], upper=True)
+    return functionals.T.to(unrolled.z.dtype)
 
 
 def project(unrolled: Unrolled, functionals: Tensor) -> Tensor:

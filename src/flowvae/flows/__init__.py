@@ -4,9 +4,12 @@ from flowvae.flows.act_norm import ActNorm
 from flowvae.flows.autoregressive import InverseAutoregressive
 from flowvae.flows.batch_norm import BatchNormFlow
 from flowvae.flows.chain import Chain
+from flowvae.flows.checkpointing import checkpoint_transformations
 from flowvae.flows.coupling import AffineCoupling
+from flowvae.flows.flattened import Flattened
 from flowvae.flows.flow import Flow, NotInvertibleError
 from flowvae.flows.planar import Planar
+from flowvae.flows.precision import at_least_float32
 from flowvae.flows.real_nvp import RealNVP
 from flowvae.flows.squeeze import Checkerboard, squeeze, unsqueeze
 
@@ -16,11 +19,14 @@ __all__ = [
     "BatchNormFlow",
     "Chain",
     "Checkerboard",
+    "Flattened",
     "Flow",
     "InverseAutoregressive",
     "NotInvertibleError",
     "Planar",
     "RealNVP",
+    "at_least_float32",
+    "checkpoint_transformations",
     "squeeze",
     "unsqueeze",
 ]

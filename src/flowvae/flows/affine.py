@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from flowvae.flows.precision import at_least_float32
+
 
 class BoundedAffine(nn.Module):
     """``z' = z * exp(s) + t`` with ``s = bound * tanh(raw)``, and ``log|det| = sum s``.
@@ -16,6 +18,7 @@ class BoundedAffine(nn.Module):
         self.bound = nn.Parameter(torch.ones(features)) if bounded else None
 
     def _log_scale(self, raw: Tensor) -> Tensor:
+        raw = at_least_float32(raw)
         if self.bound is None:
             return raw
         return torch.tanh(raw) * self.bound.view(-1, *[1] * (raw.ndim - 3))
@@ -23,7 +26,7 @@ class BoundedAffine(nn.Module):
     def forward(self, z: Tensor, raw: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """``z``, ``raw`` and ``shift`` are [S, B, features, ...]; returns ``z'`` and [S, B]."""
         log_scale = self._log_scale(raw)
-        return torch.addcmul(shift, z, log_scale.exp()), log_scale.flatten(2).sum(2)
+        return torch.addcmul(at_least_float32(shift), z, log_scale.exp()), log_scale.flatten(2).sum(2)
 
     def inverse(self, z: Tensor, raw: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         log_scale = self._log_scale(raw)

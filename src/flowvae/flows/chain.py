@@ -38,7 +38,7 @@ class Chain(Flow):
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
         for flow, own in self._with_contexts(context):
-            z, log_determinant = flow(z, own)
+            z, log_determinant = self._step(flow, z, own)
             total = total + log_determinant
         return z, total
 
@@ -51,6 +51,6 @@ class Chain(Flow):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
         for flow, own in reversed(self._with_contexts(context)):
-            z, log_determinant = flow.inverse(z, own)
+            z, log_determinant = self._step(flow.inverse, z, own)
             total = total + log_determinant
         return z, total

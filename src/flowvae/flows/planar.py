@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae.flows.flow import Flow
+from flowvae.flows.precision import full_precision
 
 # So that m(0) = softplus(log(e - 1)) - 1 = 0.
 LOG_E_MINUS_1 = math.log(math.e - 1)
@@ -60,7 +61,8 @@ class Planar(Flow):
         return flat + context if self.context_features and context is not None else flat
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return _Planar.apply(z, self._flat(context), self.block)
+        with full_precision(z):
+            return _Planar.apply(z, self._flat(context), self.block)
 
     def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         w, v, b = self.separate(self._flat(context))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae.flows.flow import Flow
+from flowvae.flows.precision import full_precision
 
 
 class RealNVP(Flow):
@@ -67,14 +68,18 @@ class RealNVP(Flow):
         return offset, [weight for perceptron in perceptrons for weight in perceptron()]
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return _RealNVP.apply(z, *_flat(self._weights(context)))
+        with full_precision(z):
+            if not self.checkpointed:
+                return _RealNVP.apply(z, *_flat(self._weights(context)))
+            steps = self.unroll(z, context)
+            return steps[-1][0], torch.stack([log_determinant for _, log_determinant in steps]).sum(0)
 
     def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         offset, weights = self._weights(context)
+        each = zip(offset.split(1, dim=1), *(weight.split(1) for weight in weights), strict=True)
         steps: list[tuple[Tensor, Tensor]] = []
-        for k in range(len(self.bias)):
-            own = offset[:, k : k + 1], [weight[k : k + 1] for weight in weights]
-            steps.append(_RealNVP.apply(steps[-1][0] if steps else z, *_flat(own)))
+        for own in each:
+            steps.append(self._step(_RealNVP.apply, steps[-1][0] if steps else z, *own))
         return steps
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

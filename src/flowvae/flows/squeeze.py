@@ -58,6 +58,10 @@ class Checkerboard(Flow):
         z, log_determinant = self.flow(squeeze(z), self._context(context))
         return unsqueeze(z), log_determinant
 
+    def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        steps = self.flow.unroll(squeeze(z), self._context(context))
+        return [(unsqueeze(value), log_determinant) for value, log_determinant in steps]
+
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_determinant = self.flow.inverse(squeeze(z), self._context(context))
         return unsqueeze(z), log_determinant

@@ -1,7 +1,7 @@
 """Dense, convolutional and causal networks: encoders, decoders, conditioners."""
 
 from flowvae.networks.causal import CausalNetwork
-from flowvae.networks.convolutional import Decoder, Encoder, Upsampler
+from flowvae.networks.convolutional import Decoder, Downsampler, Encoder, MapCode, Upsampler, VectorCode
 from flowvae.networks.convolutional_conditioner import ConvolutionalConditioner
 from flowvae.networks.dense import Dense
 from flowvae.networks.masked import MaskedDense
@@ -11,7 +11,10 @@ __all__ = [
     "ConvolutionalConditioner",
     "Decoder",
     "Dense",
+    "Downsampler",
     "Encoder",
+    "MapCode",
     "MaskedDense",
     "Upsampler",
+    "VectorCode",
 ]

@@ -180,9 +180,12 @@ class CausalNetwork(nn.Module):
         """log p(x), or log p(x|condition), in nats, [S * B], for what ``forward`` takes."""
         logits = self(images, condition)
         # Channels are last in memory: nothing is copied.
-        table = logits.permute(0, 2, 3, 1).flatten(0, 2).log_softmax(1)
-        symbols = to_symbols(images).repeat(len(logits) // len(images), 1, 1)
-        return table.gather(1, symbols.view(-1, 1)).view(len(logits), -1).sum(1)
+        number = len(logits)
+        logits = logits.permute(0, 2, 3, 1).flatten(0, 2)
+        # A sum over places of logarithms in half precision would be worth nothing.
+        table = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        symbols = to_symbols(images).repeat(number // len(images), 1, 1)
+        return table.gather(1, symbols.view(-1, 1)).view(len(symbols), -1).sum(1)
 
     @torch.no_grad()
     def sample(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:

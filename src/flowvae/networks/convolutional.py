@@ -51,90 +51,131 @@ class Residual(nn.Module):
         return x + self.second(F.hardswish(self.first(F.hardswish(x))))
 
 
-class Encoder(nn.Module):
-    """Images [N, C, H, W] to an embedding [N, features].
+class Downsampler(nn.Module):
+    """Images [N, C, H, W] to quarter-sized maps [N, channels, H/4, W/4].
 
     Convolutions and residual blocks on the half-sized map, a convolution of stride 2 to the quarter-sized
-    one, residual blocks there, and dense layers over it. Strides are `space_to_depth` and a convolution.
+    one, and residual blocks there. Strides are `space_to_depth` and a convolution.
 
     Args:
-        shape: (C, H, W) of the images; 4 divides the sides.
-        features: width of the embedding.
+        image_channels: C.
         channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
         blocks: residual blocks on either.
     """
 
-    def __init__(self, shape: tuple[int, int, int], features: int, channels: int, blocks: int) -> None:
+    def __init__(self, image_channels: int, channels: int, blocks: int) -> None:
         super().__init__()
-        image_channels, height, width = shape
         wide = channels // 2
         self.first = kaiming(nn.Conv2d(4 * image_channels, wide, 3, padding=1))
         self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
         self.down = kaiming(nn.Conv2d(4 * wide, channels, 1))
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.hardswish(self.on_half(self.first(space_to_depth(images, 2))))
+        return F.hardswish(self.on_quarter(self.down(space_to_depth(x, 2))))
+
+
+class Encoder(nn.Module):
+    """Images [N, C, H, W] to an embedding [N, features]: a `Downsampler`, and dense layers over its map.
+
+    Args:
+        shape: (C, H, W) of the images; 4 divides the sides.
+        features: width of the embedding.
+        channels, blocks: of the `Downsampler`.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], features: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        image_channels, height, width = shape
+        self.downsampler = Downsampler(image_channels, channels, blocks)
         self.neck = kaiming(nn.Conv2d(channels, NECK, 1))
         self.last = kaiming(nn.Linear(NECK * (height // STRIDE) * (width // STRIDE), features))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.hardswish(self.on_half(self.first(space_to_depth(images, 2))))
-        x = F.hardswish(self.on_quarter(self.down(space_to_depth(x, 2))))
-        x = F.hardswish(self.neck(x))
+        x = F.hardswish(self.neck(self.downsampler(images)))
         return F.hardswish(self.last(x.permute(0, 2, 3, 1).flatten(1)))  # the order that is in memory
 
 
-class Upsampler(nn.Module):
-    """Codes [N, D] to half-sized maps [N, channels / 2, H/2, W/2]: the encoder in reverse.
-
-    Two dense layers make a quarter-sized map; a convolution with `depth_to_space`, which is a transposed
-    convolution of stride 2, doubles its sides.
+class VectorCode(nn.Module):
+    """Codes [N, D] to quarter-sized maps [N, channels, H/4, W/4], by two dense layers.
 
     Args:
         dimension: D.
         sides: (H, W) of the images; 4 divides them.
         features: width of the first dense layer.
-        channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
-        blocks: residual blocks on either.
+        channels: of the maps.
     """
 
-    def __init__(
-        self, dimension: int, sides: tuple[int, int], features: int, channels: int, blocks: int
-    ) -> None:
+    def __init__(self, dimension: int, sides: tuple[int, int], features: int, channels: int) -> None:
         super().__init__()
         height, width = sides
-        wide = channels // 2
         self.map = (height // STRIDE, width // STRIDE, NECK)
         self.first = kaiming(nn.Linear(dimension, features))
         self.second = kaiming(nn.Linear(features, math.prod(self.map)))
         self.neck = kaiming(nn.Conv2d(NECK, channels, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = F.hardswish(self.second(F.hardswish(self.first(z))))
+        return self.neck(x.unflatten(1, self.map).permute(0, 3, 1, 2))
+
+
+class MapCode(nn.Module):
+    """Codes [N, D] that are maps of ``shape`` (c, H/4, W/4), flat, to maps [N, channels, H/4, W/4].
+
+    >>> MapCode((2, 7, 5), channels=16)(torch.zeros(3, 70)).shape
+    torch.Size([3, 16, 7, 5])
+    """
+
+    def __init__(self, shape: tuple[int, int, int], channels: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.first = kaiming(nn.Conv2d(shape[0], channels, 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.first(z.unflatten(1, self.shape))
+
+
+class Upsampler(nn.Module):
+    """Codes [N, D] to half-sized maps [N, channels / 2, H/2, W/2]: the `Downsampler` in reverse.
+
+    A convolution with `depth_to_space`, which is a transposed convolution of stride 2, doubles the sides of
+    the quarter-sized map.
+
+    Args:
+        code: maps codes to quarter-sized maps of ``channels``: `VectorCode` or `MapCode`.
+        channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
+        blocks: residual blocks on either.
+    """
+
+    def __init__(self, code: nn.Module, channels: int, blocks: int) -> None:
+        super().__init__()
+        wide = channels // 2
+        self.code = code
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
         self.up = kaiming(nn.Conv2d(channels, 4 * wide, 1))
         self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
 
     def forward(self, z: Tensor) -> Tensor:
-        x = F.hardswish(self.second(F.hardswish(self.first(z))))
-        x = self.neck(x.unflatten(1, self.map).permute(0, 3, 1, 2))
-        x = depth_to_space(self.up(F.hardswish(self.on_quarter(x))), 2)
-        return F.hardswish(self.on_half(x))
+        x = F.hardswish(self.on_quarter(self.code(z)))
+        return F.hardswish(self.on_half(depth_to_space(self.up(x), 2)))
 
 
 class Decoder(nn.Module):
-    """Codes [N, D] to maps of numbers [N, C, H, W], such as logits of pixels.
+    """Codes [N, D] to maps of numbers [N, outputs, H, W], such as logits of pixels.
 
     An `Upsampler`, a convolution and another `depth_to_space`.
 
     Args:
-        dimension: D.
-        shape: (C, H, W) of the output; 4 divides the sides.
-        features, channels, blocks: of the `Upsampler`.
+        upsampler: ends in maps [N, channels / 2, H/2, W/2].
+        channels: of the upsampler.
+        outputs: numbers a pixel.
     """
 
-    def __init__(
-        self, dimension: int, shape: tuple[int, int, int], features: int, channels: int, blocks: int
-    ) -> None:
+    def __init__(self, upsampler: Upsampler, channels: int, outputs: int) -> None:
         super().__init__()
-        image_channels, height, width = shape
-        self.upsampler = Upsampler(dimension, (height, width), features, channels, blocks)
-        self.last = kaiming(nn.Conv2d(channels // 2, 4 * image_channels, 3, padding=1), gain=0.5)
+        self.upsampler = upsampler
+        self.last = kaiming(nn.Conv2d(channels // 2, 4 * outputs, 3, padding=1), gain=0.5)
 
     def forward(self, z: Tensor) -> Tensor:
         return depth_to_space(self.last(self.upsampler(z)), 2)

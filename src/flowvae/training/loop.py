@@ -17,6 +17,7 @@ from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, train
 from flowvae.densities import LogDensities
 from flowvae.errors import UserError
 from flowvae.evaluation import Bounds, bounds, check_levels
+from flowvae.flows import checkpoint_transformations
 from flowvae.memory import keep_freed_memory
 from flowvae.models import Model
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
@@ -30,6 +31,7 @@ from flowvae.training.schedule import learning_rate, spent
 from flowvae.training.trackers import check_tracker, start_tracker
 
 SAVE_EVERY = 60.0  # seconds
+DIVERGED = "the loss stopped being finite"
 START_IMAGES = 10_000  # from which a model takes what it starts with, such as the mean image
 
 
@@ -72,6 +74,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     start_tracker(accelerator, run, config)
     parallel, state.optimizer = accelerator.prepare(state.model, state.optimizer)
     forward = torch.compile(parallel) if settings.compile else parallel
+    half = settings.precision == "bfloat16"
     per_epoch = steps_per_epoch(len(dataset.train.images), settings.batch_size)
 
     with (
@@ -89,7 +92,8 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
             images = training_batch(
                 dataset, settings.batch_size, settings.seed, state.step, process, processes
             )
-            densities = forward(images.to(accelerator.device), settings.samples)
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
+                densities = forward(images.to(accelerator.device), settings.samples)
             loss = -_objective(settings, densities, state.step)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(parallel.parameters(), settings.gradient_clipping)
@@ -132,6 +136,8 @@ def _start(config: Config, dataset: Dataset, device: torch.device, resume: bool 
     runs.seed_everything(settings.seed)
     model = build_model(config.model, dataset.shape)
     check_levels(model, dataset)
+    if settings.gradient_checkpointing and not checkpoint_transformations(model):
+        raise UserError("gradient_checkpointing is for chains of transformations, and this model has none")
     model.initialize(_some_images(dataset, settings.seed))
     if settings.start_from is not None and not resume:
         runs.load_weights(Path(settings.start_from), config.model, model)
@@ -150,7 +156,7 @@ def _some_images(dataset: Dataset, seed: int) -> Tensor:
 
 def _not_finite(step: int) -> UserError:
     return UserError(
-        f"the loss stopped being finite at step {step}; lower --learning-rate and train again (the model and "
+        f"{DIVERGED} at step {step}; lower --learning-rate and train again (the model and "
         "the state saved before, if any, are kept)"
     )
 

@@ -62,8 +62,9 @@ def _decoder(explored: Sequence[Explored]):
         """The image of one code, on its way while the pointer moves: {"run": title, "code": D numbers}."""
         run = next(run for run in explored if run.title == request["run"])
         code = torch.tensor(request["code"], dtype=torch.float32)
-        if code.shape != (run.config.model.latent,):
-            raise UserError(f"a code of {run.title} has {run.config.model.latent} numbers")
+        size = run.model.prior().event_shape
+        if code.shape != size:
+            raise UserError(f"a code of {run.title} has {size[0]} numbers")
         with seeded(0):
             return png(canvas(decode(run.model, code.unsqueeze(0)), 1))
 

@@ -1,0 +1,96 @@
+"""The words of a command line as values, and what is wrong with them in one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import io
+import re
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, TypeVar, get_args
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from flowvae.errors import UserError
+
+T = TypeVar("T")
+values = ConstructorRegistry()
+
+
+@values.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """``X | None`` is shown and read as X: None is for who leaves the option out."""
+    kinds = get_args(info.type)
+    if len(kinds) != 2 or NoneType not in kinds:
+        return None
+    (kind,) = (kind for kind in kinds if kind is not NoneType)
+    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+    if not isinstance(inner, PrimitiveConstructorSpec):
+        return None
+    return dataclasses.replace(
+        inner,
+        is_instance=lambda value: value is None or inner.is_instance(value),
+        str_from_instance=lambda value: ["none"] if value is None else inner.str_from_instance(value),
+    )
+
+
+def parse(kind: Callable[..., T], words: list[str], program: str, **default: Any) -> T:
+    """Parse ``words`` with tyro, whose boxed complaints become one line."""
+    complaint = io.StringIO()
+    read = functools.partial(
+        tyro.cli, kind, prog=program, registry=values, return_unknown_args=True, **default
+    )
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed, unknown = read(args=words)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise UserError(f"{_one_line(complaint.getvalue())}; see {program} --help") from None
+    if unknown:
+        help_text = io.StringIO()
+        with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
+            read(args=["--help"])
+        raise UserError(
+            _unknown(unknown, re.findall(r"--(?!help)[a-z][a-z-]+", help_text.getvalue()), program)
+        )
+    return parsed
+
+
+def _unknown(words: list[str], options: list[str], program: str) -> str:
+    """The complaint about words that no option and no argument took."""
+    option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+    matches = difflib.get_close_matches(option or words[0], options, n=1)
+    hint = f"did you mean {matches[0]}?" if matches else f"see {program} --help"
+    return f"no option {option}; {hint}" if option else f"{words[0]!r} is one word too many; {hint}"
+
+
+def _one_line(box: str) -> str:
+    """The complaint itself out of tyro's box: what stands between its first two rules.
+
+    >>> _one_line('''
+    ... ╭─ Parsing error ────────────────────────╮
+    ... │ Missing value for argument '--steps'.  │
+    ... │ ────────────────────────────────────── │
+    ... │ For full helptext, run flowvae --help  │
+    ... ╰────────────────────────────────────────╯
+    ... ''')
+    "Missing value for argument '--steps'"
+    """
+    lines = [line.strip("╭│╰ ╮╯") for line in box.splitlines()]
+    rules = [index for index, line in enumerate(lines) if line.startswith(("─", "---"))]
+    if len(rules) < 2:
+        return "the options cannot be read"
+    return " ".join(lines[rules[0] + 1 : rules[1]]).strip().rstrip(".")
+
+
+def given(option: str, words: list[str]) -> str | None:
+    """The word that follows ``option``, before tyro knows which options there are."""
+    for index, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+        if word == option:
+            return words[index + 1] if index + 1 < len(words) else ""
+    return None

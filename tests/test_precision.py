@@ -1,0 +1,140 @@
+"""Half precision and gradient checkpointing: what they may change, and what not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from command_line import SMALL, flowvae, is_refusal, succeeds, write_images
+from flow_constructors import FLOWS, context_for, event_of, make
+from made_runs import moved_model
+from torch import Tensor
+
+from flowvae.config import Config, ModelConfig
+from flowvae.flows import Flow, checkpoint_transformations
+from flowvae.runs import read_metrics
+
+MODEL = ModelConfig(latent=4, features=8, channels=4, hidden=8)
+MODELS = {
+    "gaussian": MODEL,
+    "planar": replace(MODEL, posterior="planar", transformations=4),
+    "realnvp": replace(MODEL, posterior="realnvp", transformations=4),
+    "iaf": replace(MODEL, posterior="iaf", transformations=2),
+    "realnvp of maps": replace(MODEL, posterior="realnvp", transformations=2, code="map"),
+    "realnvp prior": replace(MODEL, prior="realnvp", prior_transformations=2),
+    "causal": replace(MODEL, likelihood="causal", causal_channels=8, causal_blocks=1),
+    "logistic": replace(MODEL, likelihood="logistic"),
+    "logistic-mixture": replace(MODEL, likelihood="logistic-mixture"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_log_densities_are_float32_while_networks_compute_in_bfloat16(name):
+    torch.manual_seed(0)
+    model = moved_model(Config(model=MODELS[name])).eval()
+    images = torch.bernoulli(torch.full((6, 1, 8, 8), 0.5))
+    with torch.no_grad():
+        torch.manual_seed(1)
+        full = model(images, 2)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.encoder(images).dtype == torch.bfloat16, "nothing is in half precision: no test"
+            half = model(images, 2)
+    for one, other in zip(full, half, strict=True):
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(other, one, rtol=0.03, atol=0.5)
+    assert not torch.equal(full.likelihood, half.likelihood)
+
+
+@pytest.mark.parametrize("name", ["planar-11-amortized", "real-nvp-weight-norm"])
+def test_chains_at_once_are_in_full_precision_everywhere(name):
+    flow = make(name).float()
+    z = torch.randn(3, 4, *event_of(name))
+    context = context_for(name, flow, 4)
+    context = None if context is None else context.float()
+    expected = flow(z, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = flow(z, context)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one, other)
+
+
+CHAINS = ("chain", "real-nvp", "real-nvp-weight-norm", "iaf-3", "flat-maps-realnvp-3", "maps-chain")
+
+
+def gradients(flow: Flow, z: Tensor, context: Tensor | None) -> tuple[list[Tensor], int]:
+    """Of a sum of values and determinants, and how many numbers were kept for them."""
+    kept = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    inputs = [z.requires_grad_(), *flow.parameters()]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        moved, log_determinant = flow(z, context)
+    loss = (moved * torch.arange(moved.numel()).view_as(moved).cos()).sum() + log_determinant.sum()
+    found = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return [torch.zeros(()) if each is None else each for each in (moved, *found)], kept
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_checkpointed_chains_have_the_same_gradients_and_keep_less(name):
+    flow = make(name).eval()
+    z, context = torch.randn(3, 40, *event_of(name), dtype=torch.float64), context_for(name, flow, 40)
+    expected, kept = gradients(flow, z, context)
+    assert checkpoint_transformations(flow) == 1
+    found, kept_of_checkpointed = gradients(flow, z, context)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one)
+    assert kept_of_checkpointed < 0.7 * kept
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_checkpointed_inverse_undoes_forward(name):
+    flow = make(name).eval()
+    if "iaf" in name:
+        pytest.skip("has no inverse in closed form")
+    z, context = torch.randn(3, 4, *event_of(name), dtype=torch.float64), context_for(name, flow, 4)
+    checkpoint_transformations(flow)
+    moved, log_determinant = flow(z.requires_grad_(), context)
+    back, of_inverse = flow.inverse(moved, context)
+    torch.testing.assert_close(back, z, atol=1e-8, rtol=0)
+    torch.testing.assert_close(of_inverse, -log_determinant, atol=1e-8, rtol=0)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch) -> Callable[..., list[str]]:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images.npz")
+
+    def words(preset: str, *more: str) -> list[str]:
+        data = ["--data", "images.npz", "--steps", "6", "--track", "none", "--out", "run"]
+        return ["train", preset, *SMALL, *data, *more]
+
+    return words
+
+
+def test_runs_train_in_bfloat16_and_are_validated_in_float32(train, tmp_path):
+    succeeds(*train("realnvp-2", "--precision", "bfloat16"))
+    succeeds("evaluate", "run", "--samples", "2", "--images", "5")
+    assert all(torch.isfinite(torch.tensor(line["negative_elbo"])) for line in read_metrics(tmp_path / "run"))
+    result = flowvae("train", "--resume", "run", "--precision", "float32", "--steps", "8")
+    is_refusal(result, "begun with precision = bfloat16")
+
+
+def test_gradient_checkpointing_may_change_when_a_run_goes_on(train):
+    succeeds(*train("realnvp-5", "--gradient-checkpointing"))
+    succeeds("train", "--resume", "run", "--steps", "8", "--no-gradient-checkpointing")
+
+
+def test_gradient_checkpointing_of_nothing_and_of_batch_norm_is_refused(train, tmp_path):
+    is_refusal(flowvae(*train("planar-4", "--gradient-checkpointing")), "this model has none")
+    words = ["--gradient-checkpointing", "--normalization", "batch"]
+    is_refusal(flowvae(*train("realnvp-2", *words)), "statistics of batch norm", "--normalization weight")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_chain_of_the_table_is_tried():
+    assert set(CHAINS) <= set(FLOWS)
