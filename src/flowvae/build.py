@@ -119,18 +119,17 @@ def likelihood(config: ModelConfig, shape: tuple[int, int, int]) -> Likelihood:
     """p(x|z): the distribution of pixels that the configuration names, with the decoder."""
     channels = shape[0]
 
-    def upsampler() -> Upsampler:
-        if config.code == "map":
-            code = MapCode(cast(tuple[int, int, int], code_shape(config, shape)), config.channels)
-        else:
-            code = VectorCode(config.latent, shape[1:], config.features, config.channels)
-        return Upsampler(code, config.channels, config.blocks)
+    if config.code == "map":
+        code = MapCode(cast(tuple[int, int, int], code_shape(config, shape)), config.channels)
+    else:
+        code = VectorCode(config.latent, shape[1:], config.features, config.channels)
 
     def decoder(outputs: int) -> Decoder:
-        return Decoder(upsampler(), config.channels, outputs)
+        return Decoder(code, outputs, config.blocks)
 
     if config.likelihood == "causal":
-        return CausalLikelihood(upsampler(), _causal_network(config, shape, config.channels // 2), shape)
+        upsampler = Upsampler(code, config.blocks)
+        return CausalLikelihood(upsampler, _causal_network(config, shape, config.channels // 2), shape)
     if config.likelihood == "logistic":
         return DiscretizedLogisticLikelihood(decoder(2 * channels), shape)
     if config.likelihood == "logistic-mixture":

@@ -110,6 +110,7 @@ class VectorCode(nn.Module):
     def __init__(self, dimension: int, sides: tuple[int, int], features: int, channels: int) -> None:
         super().__init__()
         height, width = sides
+        self.channels = channels
         self.map = (height // STRIDE, width // STRIDE, NECK)
         self.first = kaiming(nn.Linear(dimension, features))
         self.second = kaiming(nn.Linear(features, math.prod(self.map)))
@@ -129,7 +130,7 @@ class MapCode(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], channels: int) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.channels = shape, channels
         self.first = kaiming(nn.Conv2d(shape[0], channels, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -143,14 +144,14 @@ class Upsampler(nn.Module):
     the quarter-sized map.
 
     Args:
-        code: maps codes to quarter-sized maps of ``channels``: `VectorCode` or `MapCode`.
-        channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
+        code: to quarter-sized maps, whose channels are the width of the convolutions there; half as many are
+            that of those on the half-sized map.
         blocks: residual blocks on either.
     """
 
-    def __init__(self, code: nn.Module, channels: int, blocks: int) -> None:
+    def __init__(self, code: VectorCode | MapCode, blocks: int) -> None:
         super().__init__()
-        wide = channels // 2
+        channels, wide = code.channels, code.channels // 2
         self.code = code
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
         self.up = kaiming(nn.Conv2d(channels, 4 * wide, 1))
@@ -167,15 +168,14 @@ class Decoder(nn.Module):
     An `Upsampler`, a convolution and another `depth_to_space`.
 
     Args:
-        upsampler: ends in maps [N, channels / 2, H/2, W/2].
-        channels: of the upsampler.
+        code, blocks: of the `Upsampler`.
         outputs: numbers a pixel.
     """
 
-    def __init__(self, upsampler: Upsampler, channels: int, outputs: int) -> None:
+    def __init__(self, code: VectorCode | MapCode, outputs: int, blocks: int) -> None:
         super().__init__()
-        self.upsampler = upsampler
-        self.last = kaiming(nn.Conv2d(channels // 2, 4 * outputs, 3, padding=1), gain=0.5)
+        self.upsampler = Upsampler(code, blocks)
+        self.last = kaiming(nn.Conv2d(code.channels // 2, 4 * outputs, 3, padding=1), gain=0.5)
 
     def forward(self, z: Tensor) -> Tensor:
         return depth_to_space(self.last(self.upsampler(z)), 2)
