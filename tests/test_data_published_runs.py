@@ -13,6 +13,7 @@ from tiny_runs import configuration
 from flowvae.commands import evaluate_run, picture_samples
 from flowvae.config import DataConfig
 from flowvae.data import load_dataset
+from flowvae.presets import preset
 from flowvae.training import train
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "pack_images.py"
@@ -25,17 +26,20 @@ def test_train_evaluate_and_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / name
     if name == "celeba":
         write_celeba(folder)
-        data, tests, side = DataConfig(str(folder), "threshold", image_size=16), CELEBA_SPLITS[2], 16
+        data, tests = DataConfig(str(folder), "none", image_size=16), CELEBA_SPLITS[2]
     else:
         folder.mkdir()
         write_svhn(folder, colour_images(40), colour_images(7))
-        data, tests, side = DataConfig(str(folder), "threshold"), 7, 32
-    config = dataclasses.replace(configuration(folder, steps=2, batch_size=4), data=data)
+        data, tests = DataConfig(str(folder), "none"), 7
+    model = dataclasses.replace(
+        preset(f"{name}-realnvp").model, transformations=1, latent=4, channels=8, blocks=1, hidden=4
+    )
+    config = dataclasses.replace(configuration(folder, steps=2, batch_size=4), data=data, model=model)
     run = tmp_path / "run"
     assert train(run, config)
     scores = evaluate_run(run, 5, tests)
     assert scores["dataset"] == name
-    assert 0 < scores["negative_elbo"] < 3 * side * side
+    assert 0 < scores["bits_per_dim"] < 12
     assert picture_samples(run, 4, 0, tmp_path / "samples.png").exists()
 
 
