@@ -30,7 +30,7 @@ class Chain(Flow):
         self.context_features = sum(self.sizes)
 
     def _with_contexts(self, context: Tensor | None) -> list[tuple[Flow, Tensor | None]]:
-        flows = cast(Iterable[Flow], self.flows)
+        flows = cast("Iterable[Flow]", self.flows)
         if context is None:
             return [(flow, None) for flow in flows]
         return list(zip(flows, context.split(self.sizes, dim=1), strict=True))

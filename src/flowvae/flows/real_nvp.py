@@ -64,7 +64,7 @@ class RealNVP(Flow):
         offset = self.bias.unsqueeze(0)
         if self.context_features and context is not None:
             offset = offset + context.view(-1, *self.bias.shape)
-        perceptrons = cast(Sequence[StackedPerceptrons], self.conditioners)
+        perceptrons = cast("Sequence[StackedPerceptrons]", self.conditioners)
         return offset, [weight for perceptron in perceptrons for weight in perceptron()]
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
