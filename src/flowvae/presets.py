@@ -22,7 +22,6 @@ _COLOUR = ModelConfig(
     blocks=2,
     hidden=64,
     likelihood="logistic-mixture",
-    normalization="none",
 )
 _COLOUR_POSTERIORS: dict[str, ModelConfig] = {
     "": _COLOUR,
