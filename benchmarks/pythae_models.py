@@ -120,4 +120,4 @@ def invertible_share(model: VAE) -> float | None:
     if not isinstance(model, VAE_LinNF):
         return None
     layers = cast(list[PlanarFlow], model.net)
-    return sum(float((layer.w * layer.u).sum()) >= -1 for layer in layers) / len(layers)
+    return sum((layer.w * layer.u).sum().item() >= -1 for layer in layers) / len(layers)

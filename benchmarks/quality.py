@@ -1,6 +1,5 @@
 """Quality per minute: -ELBO on test images after the same minutes of training, ours and pythae's."""
 
-import contextlib
 import json
 import math
 import tempfile
@@ -79,15 +78,30 @@ def measure(
         if not (path.exists() and json.loads(path.read_text())["minutes"] == minutes):
             print(f"quality: {name}, {minutes:g} minutes", flush=True)
             row = ROWS[name]
-            if row.system == OURS:
-                trained = _train_ours(row, dataset, minutes)
-            else:
-                trained = _train_pythae(row, dataset, minutes, learning_rate, validation_images)
-            runs.write_json(path, {**vars(row), "minutes": minutes, **_score(trained, dataset, test_images)})
+            try:
+                if row.system == OURS:
+                    trained = _train_ours(row, dataset, minutes)
+                else:
+                    trained = _train_pythae(row, dataset, minutes, learning_rate, validation_images)
+                result = _score(trained, dataset, test_images)
+            except DivergedError as diverged:
+                result = {
+                    "diverged_after_steps": diverged.steps,
+                    "test_images": len(dataset.test.images[:test_images]),
+                    "samples": SAMPLES,
+                    "learning_rate": learning_rate,
+                    "machine": machine.describe(),
+                }
+            runs.write_json(path, {**vars(row), "minutes": minutes, **result})
         results[name] = json.loads(path.read_text())
     best = {
         system: min(
-            (row["negative_elbo"] for row in results.values() if row["system"] == system), default=math.nan
+            (
+                row["negative_elbo"]
+                for row in results.values()
+                if row["system"] == system and "negative_elbo" in row
+            ),
+            default=math.nan,
         )
         for system in (OURS, WITH_OURS)
     }
@@ -161,8 +175,15 @@ def _train_pythae(
             trainer_config,
             callbacks=[budget],
         )
-        with contextlib.suppress(BudgetSpentError):
+        try:
             trainer.train()
+        except BudgetSpentError:
+            pass
+        except RuntimeError as error:
+            # Of the cross entropy, whose means are no numbers any more.
+            if "between 0 and 1" not in str(error):
+                raise
+            raise DivergedError(budget.steps) from error
     # What it would keep is the best epoch; the unfinished one may be better.
     candidates = [model, *([best] if (best := getattr(trainer, "_best_model", None)) is not None else [])]
     images = as_float(validation, dataset.levels)
@@ -179,6 +200,14 @@ def _train_pythae(
 
 class BudgetSpentError(Exception):
     """Training ends here."""
+
+
+class DivergedError(Exception):
+    """A loss that is no number, after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps)
+        self.steps = steps
 
 
 class Budget(TrainingCallback):

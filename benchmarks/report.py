@@ -172,15 +172,26 @@ def _likelihood(details: dict[str, Any]) -> str:
     )
 
 
+def _operators(details: dict[str, Any]) -> str:
+    lines = [
+        f"- {name}: " + ", ".join(f"`{operator}` {share:.0%}" for operator, share in shares.items()) + "\n"
+        for name, shares in details["shares"].items()
+    ]
+    return (
+        "### Where the time goes\n\nShares of PyTorch's operators, each without what it calls. "
+        f"{_on(details)}.\n\n" + "".join(lines)
+    )
+
+
 def _quality(details: dict[str, Any]) -> str:
     rows = [
         [
             f"{row['model']}, {row['system']}",
-            f"{row['negative_elbo']:.2f}",
-            f"{row['standard_error']:.2f}",
-            f"{row['reconstruction']:.2f}",
-            f"{row['kl']:.2f}",
-            f"{row['images_per_second']:.0f}",
+            "diverged" if "diverged_after_steps" in row else f"{row['negative_elbo']:.2f}",
+            _number(row.get("standard_error"), "{:.2f}"),
+            _number(row.get("reconstruction"), "{:.2f}"),
+            _number(row.get("kl"), "{:.2f}"),
+            _number(row.get("images_per_second"), "{:.0f}"),
             _number(row.get("invertible_share"), "{:.0%}"),
         ]
         for row in details["rows"].values()
@@ -224,6 +235,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "coupling": _coupling,
     "training": _training,
     "likelihood": _likelihood,
+    "operators": _operators,
     "quality": _quality,
     "growth": _growth,
     "startup": _startup,

@@ -150,6 +150,20 @@ def test_likelihood():
 
 
 @pytest.mark.usefixtures("peers")
+def test_operators():
+    from benchmarks import operators
+
+    headlines, details = operators.measure(4, 4, planar=2, couplings=1, num_samples=2, calls=1, largest=3)
+    assert headlines == {}
+    for shares in details["shares"].values():
+        assert len(shares) == 3 + 2
+        assert math.isclose(sum(shares.values()), 1)
+        assert all(0 <= share < 1 for share in shares.values())
+    assert any("convolution" in name for name in details["shares"]["training step, vae"])
+    check_stored("operators", headlines, details)
+
+
+@pytest.mark.usefixtures("peers")
 @pytest.mark.parametrize("kind", ["VAE", "VAE_LinNF", "VAE_IAF"])
 def test_densities_of_pythae_models(kind):
     """-log q is that of the base less the log-determinant that autograd finds."""
@@ -196,6 +210,19 @@ def test_quality(tmp_path, shared_data, monkeypatch):
     monkeypatch.setattr(quality, "_train_ours", None)
     monkeypatch.setattr(quality, "_train_pythae", None)
     assert quality.measure(rows, **settings) == (headlines, details)
+
+
+@pytest.mark.usefixtures("peers")
+def test_quality_of_a_model_that_diverges(tmp_path, shared_data, monkeypatch):
+    from benchmarks import quality
+
+    monkeypatch.setenv("FLOWVAE_SHARED_DATA", str(shared_data))
+    rows = ("pythae-vae-our-networks",)
+    settings = {"minutes": 1.0, "folder": tmp_path, "validation_images": 4, "learning_rate": 1e6}
+    headlines, details = quality.measure(rows, **settings)
+    assert headlines == {}
+    assert details["rows"][rows[0]]["diverged_after_steps"] < 50
+    assert "diverged" in report.tables({"details": {"quality": details}})
 
 
 def test_growth(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from command_line import flowvae, is_refusal
 
+from flowvae.cli import train
 from flowvae.errors import UserError
 from flowvae.reproduce import TABLES, Budget, Row, Variant, reproduce_figure, reproduce_table
 from flowvae.runs import read_json, read_metrics
@@ -37,7 +38,9 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
     assert result["original_reconstruction"] == 60.57
     assert result["training_steps"] == 3
     assert len(result["validation"]) == 3
-    assert "realnvp-2-seed0" in (folder / "table.md").read_text()
+    table = (folder / "table.md").read_text()
+    assert "realnvp-2-seed0" in table
+    assert "60.57" in table
     assert (folder / "curves.png").stat().st_size > 1000
 
     written = row.result.stat().st_mtime_ns
@@ -102,8 +105,8 @@ def test_options_of_a_row_are_those_of_its_run_and_a_row_may_diverge(tmp_path, d
 @pytest.mark.parametrize("table", TABLES)
 def test_rows_of_all_tables_are_configurations(table):
     for variant in TABLES[table].values():
-        words = ["train", variant.preset, *variant.options, "--steps", "-1"]
-        is_refusal(flowvae(*words), "steps is -1")
+        with pytest.raises(UserError, match="steps is -1"):
+            train([variant.preset, *variant.options, "--steps", "-1"])
 
 
 def test_a_row_that_no_table_has_is_refused(tmp_path):

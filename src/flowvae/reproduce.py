@@ -22,7 +22,7 @@ from flowvae import figures, runs
 from flowvae.commands import test_images
 from flowvae.errors import UserError
 from flowvae.evaluation import interpolate, path_quality
-from flowvae.evaluation.table import markdown
+from flowvae.evaluation.table import COLUMNS, markdown
 from flowvae.presets import preset
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.loop import DIVERGED
@@ -82,6 +82,7 @@ ORIGINAL_RECONSTRUCTION = {
     "realnvp-10": 75.01,
     "realnvp-20": 81.37,
 }
+REPORTED = {"original_reconstruction": ("-log p(x|z) in 2017", ".2f"), **COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     if not results:
         return
     runs.write_json(folder / "table.json", results)
-    (folder / "table.md").write_text(markdown(results))
+    (folder / "table.md").write_text(markdown(results, REPORTED))
     curves = {
         result["name"]: [
             {"split": "valid", "seconds": 60 * minutes, "negative_elbo": value}

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     return values
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
+def markdown(rows: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]] = COLUMNS) -> str:
     """A Markdown table of the columns that a reader compares; numbers are nats per image unless said.
 
     >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}, {"name": "iaf-4", "kl": 26.0}]))
@@ -75,13 +75,13 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     | iaf-4 | 26.00 |           |
     <BLANKLINE>
     """
-    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
-    columns = [_aligned(["model", *(row["name"] for row in rows)], str.ljust, ":{}-")]
+    keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
+    written = [_aligned(["model", *(row["name"] for row in rows)], str.ljust, ":{}-")]
     for key in keys:
-        title, form = COLUMNS[key]
+        title, form = columns[key]
         numbers = ["" if row.get(key) is None else format(row[key], form) for row in rows]
-        columns.append(_aligned([title, *numbers], str.rjust, "-{}:"))
-    return "".join("|" + "|".join(line) + "|\n" for line in zip(*columns, strict=True))
+        written.append(_aligned([title, *numbers], str.rjust, "-{}:"))
+    return "".join("|" + "|".join(line) + "|\n" for line in zip(*written, strict=True))
 
 
 def _aligned(cells: list[str], justify: Callable[[str, int], str], rule: str) -> list[str]:
