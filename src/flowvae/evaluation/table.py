@@ -68,6 +68,8 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def markdown(rows: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]] = COLUMNS) -> str:
     """A Markdown table of the columns that a reader compares; numbers are nats per image unless said.
 
+    ``columns`` has the title and the format of each field that is shown, in their order.
+
     >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}, {"name": "iaf-4", "kl": 26.0}]))
     | model |    KL | -log p(x) |
     |:------|------:|----------:|
