@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.machine import REPOSITORY
-from benchmarks.posteriors import MNIST, gradient_step, moved
+from benchmarks.posteriors import our_step
 from benchmarks.timing import by_turns
-from flowvae.build import posterior
 from flowvae.config import ModelConfig
 
 FEATURES = 64
@@ -73,7 +72,7 @@ def measure(
 
 def _call(family: Literal["planar", "realnvp"], size: Size):
     config = ModelConfig(posterior=family, transformations=size.K, latent=size.D, features=FEATURES)
-    return gradient_step(moved(posterior(config, MNIST)), torch.randn(size.B, FEATURES), size.S)
+    return our_step(config, size.B, size.S)
 
 
 def _slope(sizes: list[int], seconds: list[float]) -> float:

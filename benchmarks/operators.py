@@ -7,10 +7,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.likelihood import model_and_images
-from benchmarks.posteriors import MNIST, gradient_step, moved
+from benchmarks.posteriors import our_step
 from benchmarks.timing import Call
 from benchmarks.training import Step
-from flowvae.build import posterior
 from flowvae.config import ModelConfig
 from flowvae.data import load_dataset
 from flowvae.evaluation import bounds
@@ -26,7 +25,7 @@ def measure(
     images: int = 256,
     features: int = 64,
     planar: int = 40,
-    couplings: int = 10,
+    real_nvp: int = 10,
     num_samples: int = 1000,
     calls: int = 20,
     largest: int = 8,
@@ -38,22 +37,21 @@ def measure(
 
     Args:
         planar: transformations of the planar posterior.
-        couplings: transformations of the Real NVP posterior, of two couplings each.
+        real_nvp: transformations of the Real NVP posterior, of two couplings each.
         num_samples: of the likelihood estimate.
         largest: how many operators are named; the rest is a sum.
     """
     torch.manual_seed(0)
 
     def step_of(**settings: Any) -> Call:
-        made = posterior(ModelConfig(features=features, **settings), MNIST)
-        return gradient_step(moved(made), torch.randn(images, features))
+        return our_step(ModelConfig(features=features, **settings), images)
 
     config = preset("vae")
     model, few = model_and_images(8)
     profiled: dict[str, Call] = {
         f"planar posterior, K = {planar}": step_of(posterior="planar", transformations=planar),
-        f"Real NVP posterior, K = {couplings}, no context": step_of(
-            posterior="realnvp", transformations=couplings, context=False
+        f"Real NVP posterior, K = {real_nvp}, no context": step_of(
+            posterior="realnvp", transformations=real_nvp, context=False
         ),
         "training step, vae": Step(config, load_dataset(config.data.data, config.data.binarization)),
         f"likelihood estimate, S = {num_samples}": lambda: bounds(model, few, num_samples),

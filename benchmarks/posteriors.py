@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Call
+from flowvae.build import posterior
+from flowvae.config import ModelConfig
 from flowvae.densities import GaussianPosterior
 
 MNIST = (1, 28, 28)
@@ -47,3 +49,9 @@ def gradient_step(posterior: nn.Module, features: Tensor, num_samples: int = 1) 
         return torch.autograd.grad(loss, inputs)
 
     return call
+
+
+def our_step(config: ModelConfig, images: int, num_samples: int = 1) -> Call:
+    """The `gradient_step` of the posterior of ``config``, moved, for random features of so many images."""
+    given = torch.randn(images, config.features)
+    return gradient_step(moved(posterior(config, MNIST)), given, num_samples)

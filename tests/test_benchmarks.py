@@ -153,7 +153,7 @@ def test_likelihood():
 def test_operators():
     from benchmarks import operators
 
-    headlines, details = operators.measure(4, 4, planar=2, couplings=1, num_samples=2, calls=1, largest=3)
+    headlines, details = operators.measure(4, 4, planar=2, real_nvp=1, num_samples=2, calls=1, largest=3)
     assert headlines == {}
     for shares in details["shares"].values():
         assert len(shares) == 3 + 2
