@@ -1,5 +1,9 @@
 """The published table from one command: rows are made once, kept, and go on with a larger budget."""
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +66,32 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
     numbers = read_json(files[2])["realnvp-2-seed0"]
     assert len(numbers) == 2
     assert all(strip["largest_step"] >= 1 and strip["mean_nll"] > 0 for strip in numbers)
+
+
+def test_a_signal_stops_the_rows_which_save_themselves(tmp_path, data):
+    folder = tmp_path / "table"
+    row = Row("realnvp-2", VARIANTS["realnvp-2"], 0, folder)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def reproduce(epochs: int) -> None:
+        reproduce_table(
+            folder, Budget(epochs=epochs), variants=VARIANTS, data=data, num_samples=3, num_images=20
+        )
+
+    def stop_it() -> None:
+        while not read_metrics(row.run):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_it, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(epochs=1_000_000)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "stopped at step" in row.log.read_text()
+    assert not row.result.exists()
+    steps = read_metrics(row.run)[-1]["step"]
+    reproduce(epochs=steps + 1)
+    assert read_json(row.result)["training_steps"] == steps + 1
 
 
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):

@@ -115,10 +115,10 @@ def test_a_run_may_be_broken_again_and_again(halves, unbroken, tmp_path, monkeyp
     assert_ended_as(run, unbroken)
 
 
-def ctrl_c(times: int) -> Callable[[], None]:
+def raising(*signals: signal.Signals) -> Callable[[], None]:
     def press() -> None:
-        for _ in range(times):
-            signal.raise_signal(signal.SIGINT)
+        for kind in signals:
+            signal.raise_signal(kind)
 
     return press
 
@@ -131,14 +131,17 @@ def terminal() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_saves_first(terminal, halves, unbroken, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_first(terminal, halves, unbroken, tmp_path, monkeypatch, capsys, kind):
     """Also before the first validation, and the step that it met is finished."""
     run, config = tmp_path / "run", configuration(halves)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(kind)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_batch", once(lambda *given: given[3] == 7, ctrl_c(1), training_batch))
+        patch.setattr(
+            loop, "training_batch", once(lambda *given: given[3] == 7, raising(kind), training_batch)
+        )
         assert train(run, config) is False
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(kind) is before
     assert state_of(run)["step"] == 8
     assert f"--resume {run}" in capsys.readouterr().err.replace("\n", "")
     assert load(run), "something to look at"
@@ -148,7 +151,9 @@ def test_ctrl_c_saves_first(terminal, halves, unbroken, tmp_path, monkeypatch, c
 
 def test_a_second_ctrl_c_interrupts_at_once(terminal, halves, tmp_path, monkeypatch):
     run, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
-    patch = once(lambda *given: given[3] == PER_EPOCH + 3, ctrl_c(2), training_batch)
+    patch = once(
+        lambda *given: given[3] == PER_EPOCH + 3, raising(signal.SIGINT, signal.SIGINT), training_batch
+    )
     monkeypatch.setattr(loop, "training_batch", patch)
     with pytest.raises(KeyboardInterrupt):
         train(run, configuration(halves))

@@ -25,6 +25,7 @@ from flowvae.evaluation import interpolate, path_quality
 from flowvae.evaluation.table import COLUMNS, markdown
 from flowvae.presets import preset
 from flowvae.training.checkpoint import FILE as STATE_FILE
+from flowvae.training.interrupt import interruptible
 from flowvae.training.loop import DIVERGED
 from flowvae.training.schedule import spent
 
@@ -57,6 +58,8 @@ TABLES: dict[str, dict[str, Variant]] = {
         "batch-norm": Variant("realnvp-10", ("--normalization", "batch")),
         "batch-norm-flow": Variant("realnvp-10", ("--flow-batch-norm",)),
         "unbounded-scale": Variant("realnvp-10", ("--no-bounded",)),
+        # The flow of codes that Rezende & Mohamed have, in place of the flow of noise.
+        **{f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", ("--flow-of", "code")) for k in (5, 10, 20)},
     },
     # Whether deep chains train, without normalization in the conditioners and with each kind of it.
     "depth": {
@@ -175,10 +178,14 @@ def reproduce_table(
     def call(row: Row, words: list[str]) -> bool:
         with row.log.open("ab") as log:
             command = [sys.executable, "-m", "flowvae", *words]
-            return subprocess.run(command, stdout=log, stderr=log, env=environment).returncode == 0
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            processes.append(process)
+            if stopped.is_set():  # while it started
+                process.terminate()
+            return process.wait() == 0
 
     def work(row: Row) -> None:
-        if _is_done(row, wanted):
+        if stopped.is_set() or _is_done(row, wanted):
             return
         if (row.run / STATE_FILE).exists():
             words = ["train", "--resume", str(row.run)]
@@ -194,18 +201,24 @@ def reproduce_table(
         elif not stopped.is_set():
             failed.append(row)
 
+    processes: list[subprocess.Popen[bytes]] = []
     stopped = threading.Event()
-    with ThreadPoolExecutor(workers) as pool, _progress(rows, wanted):
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        _progress(rows, wanted),
+        interruptible() as interrupted,
+    ):
         futures = [pool.submit(work, row) for row in rows]
-        try:
-            wait(futures)
-        except KeyboardInterrupt:  # the rows got it too, and save themselves
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
+        while wait(futures, timeout=1.0).not_done and not stopped.is_set():
+            if interrupted():
+                stopped.set()
+                for process in processes:  # a row in training saves itself
+                    process.terminate()
     for future in futures:
-        if not future.cancelled():
-            future.result()
+        future.result()
     _write_report(folder, rows)
+    if stopped.is_set():
+        raise KeyboardInterrupt
     if failed:
         logs = ", ".join(str(row.log) for row in failed)
         rows_failed = "1 row" if len(failed) == 1 else f"{len(failed)} rows"

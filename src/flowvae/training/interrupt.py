@@ -1,14 +1,16 @@
-"""Ctrl-C as a wish, so that a step is never cut in two."""
+"""Ctrl-C, or the SIGTERM of a scheduler or a container, as a wish, so that a step is never cut in two."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only makes the yielded function true; a second one interrupts at once."""
+    """Inside, the first signal of its kind just makes the yielded function true; a second one interrupts."""
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield lambda: False
         return
@@ -17,10 +19,12 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     def remember(signal_number: int, frame: object) -> None:
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, previous)
+        kind = signal.Signals(signal_number)
+        signal.signal(kind, previous[kind])
 
-    previous = signal.signal(signal.SIGINT, remember)
+    previous = {kind: signal.signal(kind, remember) for kind in SIGNALS}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for kind in SIGNALS:
+            signal.signal(kind, previous[kind])

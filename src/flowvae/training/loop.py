@@ -36,7 +36,7 @@ START_IMAGES = 10_000  # from which a model takes what it starts with, such as t
 
 
 def train(run: str | Path, config: Config, resume: bool = False) -> bool:
-    """Train into the folder ``run`` until a budget of the configuration is used up, or Ctrl-C.
+    """Train into the folder ``run`` until a budget of the configuration is used up, or Ctrl-C or SIGTERM.
 
     The folder gets the averaged weights that score best on validation images (``model.safetensors``), the
     metrics, and the state to resume from, after every epoch and every minute. Batches and noise are a pure
@@ -44,7 +44,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     the weights of an unbroken one, bit for bit on a CPU.
 
     Returns:
-        Whether the budget is used up: False where Ctrl-C came first.
+        Whether the budget is used up: False where a signal came first.
 
     Raises:
         UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data or the weights
