@@ -25,12 +25,17 @@ def gaussian() -> tuple[GaussianPosterior, Tensor]:
     return posterior, torch.randn(IMAGES, FEATURES).double()
 
 
-def flow_posterior(kind: str) -> tuple[FlowPosterior, Tensor]:
+KINDS = pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+ORDERS = pytest.mark.parametrize("flow_of", ["code", "noise"])
+
+
+def flow_posterior(kind: str, flow_of: str = "code") -> tuple[FlowPosterior, Tensor]:
     """Away from the identity, with a context that matters."""
     torch.manual_seed(0)
     config = ModelConfig(
         posterior=kind,  # type: ignore[arg-type]
         transformations=3,
+        flow_of=flow_of,  # type: ignore[arg-type]
         latent=DIMENSION,
         features=FEATURES,
         hidden=8,
@@ -103,7 +108,28 @@ def test_flow_density_is_that_of_the_base_where_its_draws_come_from(kind):
     torch.testing.assert_close(log_density, base + inverse_log_determinant, atol=1e-8, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+@KINDS
+@ORDERS
+def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(kind, flow_of, monkeypatch):
+    posterior, features = flow_posterior(kind, flow_of)
+    for image in features.split(1):
+        noise = torch.randn(1, 1, DIMENSION).double().requires_grad_()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randn", lambda *size, noise=noise, **options: noise)
+            z, log_density = posterior(image)
+        rows = [torch.autograd.grad(each, noise, retain_graph=True)[0].flatten() for each in z.flatten()]
+        expected = Normal(0, 1).log_prob(noise).sum() - torch.linalg.slogdet(torch.stack(rows)).logabsdet
+        torch.testing.assert_close(log_density.sum(), expected)
+
+
+@KINDS
+def test_center_is_where_no_noise_goes(kind, monkeypatch):
+    posterior, features = flow_posterior(kind, "noise")
+    monkeypatch.setattr(torch, "randn", torch.zeros)
+    torch.testing.assert_close(posterior.center(features), posterior(features)[0])
+
+
+@KINDS
 def test_flow_posterior_is_the_base_pushed_through_the_flow(kind):
     posterior, features = flow_posterior(kind)
     torch.manual_seed(1)
@@ -118,7 +144,7 @@ def test_flow_posterior_is_the_base_pushed_through_the_flow(kind):
     torch.testing.assert_close(posterior.center(features), center)
 
 
-@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+@KINDS
 def test_an_images_draws_do_not_depend_on_its_neighbours(kind):
     posterior, features = flow_posterior(kind)
 
@@ -135,7 +161,7 @@ def test_an_images_draws_do_not_depend_on_its_neighbours(kind):
         torch.testing.assert_close(alone[1][:, 0], together[1][:, image])
 
 
-@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+@KINDS
 def test_context_changes_what_the_flow_does(kind):
     posterior, features = flow_posterior(kind)
     z = torch.zeros(1, IMAGES, DIMENSION).double()
@@ -144,10 +170,13 @@ def test_context_changes_what_the_flow_does(kind):
     assert (moved[0, 0] - moved[0, 1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
-def test_fresh_flow_posterior_is_its_base(kind):
+@KINDS
+@ORDERS
+def test_fresh_flow_posterior_is_its_base(kind, flow_of):
     torch.manual_seed(0)
-    config = ModelConfig(posterior=kind, transformations=3, latent=DIMENSION, features=FEATURES, hidden=8)
+    config = ModelConfig(
+        posterior=kind, transformations=3, flow_of=flow_of, latent=DIMENSION, features=FEATURES, hidden=8
+    )
     posterior = build_posterior(config, SHAPE).double()
     assert isinstance(posterior, FlowPosterior)
     features = torch.randn(IMAGES, FEATURES).double()
@@ -159,9 +188,10 @@ def test_fresh_flow_posterior_is_its_base(kind):
     torch.testing.assert_close(log_density, expected_log_density)
 
 
-@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
-def test_unrolled_posterior_begins_with_its_base_and_ends_with_a_draw(kind):
-    posterior, features = flow_posterior(kind)
+@KINDS
+@ORDERS
+def test_unrolled_posterior_begins_with_its_base_and_ends_with_a_draw(kind, flow_of):
+    posterior, features = flow_posterior(kind, flow_of)
     torch.manual_seed(2)
     steps = posterior.unroll(features, SAMPLES)
     assert len(steps) == 4
@@ -180,7 +210,7 @@ def test_unrolled_gaussian_is_one_draw():
     torch.testing.assert_close(step, posterior(features, SAMPLES))
 
 
-@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+@KINDS
 def test_without_context_every_image_has_the_same_flow(kind):
     config = ModelConfig(
         posterior=kind, transformations=2, latent=DIMENSION, features=FEATURES, hidden=8, context=False

@@ -156,7 +156,8 @@ def posterior(config: ModelConfig, shape: tuple[int, int, int]) -> Posterior:
     base = GaussianPosterior(features, config.latent, linear)
     if config.posterior == "gaussian":
         return base
-    return FlowPosterior(base, FLOWS[config.posterior](config, shape), features, to_context)
+    flow = FLOWS[config.posterior](config, shape)
+    return FlowPosterior(base, flow, features, to_context, of_noise=config.flow_of == "noise")
 
 
 def _of_mean(features: int, outputs: int) -> nn.Module:

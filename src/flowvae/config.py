@@ -34,6 +34,8 @@ class ModelConfig:
     """family of q(z|x)"""
     transformations: int = 0
     """K, flow transformations after the Gaussian; of the family realnvp, at each scale"""
+    flow_of: Literal["code", "noise"] = "code"
+    """what the posterior's flow transforms: the Gaussian's code, or its noise, before mean and scale"""
     code: Literal["vector", "map"] = "vector"
     """what z is: D numbers, or maps at a quarter of the images' sides, with convolutional flows"""
     latent: int = 40
@@ -93,6 +95,8 @@ class ModelConfig:
     def _check_autoencoder(self) -> None:
         if self.posterior == "gaussian" and self.transformations:
             raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
+        if self.posterior == "gaussian" and self.flow_of == "noise":
+            raise UserError("a gaussian posterior has no flow; choose planar, realnvp or iaf")
         if self.posterior != "gaussian":
             _at_least(1, "transformations", self.transformations)
         if self.posterior == "realnvp":

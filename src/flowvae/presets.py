@@ -37,7 +37,7 @@ PRESETS: dict[str, Config] = {
         for k in (4, 10, 20, 40)
     },
     **{
-        f"realnvp-{k}": Config(model=ModelConfig(posterior="realnvp", transformations=k))
+        f"realnvp-{k}": Config(model=ModelConfig(posterior="realnvp", transformations=k, flow_of="noise"))
         for k in (2, 5, 10, 20)
     },
     "iaf-4": Config(model=ModelConfig(posterior="iaf", transformations=4, hidden=320)),

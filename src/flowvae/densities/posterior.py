@@ -71,14 +71,18 @@ class GaussianPosterior(Posterior):
         return mean.flatten(1), log_scale.flatten(1)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
+        noise, mean, scale, log_density = self.standardized(features, num_samples)
+        return torch.addcmul(mean, noise, scale), log_density
+
+    def standardized(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Noise [S, B, D], mean and scale [B, D]; and log q [S, B] of ``mean + scale * noise``."""
         mean, log_scale = self.moments(features)
         noise = torch.randn(num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
-        z = torch.addcmul(mean, noise, log_scale.exp())
-        # With z = mean + scale * noise the quadratic form of the density is that of the noise itself.
+        # The quadratic form of the density is that of the noise itself.
         log_density = (
             -0.5 * noise.square().sum(2) - log_scale.sum(1) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
         )
-        return z, log_density
+        return noise, mean, log_scale.exp(), log_density
 
     def center(self, features: Tensor) -> Tensor:
         """The mean."""
@@ -86,16 +90,23 @@ class GaussianPosterior(Posterior):
 
 
 class FlowPosterior(Posterior):
-    """A base posterior pushed through a flow: ``log q(z_K|x) = log q_0(z_0|x) - sum_k log|det df_k|``.
+    """A Gaussian pushed through a flow: ``log q(z_K|x) = log q_0(z_0|x) - sum_k log|det df_k|``.
 
     (Rezende & Mohamed 2015, equations 5 to 7.) One linear map turns the features into the context of all the
     flow's transformations, once per image. It starts at zero.
+
+    The flow transforms the codes of the Gaussian, ``z_0 = mu + sigma * noise``, or the noise itself, with
+    ``mu`` and ``sigma`` after it: ``z_k = mu + sigma * f_k(.. f_1(noise))``. Their densities have the same
+    formula. Noise has the same scale for every image and at every time of the training, where the codes of an
+    image are a small cloud around a mean that the encoder knows anyway: conditioners see what there is to
+    transform.
 
     Args:
         base: q_0.
         flow: of codes [S, B, D].
         features: F, of the encoder's embedding.
         linear: makes the linear map.
+        of_noise: the flow transforms the noise.
 
     >>> from flowvae.flows import Planar
     >>> posterior = FlowPosterior(GaussianPosterior(8, 2), Planar(2, transformations=4, amortized=True), 8)
@@ -104,30 +115,46 @@ class FlowPosterior(Posterior):
     (torch.Size([5, 7, 2]), torch.Size([5, 7]))
     """
 
-    def __init__(self, base: Posterior, flow: Flow, features: int, linear: Linear = nn.Linear) -> None:
+    def __init__(
+        self,
+        base: GaussianPosterior,
+        flow: Flow,
+        features: int,
+        linear: Linear = nn.Linear,
+        of_noise: bool = False,
+    ) -> None:
         super().__init__()
-        self.base, self.flow = base, flow
+        self.base, self.flow, self.of_noise = base, flow, of_noise
         self.context = linear(features, flow.context_features) if flow.context_features else None
         if self.context is not None:
             for parameter in self.context.parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        z, log_density = self.base(features, num_samples)
-        z, log_determinant = self.flow(z, self._context(features))
+        noise, mean, scale, log_density = self.base.standardized(features, num_samples)
+        begun = noise if self.of_noise else torch.addcmul(mean, noise, scale)
+        moved, log_determinant = self.flow(begun, self._context(features))
+        z = torch.addcmul(mean, moved, scale) if self.of_noise else moved
         return z, log_density - log_determinant
 
     def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
-        steps = self.base.unroll(features, num_samples)
-        begun, log_density = steps[-1]
-        for z, log_determinant in self.flow.unroll(begun, self._context(features)):
+        noise, mean, scale, log_density = self.base.standardized(features, num_samples)
+        z = torch.addcmul(mean, noise, scale)
+        steps = [(z, log_density)]
+        for moved, log_determinant in self.flow.unroll(
+            noise if self.of_noise else z, self._context(features)
+        ):
             log_density = log_density - log_determinant
-            steps.append((z, log_density))
+            steps.append((torch.addcmul(mean, moved, scale) if self.of_noise else moved, log_density))
         return steps
 
     def center(self, features: Tensor) -> Tensor:
-        """Where the flow takes the base's center."""
-        return self.flow(self.base.center(features), self._context(features))[0]
+        """Where the base's center goes."""
+        mean, context = self.base.center(features), self._context(features)
+        if not self.of_noise:
+            return self.flow(mean, context)[0]
+        scale = self.base.moments(features)[1].exp()
+        return torch.addcmul(mean, self.flow(torch.zeros_like(mean), context)[0], scale)
 
     def _context(self, features: Tensor) -> Tensor | None:
         return at_least_float32(self.context(features)) if self.context is not None else None
