@@ -30,6 +30,8 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("train vae --steps 1.5", ["--steps", "'1.5'"]),
     ("train vae --posterior gausian", ["--posterior", "'gausian'", "gaussian", "iaf"]),
     ("train vae --posterior iaf", ["transformations is 0"]),
+    ("train vae --flow-of noise", ["a gaussian posterior has no flow", "realnvp"]),
+    ("train realnvp-2 --flow-of nois", ["--flow-of", "'nois'", "noise"]),
     ("train vae --minutes -3 --data images.npz", ["minutes is -3"]),
     ("train vae --minutes nan --data images.npz", ["minutes is nan"]),
     ("train vae --epochs 0 --data images.npz", ["epochs is 0"]),

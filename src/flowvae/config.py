@@ -96,7 +96,9 @@ class ModelConfig:
         if self.posterior == "gaussian" and self.transformations:
             raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
         if self.posterior == "gaussian" and self.flow_of == "noise":
-            raise UserError("a gaussian posterior has no flow; choose planar, realnvp or iaf")
+            raise UserError(
+                "flow_of is noise, and a gaussian posterior has no flow; choose planar, realnvp or iaf"
+            )
         if self.posterior != "gaussian":
             _at_least(1, "transformations", self.transformations)
         if self.posterior == "realnvp":
