@@ -134,8 +134,7 @@ class FlowPosterior(Posterior):
         noise, mean, scale, log_density = self.base.standardized(features, num_samples)
         begun = noise if self.of_noise else torch.addcmul(mean, noise, scale)
         moved, log_determinant = self.flow(begun, self._context(features))
-        z = torch.addcmul(mean, moved, scale) if self.of_noise else moved
-        return z, log_density - log_determinant
+        return self._code(moved, mean, scale), log_density - log_determinant
 
     def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
         noise, mean, scale, log_density = self.base.standardized(features, num_samples)
@@ -145,16 +144,18 @@ class FlowPosterior(Posterior):
             noise if self.of_noise else z, self._context(features)
         ):
             log_density = log_density - log_determinant
-            steps.append((torch.addcmul(mean, moved, scale) if self.of_noise else moved, log_density))
+            steps.append((self._code(moved, mean, scale), log_density))
         return steps
 
     def center(self, features: Tensor) -> Tensor:
         """Where the base's center goes."""
-        mean, context = self.base.center(features), self._context(features)
-        if not self.of_noise:
-            return self.flow(mean, context)[0]
-        scale = self.base.moments(features)[1].exp()
-        return torch.addcmul(mean, self.flow(torch.zeros_like(mean), context)[0], scale)
+        mean, log_scale = self.base.moments(features)
+        begun = torch.zeros_like(mean) if self.of_noise else mean
+        moved = self.flow(begun.unsqueeze(0), self._context(features))[0]
+        return self._code(moved, mean, log_scale.exp())
+
+    def _code(self, moved: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        return torch.addcmul(mean, moved, scale) if self.of_noise else moved
 
     def _context(self, features: Tensor) -> Tensor | None:
         return at_least_float32(self.context(features)) if self.context is not None else None
