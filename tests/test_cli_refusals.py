@@ -31,6 +31,8 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("train vae --posterior gausian", ["--posterior", "'gausian'", "gaussian", "iaf"]),
     ("train vae --posterior iaf", ["transformations is 0"]),
     ("train vae --flow-of noise", ["a gaussian posterior has no flow", "realnvp"]),
+    ("train vae --covariance full --code map", ["a code that is a map", "--covariance diagonal"]),
+    ("train vae --covariance full --prior vamp", ["the vamp prior", "--covariance diagonal"]),
     ("train realnvp-2 --flow-of nois", ["--flow-of", "'nois'", "noise"]),
     ("train vae --minutes -3 --data images.npz", ["minutes is -3"]),
     ("train vae --minutes nan --data images.npz", ["minutes is nan"]),

@@ -52,6 +52,8 @@ OUT_OF_RANGE: list[tuple[type, dict[str, Any]]] = [
     (ModelConfig, {"blocks": -1}),
     (ModelConfig, {"transformations": 2}),  # of a Gaussian
     (ModelConfig, {"flow_of": "noise"}),  # of a Gaussian
+    (ModelConfig, {"covariance": "full", "code": "map"}),
+    (ModelConfig, {"covariance": "full", "prior": "vamp"}),
     *((ModelConfig, {"posterior": name, "transformations": 0}) for name in ("planar", "realnvp", "iaf")),
     (ModelConfig, {"posterior": "realnvp", "transformations": 1, "latent": 1}),  # nothing to couple
     *(

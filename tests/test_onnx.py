@@ -22,7 +22,9 @@ MODELS = {
     "planar": replace(SMALL, posterior="planar", transformations=12),
     "planar without context": replace(SMALL, posterior="planar", transformations=2, context=False),
     "realnvp": replace(SMALL, posterior="realnvp", transformations=2),
-    "realnvp of noise": replace(SMALL, posterior="realnvp", transformations=2, flow_of="noise"),
+    "realnvp of noise, full covariance": replace(
+        SMALL, posterior="realnvp", transformations=2, flow_of="noise", covariance="full"
+    ),
     "realnvp, batch normalization": CONFIG.model,
     "realnvp, weight normalization": replace(
         SMALL, posterior="realnvp", transformations=1, normalization="weight", bounded=False

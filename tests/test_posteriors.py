@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from flowvae.build import posterior as build_posterior
 from flowvae.config import ModelConfig
@@ -16,9 +16,9 @@ SAMPLES, IMAGES, FEATURES, DIMENSION = 6, 5, 3, 4
 SHAPE = (1, 28, 28)
 
 
-def gaussian() -> tuple[GaussianPosterior, Tensor]:
+def gaussian(full: bool = False) -> tuple[GaussianPosterior, Tensor]:
     torch.manual_seed(0)
-    posterior = GaussianPosterior(FEATURES, DIMENSION).double()
+    posterior = GaussianPosterior(FEATURES, DIMENSION, full=full).double()
     with torch.no_grad():
         for parameter in posterior.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
@@ -27,15 +27,19 @@ def gaussian() -> tuple[GaussianPosterior, Tensor]:
 
 KINDS = pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
 ORDERS = pytest.mark.parametrize("flow_of", ["code", "noise"])
+COVARIANCES = pytest.mark.parametrize("covariance", ["diagonal", "full"])
 
 
-def flow_posterior(kind: str, flow_of: str = "code") -> tuple[FlowPosterior, Tensor]:
+def flow_posterior(
+    kind: str, flow_of: str = "code", covariance: str = "diagonal"
+) -> tuple[FlowPosterior, Tensor]:
     """Away from the identity, with a context that matters."""
     torch.manual_seed(0)
     config = ModelConfig(
         posterior=kind,  # type: ignore[arg-type]
         transformations=3,
         flow_of=flow_of,  # type: ignore[arg-type]
+        covariance=covariance,  # type: ignore[arg-type]
         latent=DIMENSION,
         features=FEATURES,
         hidden=8,
@@ -70,6 +74,38 @@ def test_gaussian_draws_have_its_moments():
     correlations = torch.stack([torch.corrcoef(z[:, image].T) for image in range(IMAGES)])
     assert ((correlations - torch.eye(DIMENSION)).abs() < 0.03).all()
     torch.testing.assert_close(posterior.center(features)[0], expected.mean)
+
+
+def full_covariance(posterior: GaussianPosterior, features: Tensor) -> MultivariateNormal:
+    """From the two layers' outputs, entry by entry."""
+    assert posterior.below is not None
+    mean, log_scale = posterior.mean_and_log_scale(features).chunk(2, dim=1)
+    factor = torch.diag_embed(torch.ones_like(mean))
+    entries = iter(posterior.below(features).T)
+    for row in range(DIMENSION):
+        for column in range(row):
+            factor[:, row, column] = next(entries)
+    return MultivariateNormal(mean, scale_tril=log_scale.exp().unsqueeze(2) * factor)
+
+
+def test_full_gaussian_density_is_that_of_its_draws():
+    posterior, features = gaussian(full=True)
+    z, log_density = posterior(features, SAMPLES)
+    expected = full_covariance(posterior, features).log_prob(z)
+    torch.testing.assert_close(log_density, expected, atol=1e-10, rtol=0)
+
+
+def test_full_gaussian_draws_have_its_covariance():
+    posterior, features = gaussian(full=True)
+    z, _ = posterior(features, 40_000)
+    expected = full_covariance(posterior, features)
+    for image in range(IMAGES):
+        # Whitened by what they should be, draws have the covariance 1.
+        whitened = torch.linalg.solve_triangular(
+            expected.scale_tril[image], (z[:, image] - expected.mean[image]).T, upper=False
+        )
+        assert (torch.cov(whitened) - torch.eye(DIMENSION)).abs().max() < 0.03
+    assert not torch.allclose(expected.covariance_matrix[0], expected.covariance_matrix[1])
 
 
 def test_gaussian_draws_are_reparametrized():
@@ -110,8 +146,11 @@ def test_flow_density_is_that_of_the_base_where_its_draws_come_from(kind):
 
 @KINDS
 @ORDERS
-def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(kind, flow_of, monkeypatch):
-    posterior, features = flow_posterior(kind, flow_of)
+@COVARIANCES
+def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(
+    kind, flow_of, covariance, monkeypatch
+):
+    posterior, features = flow_posterior(kind, flow_of, covariance)
     for image in features.split(1):
         noise = torch.randn(1, 1, DIMENSION).double().requires_grad_()
         with monkeypatch.context() as patch:
@@ -123,8 +162,9 @@ def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(kind, f
 
 
 @KINDS
-def test_center_is_where_no_noise_goes(kind, monkeypatch):
-    posterior, features = flow_posterior(kind, "noise")
+@COVARIANCES
+def test_center_is_where_no_noise_goes(kind, covariance, monkeypatch):
+    posterior, features = flow_posterior(kind, "noise", covariance)
     monkeypatch.setattr(torch, "randn", torch.zeros)
     torch.testing.assert_close(posterior.center(features), posterior(features)[0])
 

@@ -153,7 +153,7 @@ def posterior(config: ModelConfig, shape: tuple[int, int, int]) -> Posterior:
         features, linear = config.channels, partial(nn.Conv2d, kernel_size=1)
         # The parameters of planar transformations belong to the whole code, those of couplings to its places.
         to_context = _of_mean if config.posterior == "planar" else linear
-    base = GaussianPosterior(features, config.latent, linear)
+    base = GaussianPosterior(features, config.latent, linear, full=config.covariance == "full")
     if config.posterior == "gaussian":
         return base
     flow = FLOWS[config.posterior](config, shape)

@@ -36,6 +36,8 @@ class ModelConfig:
     """K, flow transformations after the Gaussian; of the family realnvp, at each scale"""
     flow_of: Literal["code", "noise"] = "code"
     """what the posterior's flow transforms: the Gaussian's code, or its noise, before mean and scale"""
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    """of the posterior's Gaussian; a full one is a triangular factor from the embedding"""
     code: Literal["vector", "map"] = "vector"
     """what z is: D numbers, or maps at a quarter of the images' sides, with convolutional flows"""
     latent: int = 40
@@ -115,6 +117,11 @@ class ModelConfig:
         if self.flow_batch_norm and self.posterior not in ("realnvp", "iaf"):
             raise UserError(
                 f"batch norm goes between transformations of realnvp and iaf, not {self.posterior}"
+            )
+        if self.covariance == "full" and (self.code == "map" or self.prior == "vamp"):
+            what = "a code that is a map" if self.code == "map" else "the vamp prior"
+            raise UserError(
+                f"{what} takes a Gaussian of independent dimensions; choose --covariance diagonal"
             )
         if self.prior == "realnvp":
             _at_least(1, "prior_transformations", self.prior_transformations)

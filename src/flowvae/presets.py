@@ -37,10 +37,14 @@ PRESETS: dict[str, Config] = {
         for k in (4, 10, 20, 40)
     },
     **{
-        f"realnvp-{k}": Config(model=ModelConfig(posterior="realnvp", transformations=k, flow_of="noise"))
+        f"realnvp-{k}": Config(
+            model=ModelConfig(posterior="realnvp", transformations=k, flow_of="noise", covariance="full")
+        )
         for k in (2, 5, 10, 20)
     },
-    "iaf-4": Config(model=ModelConfig(posterior="iaf", transformations=4, hidden=320)),
+    "iaf-4": Config(
+        model=ModelConfig(posterior="iaf", transformations=4, flow_of="noise", covariance="full", hidden=320)
+    ),
     "density-small": Config(
         model=_BOTH_FLOWS, training=TrainingConfig(minutes=60.0, batch_size=64, learning_rate=2e-3)
     ),

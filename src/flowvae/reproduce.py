@@ -58,8 +58,15 @@ TABLES: dict[str, dict[str, Variant]] = {
         "batch-norm": Variant("realnvp-10", ("--normalization", "batch")),
         "batch-norm-flow": Variant("realnvp-10", ("--flow-batch-norm",)),
         "unbounded-scale": Variant("realnvp-10", ("--no-bounded",)),
+        # The Gaussian around the flow: of independent dimensions; and with no flow, or a planar one, in it.
+        **{f"realnvp-{k}-diagonal": Variant(f"realnvp-{k}", ("--covariance", "diagonal")) for k in (5, 10)},
+        "gaussian-full": Variant("vae", ("--covariance", "full")),
+        "planar-40-full": Variant("planar-40", ("--covariance", "full")),
         # The flow of codes that Rezende & Mohamed have, in place of the flow of noise.
-        **{f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", ("--flow-of", "code")) for k in (5, 10, 20)},
+        **{
+            f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", ("--flow-of", "code", "--covariance", "diagonal"))
+            for k in (5, 10, 20)
+        },
     },
     # Whether deep chains train, without normalization in the conditioners and with each kind of it.
     "depth": {

@@ -3,9 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae.flows import Flow, at_least_float32
@@ -41,18 +42,49 @@ class Posterior(nn.Module, ABC):
         """One representative code for each image, without noise, [1, B, D]."""
 
 
-class GaussianPosterior(Posterior):
-    """``q(z|x) = N(mu(x), diag sigma(x)^2)`` with mean and log scale linear in the features.
+class Reparametrization(NamedTuple):
+    """The affine map from noise to codes of N(mean, L L'): ``L = diag(scale) (1 + below)``."""
 
-    (Kingma & Welling 2014, appendix C.2.)
+    mean: Tensor
+    """[B, D]"""
+    log_scale: Tensor
+    """[B, D]"""
+    below: Tensor | None
+    """strictly lower triangular, [B, D, D]; None of a diagonal covariance"""
+
+    def __call__(self, noise: Tensor) -> Tensor:
+        """Codes ``mean + L noise`` for noise [S, B, D]."""
+        if self.below is not None:
+            noise = noise + torch.einsum("bij,sbj->sbi", self.below, noise)
+        return torch.addcmul(self.mean, noise, self.log_scale.exp())
+
+    def draw(self, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Noise [S, B, D], and the log density [S, B] of the codes that it becomes."""
+        noise = torch.randn(num_samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        # The quadratic form of the density is that of the noise itself, and log|det L| = sum log scale.
+        normalization = self.log_scale.sum(1) + 0.5 * self.mean.shape[1] * math.log(2 * math.pi)
+        return noise, -0.5 * noise.square().sum(2) - normalization
+
+
+class GaussianPosterior(Posterior):
+    """``q(z|x) = N(mu(x), Sigma(x))`` with all parameters linear in the features.
+
+    (Kingma & Welling 2014, appendix C.2, whose covariance is diagonal; a full one as Cholesky factor: Kingma
+    et al. 2016, appendix A.)
 
     Args:
         features: F.
         dimension: D; where the embedding is a map, of each of its places, which are D / (H W).
-        linear: makes the linear map.
+        linear: makes the linear map of mean and log scale.
+        full: the covariance is full, with D (D - 1) / 2 more parameters for each image; not of maps.
+
+    >>> posterior = GaussianPosterior(features=8, dimension=3, full=True)
+    >>> z, log_density = posterior(torch.zeros(7, 8), num_samples=5)
+    >>> z.shape, log_density.shape
+    (torch.Size([5, 7, 3]), torch.Size([5, 7]))
     """
 
-    def __init__(self, features: int, dimension: int, linear: Linear = nn.Linear) -> None:
+    def __init__(self, features: int, dimension: int, linear: Linear = nn.Linear, full: bool = False) -> None:
         super().__init__()
         # A layer of maps has the same parts.
         self.mean_and_log_scale = cast(nn.Linear, linear(features, 2 * dimension))
@@ -64,29 +96,34 @@ class GaussianPosterior(Posterior):
         with torch.no_grad():
             weight[dimension:] *= 0.1
             bias[dimension:] = -1.0
+        self.below = nn.Linear(features, dimension * (dimension - 1) // 2) if full else None
+        if self.below is not None:
+            for parameter in self.below.parameters():
+                nn.init.zeros_(parameter)
+            # Where in a matrix each entry goes; all other places get entry 0, which is a zero.
+            places = torch.zeros(dimension, dimension, dtype=torch.long)
+            rows, columns = torch.tril_indices(dimension, dimension, -1)
+            places[rows, columns] = torch.arange(1, len(rows) + 1)
+            self.register_buffer("places", places.flatten(), persistent=False)
 
-    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log scale, [B, D] each."""
+    def reparametrization(self, features: Tensor) -> Reparametrization:
+        """The map from noise to codes, of each image."""
         mean, log_scale = at_least_float32(self.mean_and_log_scale(features)).chunk(2, dim=1)
-        return mean.flatten(1), log_scale.flatten(1)
+        mean, log_scale = mean.flatten(1), log_scale.flatten(1)
+        if self.below is None:
+            return Reparametrization(mean, log_scale, None)
+        entries = F.pad(at_least_float32(self.below(features)), (1, 0))
+        below = entries.index_select(1, cast(Tensor, self.places)).unflatten(1, (-1, mean.shape[1]))
+        return Reparametrization(mean, log_scale, below)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        noise, mean, scale, log_density = self.standardized(features, num_samples)
-        return torch.addcmul(mean, noise, scale), log_density
-
-    def standardized(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Noise [S, B, D], mean and scale [B, D]; and log q [S, B] of ``mean + scale * noise``."""
-        mean, log_scale = self.moments(features)
-        noise = torch.randn(num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
-        # The quadratic form of the density is that of the noise itself.
-        log_density = (
-            -0.5 * noise.square().sum(2) - log_scale.sum(1) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
-        )
-        return noise, mean, log_scale.exp(), log_density
+        codes = self.reparametrization(features)
+        noise, log_density = codes.draw(num_samples)
+        return codes(noise), log_density
 
     def center(self, features: Tensor) -> Tensor:
         """The mean."""
-        return self.moments(features)[0].unsqueeze(0)
+        return self.reparametrization(features).mean.unsqueeze(0)
 
 
 class FlowPosterior(Posterior):
@@ -95,11 +132,10 @@ class FlowPosterior(Posterior):
     (Rezende & Mohamed 2015, equations 5 to 7.) One linear map turns the features into the context of all the
     flow's transformations, once per image. It starts at zero.
 
-    The flow transforms the codes of the Gaussian, ``z_0 = mu + sigma * noise``, or the noise itself, with
-    ``mu`` and ``sigma`` after it: ``z_k = mu + sigma * f_k(.. f_1(noise))``. Their densities have the same
-    formula. Noise has the same scale for every image and at every time of the training, where the codes of an
-    image are a small cloud around a mean that the encoder knows anyway: conditioners see what there is to
-    transform.
+    The flow transforms the codes of the Gaussian, ``z_0 = mu + L noise``, or the noise itself, with ``mu``
+    and ``L`` after it: ``z_k = mu + L f_k(.. f_1(noise))``. Their densities have the same formula. Noise has
+    the same scale for every image and at every time of the training, where the codes of an image are a small
+    cloud around a mean that the encoder knows anyway: conditioners see what there is to transform.
 
     Args:
         base: q_0.
@@ -131,31 +167,29 @@ class FlowPosterior(Posterior):
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        noise, mean, scale, log_density = self.base.standardized(features, num_samples)
-        begun = noise if self.of_noise else torch.addcmul(mean, noise, scale)
-        moved, log_determinant = self.flow(begun, self._context(features))
-        return self._code(moved, mean, scale), log_density - log_determinant
+        codes = self.base.reparametrization(features)
+        noise, log_density = codes.draw(num_samples)
+        moved, log_determinant = self.flow(noise if self.of_noise else codes(noise), self._context(features))
+        return codes(moved) if self.of_noise else moved, log_density - log_determinant
 
     def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
-        noise, mean, scale, log_density = self.base.standardized(features, num_samples)
-        z = torch.addcmul(mean, noise, scale)
+        codes = self.base.reparametrization(features)
+        noise, log_density = codes.draw(num_samples)
+        z = codes(noise)
         steps = [(z, log_density)]
         for moved, log_determinant in self.flow.unroll(
             noise if self.of_noise else z, self._context(features)
         ):
             log_density = log_density - log_determinant
-            steps.append((self._code(moved, mean, scale), log_density))
+            steps.append((codes(moved) if self.of_noise else moved, log_density))
         return steps
 
     def center(self, features: Tensor) -> Tensor:
         """Where the base's center goes."""
-        mean, log_scale = self.base.moments(features)
-        begun = torch.zeros_like(mean) if self.of_noise else mean
+        codes = self.base.reparametrization(features)
+        begun = torch.zeros_like(codes.mean) if self.of_noise else codes.mean
         moved = self.flow(begun.unsqueeze(0), self._context(features))[0]
-        return self._code(moved, mean, log_scale.exp())
-
-    def _code(self, moved: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        return torch.addcmul(mean, moved, scale) if self.of_noise else moved
+        return codes(moved) if self.of_noise else moved
 
     def _context(self, features: Tensor) -> Tensor | None:
         return at_least_float32(self.context(features)) if self.context is not None else None

@@ -97,7 +97,7 @@ class VampPrior(Prior):
 
     Args:
         encoder: the model's own, images to features; it and the posterior are used here, not owned.
-        posterior: the Gaussian posterior.
+        posterior: the Gaussian posterior, with a diagonal covariance.
         shape: (C, H, W) of the pseudo-inputs, whose pixels lie between 0 and 1.
         components: K.
     """
@@ -129,7 +129,7 @@ class VampPrior(Prior):
     def forward(self) -> Distribution:
         encoder, posterior = self.borrowed
         features = encoder(self.pseudo_inputs())
-        mean, log_scale = posterior.moments(features)
+        mean, log_scale, _ = posterior.reparametrization(features)
         components = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
         uniform = Categorical(logits=torch.zeros_like(mean[:, 0]), validate_args=False)
         return MixtureSameFamily(uniform, components, validate_args=False)
