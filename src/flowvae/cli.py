@@ -248,7 +248,7 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 
 
 def reproduce(
-    what: Annotated[Literal["table1", "figure1", "ablations", "depth", "cifar10"], Positional],
+    what: Annotated[Literal["table1", "figure1", "ablations", "depth", "density", "cifar10"], Positional],
     out: Annotated[Path | None, _default("results/table1, or the folder of another table's name")] = None,
     minutes: Annotated[float | None, _default("10 where no epochs are given")] = None,
     epochs: int | None = None,

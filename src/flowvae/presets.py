@@ -8,6 +8,8 @@ from flowvae.errors import UserError, nearest
 _BOTH_FLOWS = ModelConfig(
     posterior="realnvp",
     transformations=2,
+    flow_of="noise",
+    covariance="full",
     latent=32,
     prior="realnvp",
     prior_transformations=4,
@@ -46,7 +48,8 @@ PRESETS: dict[str, Config] = {
         model=ModelConfig(posterior="iaf", transformations=4, flow_of="noise", covariance="full", hidden=320)
     ),
     "density-small": Config(
-        model=_BOTH_FLOWS, training=TrainingConfig(minutes=60.0, batch_size=64, learning_rate=2e-3)
+        model=replace(_BOTH_FLOWS, causal_dropout=0.15),
+        training=TrainingConfig(minutes=60.0, batch_size=64, learning_rate=2e-3),
     ),
     "density": Config(
         model=replace(

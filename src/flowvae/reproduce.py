@@ -42,6 +42,13 @@ def _presets(*names: str) -> dict[str, Variant]:
     return {name: Variant(name) for name in names}
 
 
+_GAUSSIAN = (
+    *("--posterior", "gaussian", "--transformations", "0"),
+    *("--flow-of", "code", "--covariance", "diagonal"),
+)
+_NORMAL = ("--prior", "normal", "--prior-transformations", "0")
+_INDEPENDENT = ("--likelihood", "bernoulli")
+
 TABLES: dict[str, dict[str, Variant]] = {
     # The posteriors, and how many transformations they have.
     "table1": _presets(
@@ -75,6 +82,23 @@ TABLES: dict[str, dict[str, Variant]] = {
         )
         for k in (8, 16, 32, 64)
         for normalization in ("none", "weight", "batch", "act")
+    },
+    # What the parts of the lowest likelihood are worth, and the levers of its training.
+    "density": {
+        "plain": Variant("density-small", (*_GAUSSIAN, *_NORMAL, *_INDEPENDENT)),
+        "posterior-flow": Variant("density-small", (*_NORMAL, *_INDEPENDENT)),
+        "prior-flow": Variant("density-small", (*_GAUSSIAN, *_INDEPENDENT)),
+        "both-flows": Variant("density-small", _INDEPENDENT),
+        "causal-alone": Variant("density-small", (*_GAUSSIAN, *_NORMAL)),
+        "density-small": Variant("density-small"),
+        "pixelcnn": Variant("pixelcnn"),
+        "no-averaging": Variant("density-small", ("--averaging", "0")),
+        "no-muon": Variant("density-small", ("--optimizer", "adamw")),
+        "free-bits": Variant("density-small", ("--free-bits", "4")),
+        "no-dropout": Variant("density-small", ("--causal-dropout", "0")),
+        "importance-weighted": Variant(
+            "density-small", ("--objective", "importance-weighted", "--samples", "5")
+        ),
     },
     "cifar10": _presets(
         "cifar10", "cifar10-planar", "cifar10-realnvp", "cifar10-realnvp-prior", "realnvp-density-cifar10"

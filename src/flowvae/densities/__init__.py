@@ -5,7 +5,7 @@ from flowvae.densities.discretized_logistic import DiscretizedLogistic, Discreti
 from flowvae.densities.likelihood import BernoulliLikelihood, Likelihood
 from flowvae.densities.log_densities import LogDensities
 from flowvae.densities.logistic_mixture import LogisticMixture, LogisticMixtureLikelihood
-from flowvae.densities.posterior import FlowPosterior, GaussianPosterior, Posterior
+from flowvae.densities.posterior import FlowPosterior, GaussianPosterior, Posterior, Reparametrization
 from flowvae.densities.prior import FlowPrior, Prior, StandardNormal, VampPrior
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "LogisticMixtureLikelihood",
     "Posterior",
     "Prior",
+    "Reparametrization",
     "StandardNormal",
     "VampPrior",
 ]

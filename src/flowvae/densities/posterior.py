@@ -58,8 +58,8 @@ class Reparametrization(NamedTuple):
             noise = noise + torch.einsum("bij,sbj->sbi", self.below, noise)
         return torch.addcmul(self.mean, noise, self.log_scale.exp())
 
-    def draw(self, num_samples: int) -> tuple[Tensor, Tensor]:
-        """Noise [S, B, D], and the log density [S, B] of the codes that it becomes."""
+    def noise(self, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Draws of noise [S, B, D], and the log density [S, B] of the codes that it becomes."""
         noise = torch.randn(num_samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
         # The quadratic form of the density is that of the noise itself, and log|det L| = sum log scale.
         normalization = self.log_scale.sum(1) + 0.5 * self.mean.shape[1] * math.log(2 * math.pi)
@@ -117,8 +117,15 @@ class GaussianPosterior(Posterior):
         return Reparametrization(mean, log_scale, below)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        codes = self.reparametrization(features)
-        noise, log_density = codes.draw(num_samples)
+        return self.draw(*self.parameters_of(features), num_samples)
+
+    def parameters_of(self, features: Tensor) -> tuple[Reparametrization, None]:
+        """What ``draw`` takes of each image."""
+        return self.reparametrization(features), None
+
+    def draw(self, codes: Reparametrization, context: None, num_samples: int) -> tuple[Tensor, Tensor]:
+        """As ``forward``, with the images' parameters at hand; there is no context."""
+        noise, log_density = codes.noise(num_samples)
         return codes(noise), log_density
 
     def center(self, features: Tensor) -> Tensor:
@@ -167,29 +174,34 @@ class FlowPosterior(Posterior):
                 nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        codes = self.base.reparametrization(features)
-        noise, log_density = codes.draw(num_samples)
-        moved, log_determinant = self.flow(noise if self.of_noise else codes(noise), self._context(features))
+        return self.draw(*self.parameters_of(features), num_samples)
+
+    def parameters_of(self, features: Tensor) -> tuple[Reparametrization, Tensor | None]:
+        """What ``draw`` takes of each image: the base's map, and the flow's context [B, context_features]."""
+        context = at_least_float32(self.context(features)) if self.context is not None else None
+        return self.base.reparametrization(features), context
+
+    def draw(
+        self, codes: Reparametrization, context: Tensor | None, num_samples: int
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward``, with the images' parameters at hand."""
+        noise, log_density = codes.noise(num_samples)
+        moved, log_determinant = self.flow(noise if self.of_noise else codes(noise), context)
         return codes(moved) if self.of_noise else moved, log_density - log_determinant
 
     def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
-        codes = self.base.reparametrization(features)
-        noise, log_density = codes.draw(num_samples)
+        codes, context = self.parameters_of(features)
+        noise, log_density = codes.noise(num_samples)
         z = codes(noise)
         steps = [(z, log_density)]
-        for moved, log_determinant in self.flow.unroll(
-            noise if self.of_noise else z, self._context(features)
-        ):
+        for moved, log_determinant in self.flow.unroll(noise if self.of_noise else z, context):
             log_density = log_density - log_determinant
             steps.append((codes(moved) if self.of_noise else moved, log_density))
         return steps
 
     def center(self, features: Tensor) -> Tensor:
         """Where the base's center goes."""
-        codes = self.base.reparametrization(features)
+        codes, context = self.parameters_of(features)
         begun = torch.zeros_like(codes.mean) if self.of_noise else codes.mean
-        moved = self.flow(begun.unsqueeze(0), self._context(features))[0]
+        moved = self.flow(begun.unsqueeze(0), context)[0]
         return codes(moved) if self.of_noise else moved
-
-    def _context(self, features: Tensor) -> Tensor | None:
-        return at_least_float32(self.context(features)) if self.context is not None else None

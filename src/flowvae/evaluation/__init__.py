@@ -1,5 +1,6 @@
 """What a trained model is worth: likelihood, use of the latent space, tables."""
 
+from flowvae.evaluation.inference_gaps import InferenceGaps, inference_gaps
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
 from flowvae.evaluation.nearest import Nearest, nearest
@@ -8,12 +9,14 @@ from flowvae.evaluation.usage import active_units
 
 __all__ = [
     "Bounds",
+    "InferenceGaps",
     "Nearest",
     "PathQuality",
     "active_units",
     "bounds",
     "check_levels",
     "evaluate",
+    "inference_gaps",
     "interpolate",
     "log_marginal",
     "nearest",

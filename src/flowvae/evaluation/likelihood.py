@@ -46,25 +46,27 @@ def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) ->
         exact = torch.cat([-model.log_prob(few) for few in images.split(chunk)]).double()
         return Bounds(exact, torch.zeros_like(exact), exact)
     parts = [
-        _bounds_of_few(model, few, num_samples, max(1, chunk // len(few))) for few in images.split(chunk)
+        accumulated(_draws(model, few), num_samples, max(1, chunk // len(few))) for few in images.split(chunk)
     ]
     return Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
-def _bounds_of_few(model: VAE | DequantizedDensity, images: Tensor, num_samples: int, at_once: int) -> Bounds:
-    draw: Callable[[int], LogDensities]
+def _draws(model: VAE | DequantizedDensity, images: Tensor) -> Callable[[int], LogDensities]:
     if isinstance(model, VAE):
-        draw = partial(model.log_densities, images, model.encoder(images))
-    else:
-        draw = partial(model, images)
-    likelihood, divergence = images.new_zeros(2, len(images)).double()
+        return partial(model.log_densities, images, model.encoder(images))
+    return partial(model, images)
+
+
+def accumulated(draw: Callable[[int], LogDensities], num_samples: int, at_once: int) -> Bounds:
+    """Bounds from ``draw(n)``, the log densities of n samples, that is asked for few at a time."""
+    likelihood = divergence = torch.zeros((), dtype=torch.float64)
     log_sum = torch.full_like(likelihood, -math.inf)
     for start in range(0, num_samples, at_once):
-        densities = draw(min(at_once, num_samples - start))
-        likelihood += densities.likelihood.sum(0)
-        divergence += (densities.posterior - densities.prior).sum(0)
+        densities = LogDensities(*(each.double() for each in draw(min(at_once, num_samples - start))))
+        likelihood = likelihood + densities.likelihood.sum(0)
+        divergence = divergence + (densities.posterior - densities.prior).sum(0)
         weights = densities.likelihood + densities.prior - densities.posterior
-        log_sum = torch.logaddexp(log_sum, weights.double().logsumexp(0))
+        log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
     return Bounds(-likelihood / num_samples, divergence / num_samples, math.log(num_samples) - log_sum)
 
 
