@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowvae.densities import FlowPosterior, GaussianPosterior, LogDensities, Reparametrization
-from flowvae.evaluation.likelihood import accumulated, bounds
+from flowvae.evaluation.likelihood import CHUNK, accumulated, bounds
 from flowvae.models import VAE
 
 
@@ -80,5 +80,5 @@ def inference_gaps(
         schedule.step()
     encoded = bounds(model, images, num_samples)
     with torch.no_grad():
-        found = accumulated(draw, num_samples, at_once=max(1, 1024 // len(images)))
+        found = accumulated(draw, num_samples, at_once=max(1, CHUNK // len(images)))
     return InferenceGaps(encoded.negative_elbo, found.negative_elbo, found.negative_log_marginal)

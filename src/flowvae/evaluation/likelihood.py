@@ -11,6 +11,9 @@ from torch import Tensor
 from flowvae.densities import LogDensities
 from flowvae.models import VAE, DequantizedDensity, ExactDensity, Model
 
+CHUNK = 512
+"""Pairs of image and sample at once. A causal network's maps are then small enough to stay in kept memory."""
+
 
 class Bounds(NamedTuple):
     """Per image, in nats, [B]: averages over S posterior samples, and the importance-weighted estimate."""
@@ -28,7 +31,7 @@ class Bounds(NamedTuple):
 
 
 @torch.no_grad()
-def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) -> Bounds:
+def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = CHUNK) -> Bounds:
     """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` pairs of the two at once.
 
     The samples of a dequantized density are draws of its noise.
@@ -70,7 +73,7 @@ def accumulated(draw: Callable[[int], LogDensities], num_samples: int, at_once: 
     return Bounds(-likelihood / num_samples, divergence / num_samples, math.log(num_samples) - log_sum)
 
 
-def log_marginal(model: Model, images: Tensor, num_samples: int, chunk: int = 1024) -> Tensor:
+def log_marginal(model: Model, images: Tensor, num_samples: int, chunk: int = CHUNK) -> Tensor:
     """Importance-weighted estimate of log p(x) in nats, [B] (Burda et al. 2016, equation 8).
 
     In expectation a lower bound that grows towards log p(x) with the number of samples.
