@@ -17,7 +17,7 @@ from flowvae.densities import BernoulliLikelihood, GaussianPosterior, LogDensiti
 Kind = Literal["VAE", "VAE_LinNF", "VAE_IAF"]
 
 SHAPE = (1, 28, 28)
-# As our presets planar-10 and iaf-4 have them.
+# As many and as wide as in our presets planar-10 and iaf-4.
 PLANAR = 10
 BLOCKS, HIDDEN_LAYERS, HIDDEN = 4, 1, 320
 # What pythae adds within the logarithm of a planar flow's determinant.
