@@ -123,8 +123,10 @@ class GaussianPosterior(Posterior):
         """What ``draw`` takes of each image."""
         return self.reparametrization(features), None
 
-    def draw(self, codes: Reparametrization, context: None, num_samples: int) -> tuple[Tensor, Tensor]:
-        """As ``forward``, with the images' parameters at hand; there is no context."""
+    def draw(
+        self, codes: Reparametrization, context: Tensor | None, num_samples: int
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward``, with the images' parameters at hand; a context would change nothing."""
         noise, log_density = codes.noise(num_samples)
         return codes(noise), log_density
 
