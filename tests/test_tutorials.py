@@ -1,4 +1,4 @@
-"""The tutorials and the notebook run as they stand, and do what they say."""
+"""The tutorials, the notebook and the page on likelihoods run as they stand, and do what they say."""
 
 from pathlib import Path
 
@@ -37,6 +37,13 @@ def test_own_images(tmp_path):
     assert (tmp_path / "runs" / "bars" / "evaluation.json").exists()
     # What the page promises: noise is dearer than any bar.
     assert defined["strange"].min() > defined["costs"].max()
+
+
+def test_likelihoods(tmp_path):
+    page = REPOSITORY / "docs" / "likelihoods.md"
+    gaps = run_blocks(page.name, blocks(page), tmp_path)["gaps"]
+    assert gaps.amortization.shape == (4,)
+    assert torch.isfinite(gaps.approximation).all()
 
 
 @pytest.mark.slow  # make docs runs the notebooks too, in a kernel
