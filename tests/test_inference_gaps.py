@@ -51,6 +51,13 @@ def test_gaps_are_those_of_the_exactly_solvable_model(full):
     )
 
 
+def test_a_posterior_without_parameters_of_an_image_is_refused():
+    model = linear_gaussian(exact=True)
+    images, _ = images_and_exact_value(model, 2)
+    with pytest.raises(TypeError, match="ExactPosterior has no parameters"):
+        inference_gaps(model, images)
+
+
 @pytest.mark.parametrize("covariance", ["diagonal", "full"])
 @pytest.mark.parametrize("kind", ["planar", "realnvp"])
 def test_a_flow_gains_from_parameters_of_each_images_own(kind, covariance):

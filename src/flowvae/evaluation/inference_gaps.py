@@ -11,7 +11,7 @@ from flowvae.models import VAE
 
 
 class InferenceGaps(NamedTuple):
-    """Per image, in nats, [B] (Cremer, Li & Duvenaud 2018, equations 5 to 7)."""
+    """Per image, in nats, [B] (Cremer, Li & Duvenaud 2018)."""
 
     negative_elbo: Tensor
     """with the parameters that the encoder gives"""
@@ -54,9 +54,15 @@ def inference_gaps(
         steps: of the optimizer.
         training_samples: S of its ELBO.
         learning_rate: its highest.
+
+    Raises:
+        TypeError: another posterior.
     """
     posterior = model.posterior
-    assert isinstance(posterior, GaussianPosterior | FlowPosterior)
+    if not isinstance(posterior, GaussianPosterior | FlowPosterior):
+        raise TypeError(
+            f"a {type(posterior).__name__} has no parameters of an image; give a Gaussian or a flow of one"
+        )
     with torch.no_grad():
         codes, context = posterior.parameters_of(model.encoder(images))
     learnt = [each.clone().requires_grad_() for each in (*codes, context) if each is not None]
