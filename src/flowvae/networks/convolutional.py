@@ -79,7 +79,7 @@ class Downsampler(nn.Module):
 class Encoder(nn.Module):
     """Images [N, C, H, W] to an embedding [N, features]: a `Downsampler`, and dense layers over its map.
 
-    Both dense activations are normalized, image by image. Without it they shrink in the first epoch, to a
+    Both dense activations are normalized, image by image. Without it they shrink in training, to a
     fiftieth with some posteriors, where hardswish is a straight line and the layers are one.
 
     Args:
