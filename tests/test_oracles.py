@@ -264,6 +264,40 @@ def test_batch_norm_flow_keeps_running_statistics():
     assert flow.initialized
 
 
+def test_batch_norm_flow_normalizes_in_either_direction():
+    """A density of images goes through it from its end."""
+    torch.manual_seed(0)
+    flow = BatchNormFlow(DIMENSION).double().train()
+    for _ in range(200):
+        after, _ = flow.inverse(2 * numbers(50, IMAGES, DIMENSION) + 3)
+    torch.testing.assert_close(after.mean((0, 1)), torch.zeros(DIMENSION).double(), atol=0.3, rtol=0)
+    torch.testing.assert_close(after.var((0, 1)), torch.ones(DIMENSION).double(), atol=0.3, rtol=0)
+    z = numbers(SAMPLES, IMAGES, DIMENSION)
+    flow.eval()
+    before, log_determinant = flow.inverse(z)
+    back, of_forward = flow(before)
+    torch.testing.assert_close(back, z)
+    torch.testing.assert_close(of_forward, -log_determinant)
+    assert log_determinant[0, 0].item() == pytest.approx(-DIMENSION * math.log(2), abs=0.2)
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 4])
+def test_gradient_of_real_nvp_for_a_single_row_spares_the_one_that_comes_in(dimension):
+    torch.manual_seed(0)
+    flow = moved(RealNVP(dimension, transformations=2, hidden=7))
+    z = numbers(1, 1, dimension).requires_grad_()
+    assert torch.autograd.gradcheck(flow, [z])
+    incoming = torch.ones(1, 1, dimension).double()
+    torch.autograd.grad(flow(z)[0], z, incoming)
+    assert (incoming == 1).all()
+
+
+def test_chains_without_context_ignore_one():
+    z, context = numbers(SAMPLES, IMAGES, DIMENSION), numbers(IMAGES, 7)
+    chain = Chain([moved(Planar(DIMENSION, 1)), moved(RealNVP(DIMENSION, 1, 7))])
+    assert all(torch.equal(one, other) for one, other in zip(chain(z, context), chain(z), strict=True))
+
+
 @pytest.mark.parametrize("dimension", [4, 5])
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"bounded": False}, {"normalization": "weight"}])

@@ -136,6 +136,18 @@ def test_act_norm_starts_from_images():
     assert -model(images).likelihood.mean() < before - 100
 
 
+def test_batch_norm_flow_takes_part_in_training():
+    torch.manual_seed(0)
+    config = ModelConfig(family="realnvp", transformations=2, hidden=8, flow_batch_norm=True)
+    model = real_nvp(config, (3, 8, 8)).train()
+    images = (torch.randint(0, 100, (100, 3, 8, 8)) + 20) / 255
+    before = -model.eval()(images).likelihood.mean()
+    for _ in range(100):
+        model.train()(images)
+    assert all(value for name, value in model.state_dict().items() if name.endswith("initialized"))
+    assert -model.eval()(images).likelihood.mean() < before - 50
+
+
 def test_the_ends_of_an_interpolation_are_the_images():
     model = small((3, 8, 8))
     first, second = (torch.randint(0, 256, (2, 5, 3, 8, 8)).double() / 255).unbind()

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from flowvae.densities.likelihood import Likelihood
 from flowvae.flows import at_least_float32
 
-LOWEST_LOG_SCALE = -7.0  # a scale of a quarter of a level of 8 bits
+LOWEST_LOG_SCALE = -7.0  # a scale of an eighth of a level of 8 bits
 
 
 def log_mass(level: Tensor, location: Tensor, log_scale: Tensor, levels: int) -> Tensor:
@@ -62,6 +62,8 @@ class DiscretizedLogistic(Distribution):
     >>> DiscretizedLogistic(location, log_scale, levels=256).log_prob(torch.zeros(7, 3, 4, 4)).shape
     torch.Size([5, 7])
     """
+
+    arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
 
     def __init__(self, location: Tensor, log_scale: Tensor, levels: int) -> None:
         self.location, self.log_scale, self.levels = location, log_scale, levels

@@ -47,6 +47,8 @@ class LogisticMixture(Distribution):
         levels: how many values a pixel takes, evenly from 0 to 1.
     """
 
+    arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
+
     def __init__(self, components: Components, levels: int) -> None:
         self.components, self.levels = components, levels
         shape = components.location.shape

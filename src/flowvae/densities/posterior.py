@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.flows import Flow, at_least_float32
+from flowvae.flows import Flow, at_least_float32, full_precision
 
 Linear = Callable[[int, int], nn.Module]
 """Makes the linear map between so many features and so many numbers: `torch.nn.Linear`, or one for maps."""
@@ -55,7 +55,8 @@ class Reparametrization(NamedTuple):
     def __call__(self, noise: Tensor) -> Tensor:
         """Codes ``mean + L noise`` for noise [S, B, D]."""
         if self.below is not None:
-            noise = noise + torch.einsum("bij,sbj->sbi", self.below, noise)
+            with full_precision(noise):
+                noise = noise + torch.einsum("bij,sbj->sbi", self.below, noise)
         return torch.addcmul(self.mean, noise, self.log_scale.exp())
 
     def noise(self, num_samples: int) -> tuple[Tensor, Tensor]:

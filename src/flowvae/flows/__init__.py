@@ -9,7 +9,7 @@ from flowvae.flows.coupling import AffineCoupling
 from flowvae.flows.flattened import Flattened
 from flowvae.flows.flow import Flow, NotInvertibleError
 from flowvae.flows.planar import Planar
-from flowvae.flows.precision import at_least_float32
+from flowvae.flows.precision import at_least_float32, full_precision
 from flowvae.flows.real_nvp import RealNVP
 from flowvae.flows.squeeze import Checkerboard, squeeze, unsqueeze
 
@@ -27,6 +27,7 @@ __all__ = [
     "RealNVP",
     "at_least_float32",
     "checkpoint_transformations",
+    "full_precision",
     "squeeze",
     "unsqueeze",
 ]

@@ -32,9 +32,10 @@ class InverseAutoregressive(Flow):
         return self.affine(z, raw, shift)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # Every sweep settles at least one more dimension of the conditioner's order, whatever that is.
+        # Every sweep settles at least one more dimension of the conditioner's order, whatever that is; the
+        # scale of the last dimension depends on the others alone.
         before, log_determinant = torch.zeros_like(z), z.new_zeros(z.shape[:2])
-        for _ in range(z.shape[2] + 1):
+        for _ in range(z.shape[2]):
             raw, shift = self.conditioner(before, context).chunk(2, dim=2)
             before, log_determinant = self.affine.inverse(z, raw, shift)
         return before, log_determinant

@@ -12,8 +12,9 @@ class BatchNormFlow(Flow):
     (Dinh et al. 2017, section 3.7.) The statistics of the batches seen *before* are used in both modes, so
     the map is the same fixed one for all values of a batch and ``log|det| = sum(g - log(variance +
     epsilon) / 2)`` is exact; using a batch's own statistics would make each density depend on its
-    neighbours. In training mode the running statistics move after each use. The first batch seen in
-    training mode initialises them, and the saved buffer ``initialized`` says that this has happened.
+    neighbours. In training mode the running statistics move after each use, in either direction: what comes
+    out is normalized. The first batch seen in training mode initialises them, and the saved buffer
+    ``initialized`` says that this has happened.
 
     Args:
         features: size of the first event axis.
@@ -34,13 +35,16 @@ class BatchNormFlow(Flow):
         self.register_buffer("variance", torch.ones(features))
         self.register_buffer("initialized", torch.tensor(False))
 
-    def _statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _statistics(self, z: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """The statistics to use for ``z``; in training mode, move the running ones towards those of ``z``."""
         if not self.training:
             return self.mean, self.variance
         with torch.no_grad():
             axes = (0, 1, *range(3, z.ndim))
             batch_variance, batch_mean = torch.var_mean(z, dim=axes, correction=0)
+            if inverse:  # z comes out normalized where these are the statistics of what goes into `forward`
+                batch_variance = 1 / (batch_variance + self.epsilon)
+                batch_mean = -batch_mean * batch_variance.sqrt()
             # Blending by tensors rather than by `if` keeps one graph under torch.compile.
             mean = torch.where(self.initialized, self.mean, batch_mean)
             variance = torch.where(self.initialized, self.variance, batch_variance)
@@ -58,9 +62,9 @@ class BatchNormFlow(Flow):
         return log_scale.exp().view(broadcast), shift.view(broadcast), log_determinant
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        scale, shift, log_determinant = self._scale_and_shift(*self._statistics(z), z)
+        scale, shift, log_determinant = self._scale_and_shift(*self._statistics(z, inverse=False), z)
         return torch.addcmul(shift, z, scale), log_determinant
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        scale, shift, log_determinant = self._scale_and_shift(self.mean, self.variance, z)
+        scale, shift, log_determinant = self._scale_and_shift(*self._statistics(z, inverse=True), z)
         return (z - shift) / scale, -log_determinant

@@ -31,7 +31,7 @@ class Chain(Flow):
 
     def _with_contexts(self, context: Tensor | None) -> list[tuple[Flow, Tensor | None]]:
         flows = cast("Iterable[Flow]", self.flows)
-        if context is None:
+        if context is None or not self.context_features:
             return [(flow, None) for flow in flows]
         return list(zip(flows, context.split(self.sizes, dim=1), strict=True))
 

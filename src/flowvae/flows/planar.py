@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from flowvae.flows.flow import Flow
 from flowvae.flows.precision import full_precision
@@ -115,6 +116,7 @@ class _Planar(torch.autograd.Function):
         )
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_moved: Tensor, d_log_determinant: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]  # as documented
         flat, products, one_more, c, lower, both, determinants, *inputs = ctx.saved_tensors
         samples, images, dimension = d_moved.shape

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from flowvae.flows.flow import Flow
 from flowvae.flows.precision import full_precision
@@ -179,13 +180,18 @@ class _RealNVP(torch.autograd.Function):
         return moved.view_as(z), cast(Tensor, log_determinant).view(samples, images)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_moved: Tensor, d_log_determinant: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # as documented
         saved = ctx.saved_tensors
         (hiddens, halves, slopes, scales), weights = (saved[i : i + 2] for i in (0, 2, 4, 6)), saved[8:]
         samples, images, offsets = ctx.sizes
         count, rows, hidden = hiddens[0].shape
         bounded = weights[3].shape[1] > 0
-        d_half = [each.reshape(rows, -1).contiguous() for each in d_moved.chunk(2, dim=2)]
+        # Copies, even of a single row: they are written to.
+        d_half = [
+            each.reshape(rows, -1).clone(memory_format=torch.contiguous_format)
+            for each in d_moved.chunk(2, dim=2)
+        ]
         by_determinant = d_log_determinant.reshape(rows, 1)
         d_hiddens = hiddens[0].new_empty(2, count, rows, hidden)
         d_outputs = [each.new_empty(*each.shape[:2], 2 * each.shape[2]) for each in slopes]

@@ -28,7 +28,7 @@ class DequantizedDensity(nn.Module, ABC):
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        self.levels: int | None = levels
+        self.levels: int = levels
 
     @abstractmethod
     def log_density(self, values: Tensor) -> Tensor:
@@ -44,18 +44,15 @@ class DequantizedDensity(nn.Module, ABC):
 
     def cell(self, images: Tensor, noise: Tensor | float) -> Tensor:
         """Values in (0, 1) in the cells of images [B, C, H, W]; ``noise`` in [0, 1) says where in them."""
-        levels = int(self.levels or 0)
-        return ((images * (levels - 1)).round() + noise) / levels
+        return ((images * (self.levels - 1)).round() + noise) / self.levels
 
     def image(self, values: Tensor) -> Tensor:
         """The images in whose cells values lie; where they lie in none, the nearest."""
-        levels = int(self.levels or 0)
-        return (values * levels).floor().clamp(0, levels - 1) / (levels - 1)
+        return (values * self.levels).floor().clamp(0, self.levels - 1) / (self.levels - 1)
 
     def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
         """Log densities at ``num_samples`` draws of the noise for each of the images [B, C, H, W]."""
         noise = torch.rand(num_samples, *images.shape, dtype=images.dtype, device=images.device)
-        dimensions = images[0].numel()
-        likelihood = self.log_density(self.cell(images, noise)) - dimensions * math.log(int(self.levels or 0))
+        likelihood = self.log_density(self.cell(images, noise)) - images[0].numel() * math.log(self.levels)
         nothing = torch.zeros_like(likelihood)
         return LogDensities(likelihood, nothing, nothing)

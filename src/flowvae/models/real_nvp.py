@@ -99,6 +99,7 @@ class RealNVPDensity(DequantizedDensity):
         """Images [B, C, H, W] that z [B, D] belongs to."""
         return self.image(self.generate(z.unsqueeze(0))[0])
 
+    @torch.no_grad()
     def sample(self, num_images: int) -> Tensor:
         place = cast(Tensor, self._place)
         return self.decode(

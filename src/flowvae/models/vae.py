@@ -1,5 +1,6 @@
 """The variational autoencoder."""
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -55,6 +56,7 @@ class VAE(nn.Module):
         """Mean images [B, C, H, W] of p(x|z) at the center of each image's posterior."""
         return self.decode(self.posterior.center(self.encoder(images))).mean[0]
 
+    @torch.no_grad()
     def sample(self, num_images: int) -> Tensor:
         """Mean images [N, C, H, W] of p(x|z) for z from the prior."""
         z = self.prior().sample((1, num_images))

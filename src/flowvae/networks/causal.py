@@ -196,7 +196,7 @@ class CausalNetwork(nn.Module):
         Args:
             noise: uniform numbers in [0, 1), [N, H/2, W/2], one a patch: the distribution function of each
                 patch's symbols is inverted there. The same noise and condition give the same images.
-            condition: [N, condition, H/2, W/2].
+            condition: [N, condition, H/2, W/2], or [1, ...] for all.
         """
         number, height, width = noise.shape
         blocks = [cast(GatedBlock, block) for block in self.blocks]

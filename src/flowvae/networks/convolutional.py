@@ -193,8 +193,8 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def kaiming(layer: Layer, gain: float = 1.0) -> Layer:
     """Normal weights that keep the variance from layer to layer (He et al. 2015), times ``gain``; no biases.
 
-    PyTorch's own start shrinks the signal at every layer, and nothing here normalizes it: -ELBO stood still
-    for the first epoch.
+    PyTorch's own start shrinks the signal at every layer, and no convolution here is normalized: -ELBO stood
+    still for the first epoch.
     """
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     nn.init.kaiming_normal_(weight)
