@@ -47,6 +47,16 @@ def test_importance_weighted_bound_is_the_log_of_the_mean_weight():
         assert value == pytest.approx(math.log(mean) - 110, abs=1e-9)
 
 
+def test_importance_weighted_bound_weighs_the_divergence_by_beta():
+    given = densities(samples=1, images=7)
+    torch.testing.assert_close(importance_weighted_bound(given, 0.3), elbo(given, 0.3))
+    several = densities(samples=6, images=7)
+    share = torch.softmax(several.likelihood + 0.3 * (several.prior - several.posterior), 0)
+    bound = importance_weighted_bound(several, 0.3)
+    for gradient, weight in zip(gradients(bound, several), (1, 0.3, -0.3), strict=True):
+        torch.testing.assert_close(gradient, weight * share)
+
+
 def test_importance_weighted_bound_does_not_underflow():
     far = LogDensities(torch.full((4, 3), -30_000.0), torch.full((4, 3), -1000.0), torch.zeros(4, 3))
     torch.testing.assert_close(importance_weighted_bound(far), torch.full((3,), -31_000.0))

@@ -71,3 +71,4 @@ def test_a_tracker_that_refuses_is_one_line(stand_in, halves, tmp_path, monkeypa
         match=r"wandb does not start .api_key not configured.; .*--track none",
     ):
         train(tmp_path / "run", configuration(halves, steps=2, track="wandb"))
+    assert files(tmp_path) == set(), "the same command, once the tracker is mended, would find that it exists"

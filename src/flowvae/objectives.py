@@ -21,9 +21,12 @@ def elbo(densities: LogDensities, beta: float = 1.0) -> Tensor:
     return (densities.likelihood + beta * (densities.prior - densities.posterior)).mean(0)
 
 
-def importance_weighted_bound(densities: LogDensities) -> Tensor:
-    """``log (1/S) sum_s p(x, z_s) / q(z_s|x)``, [B]: at least as tight as the ELBO (Burda et al. 2016)."""
-    weights = densities.likelihood + densities.prior - densities.posterior
+def importance_weighted_bound(densities: LogDensities, beta: float = 1.0) -> Tensor:
+    """``log (1/S) sum_s p(x, z_s) / q(z_s|x)``, [B]: at least as tight as the ELBO (Burda et al. 2016).
+
+    ``beta`` is the weight of ``log p(z) - log q(z|x)`` in it, as in `elbo`.
+    """
+    weights = densities.likelihood + beta * (densities.prior - densities.posterior)
     return torch.logsumexp(weights, 0) - math.log(len(weights))
 
 

@@ -11,7 +11,8 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of ``model`` whose ``update_parameters(model)`` moves it towards the model's weights.
 
     ``average <- d average + (1 - d) weights`` with ``d = min(decay, (1 + n) / (10 + n))`` at the n-th update,
-    so that short runs do not remember where they started. Buffers are copied.
+    so that short runs do not remember where they started. So are buffers: the statistics of a batch norm
+    belong to the weights they were measured with. Those that are no real numbers are copied.
     """
 
     @torch.no_grad()
@@ -19,6 +20,9 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
         n = float(updates)
         share = 1 - min(decay, (1 + n) / (10 + n))
         for mean, value in zip(average, current, strict=True):
-            mean.lerp_(value, share)
+            if mean.is_floating_point():
+                mean.lerp_(value, share)
+            else:
+                mean.copy_(value)
 
-    return AveragedModel(model, multi_avg_fn=blend)
+    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)

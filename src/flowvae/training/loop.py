@@ -1,7 +1,10 @@
 """The training loop."""
 
 import math
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +25,7 @@ from flowvae.memory import keep_freed_memory
 from flowvae.models import Model
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 from flowvae.training.averaging import averaged
+from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
 from flowvae.training.optimizer import Muon, adamw
@@ -53,12 +57,12 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     keep_freed_memory()
     run, settings = Path(run), config.training
     check_tracker(settings.track)
-    accelerator = Accelerator(log_with=None if settings.track == "none" else settings.track, project_dir=run)
-    main, process, processes = (
-        accelerator.is_main_process,
-        accelerator.process_index,
-        accelerator.num_processes,
+    accelerator = Accelerator(
+        mixed_precision="no",  # ours is a setting of the run, whatever accelerate's own is
+        log_with=None if settings.track == "none" else settings.track,
+        project_dir=run,
     )
+    main = accelerator.is_main_process
     if resume:
         runs.check_revision(run, config)
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
@@ -71,11 +75,38 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     elif main:
         runs.create(run, config, dataset.shape)
     accelerator.wait_for_everyone()
-    start_tracker(accelerator, run, config)
+    with _removed_unless_saved(run, made=main and not resume):
+        start_tracker(accelerator, run, config)
+        finished = _take_steps(accelerator, state, dataset, run, settings)
+    accelerator.end_training()
+    return finished
+
+
+@contextmanager
+def _removed_unless_saved(run: Path, made: bool) -> Iterator[None]:
+    """A folder in which nothing was saved could neither go on nor be begun again."""
+    try:
+        yield
+    except BaseException:
+        if made and not (run / STATE_FILE).exists():
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+
+
+def _take_steps(
+    accelerator: Accelerator, state: State, dataset: Dataset, run: Path, settings: TrainingConfig
+) -> bool:
+    """Train, validate and save until the budget is used up, or, with False, a signal comes."""
+    main, process, processes = (
+        accelerator.is_main_process,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
     parallel, state.optimizer = accelerator.prepare(state.model, state.optimizer)
     forward = torch.compile(parallel) if settings.compile else parallel
     half = settings.precision == "bfloat16"
-    per_epoch = steps_per_epoch(len(dataset.train.images), settings.batch_size)
+    images_at_hand = len(dataset.train.images)
+    per_epoch = steps_per_epoch(images_at_hand, settings.batch_size)
 
     with (
         display(run.name, main) as shown,
@@ -105,7 +136,7 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
             state.step += 1
             state.seconds, stop = _agreed(accelerator, time.monotonic() - began, interrupted())
             fraction = spent(settings, state.step, per_epoch, state.seconds)
-            records.training(densities, fraction, settings.batch_size)
+            records.training(densities, fraction, min(settings.batch_size, images_at_hand))
 
             validate = fraction >= 1 or state.step % per_epoch == 0
             if main and validate:
@@ -118,16 +149,15 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
                     state.best = value
                     runs.write_weights(run, state.average.module)
                 state.seconds = time.monotonic() - began
-                records.validation(scores)
+                records.validation(scores, settings.objective)
             if main and (validate or state.seconds - saved > SAVE_EVERY):
                 state.save(run, metrics)
                 saved = state.seconds
-        if main and stop:
+        if main and stop and fraction < 1:
             state.save(run, metrics)
             if not (run / runs.WEIGHTS).exists():  # no validation yet, but something to look at
                 runs.write_weights(run, state.average.module)
             shown.line(f"stopped at step {state.step}; go on with: flowvae train --resume {run}")
-    accelerator.end_training()
     return fraction >= 1
 
 
@@ -173,7 +203,7 @@ def _agreed(accelerator: Accelerator, seconds: float, stop: bool) -> tuple[float
 def _objective(settings: TrainingConfig, densities: LogDensities, step: int) -> Tensor:
     beta = warm_up(step, settings.kl_warm_up)
     if settings.objective == "importance-weighted":
-        return importance_weighted_bound(densities).mean()
+        return importance_weighted_bound(densities, beta).mean()
     if settings.free_bits:
         return free_bits_elbo(densities, settings.free_bits, beta)
     return elbo(densities, beta).mean()

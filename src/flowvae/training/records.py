@@ -19,7 +19,8 @@ class Records:
 
     Each has ``split``, ``step``, ``epoch`` (a fraction), ``seconds``, ``negative_elbo``, ``reconstruction``
     and ``kl`` in nats per image; those of training are means over the steps since the last line, and have
-    ``images_per_second`` and ``learning_rate``.
+    ``images_per_second`` and ``learning_rate``. Those of validation have ``importance_weighted`` as well, the
+    bound with its sign changed, where that is the objective: weights are kept by it.
     """
 
     def __init__(
@@ -55,10 +56,13 @@ class Records:
         self._last_step, self._last_seconds = self._state.step, self._state.seconds
         self._sums.zero_()
 
-    def validation(self, scores: Bounds) -> None:
+    def validation(self, scores: Bounds, objective: str) -> None:
         """Write the scores of the validation images."""
         reconstruction, kl = scores.reconstruction.mean().item(), scores.kl.mean().item()
-        self._write("valid", reconstruction, kl)
+        more = {}
+        if objective == "importance-weighted":
+            more["importance_weighted"] = scores.negative_log_marginal.mean().item()
+        self._write("valid", reconstruction, kl, **more)
         self._display.line(
             f"step {self._state.step:6d}  epoch {self._state.step / self._per_epoch:6.2f}  validation  "
             f"-ELBO {reconstruction + kl:7.2f}  KL {kl:6.2f}"

@@ -48,5 +48,5 @@ def start_tracker(accelerator: Accelerator, run: Path, config: Config) -> None:
         accelerator.init_trackers("flowvae", config=settings, init_kwargs={track: options[track]})
     except Exception as error:  # each has errors of its own
         raise UserError(
-            f"{track} does not start ({reason(error)}); mend that, or choose --track none, and another --out"
+            f"{track} does not start ({reason(error)}); mend that, or choose --track none"
         ) from None
