@@ -14,6 +14,7 @@ from flowvae.cli import train
 from flowvae.errors import UserError
 from flowvae.reproduce import TABLES, Budget, Row, Variant, reproduce_figure, reproduce_table
 from flowvae.runs import read_json, read_metrics
+from flowvae.training.loop import DIVERGED
 
 VARIANTS = {"realnvp-2": TABLES["table1"]["realnvp-2"]}
 
@@ -38,7 +39,7 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
     row = Row("realnvp-2", VARIANTS["realnvp-2"], 0, folder)
     result = read_json(row.result)
     assert {"negative_elbo", "nll", "nll_standard_error", "active_units", "training_seconds"} <= set(result)
-    assert (result["preset"], result["samples"], result["images"]) == ("realnvp-2", 3, 20)
+    assert (result["asked"]["preset"], result["samples"], result["images"]) == ("realnvp-2", 3, 20)
     assert result["original_reconstruction"] == 60.57
     assert result["training_steps"] == 3
     assert len(result["validation"]) == 3
@@ -95,6 +96,9 @@ def test_a_signal_stops_the_rows_which_save_themselves(tmp_path, data):
 
 
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
+    log = tmp_path / "table" / "runs" / "vae-seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(f"{DIVERGED}, in an earlier attempt\n")
     with pytest.raises(UserError, match=r"1 row failed.*vae-seed0\.log"):
         reproduce_table(
             tmp_path / "table",
@@ -102,7 +106,21 @@ def test_a_row_that_fails_is_named_with_its_log(tmp_path):
             variants={"vae": Variant("vae")},
             data=str(tmp_path / "none.npz"),
         )
-    assert "none.npz" in (tmp_path / "table" / "runs" / "vae-seed0.log").read_text()
+    assert "none.npz" in log.read_text()
+    assert not (tmp_path / "table" / "vae-seed0.json").exists()
+
+
+def test_rows_of_other_data_are_not_taken_for_these(tmp_path, data):
+    folder, request = tmp_path / "table", {"variants": VARIANTS, "num_samples": 2, "num_images": 10}
+    reproduce_table(folder, Budget(epochs=1), data=data, **request)
+    result = (folder / "realnvp-2-seed0.json").read_text()
+    assert read_json(folder / "realnvp-2-seed0.json")["asked"]["data"] == "tiny.npz"
+    other = tmp_path / "other.npz"
+    other.write_bytes(Path(data).read_bytes())
+    with pytest.raises(UserError, match="1 row failed"):
+        reproduce_table(folder, Budget(epochs=2), data=str(other), **request)
+    assert "was begun with data" in (folder / "runs" / "realnvp-2-seed0.log").read_text()
+    assert (folder / "realnvp-2-seed0.json").read_text() == result
 
 
 @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"workers": 0}, {"budget": Budget(minutes=-1.0)}])
@@ -125,7 +143,7 @@ def test_options_of_a_row_are_those_of_its_run_and_a_row_may_diverge(tmp_path, d
     )
     config = read_json(folder / "runs" / "unbounded-seed0" / "config.json")
     assert (config["model"]["bounded"], config["model"]["hidden"]) == (False, 8)
-    assert read_json(folder / "unbounded-seed0.json")["options"] == "--no-bounded --hidden 8"
+    assert read_json(folder / "unbounded-seed0.json")["asked"]["options"] == "--no-bounded --hidden 8"
     assert read_json(folder / "wild-seed0.json")["diverged"] is True
     table = (folder / "table.md").read_text()
     assert "wild-seed0 (diverged)" in table

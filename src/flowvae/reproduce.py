@@ -156,6 +156,9 @@ class Row:
     def result(self) -> Path:
         return self.folder / f"{self.name}.json"
 
+    def is_done(self, request: "Request") -> bool:
+        return self.result.exists() and runs.read_json(self.result).get("asked") == request.of(self)
+
     def state(self) -> tuple[float, float | None]:
         """Fraction of the run's budget that is spent, and its latest -ELBO."""
         records = runs.read_metrics(self.run)
@@ -165,6 +168,28 @@ class Row:
         training = runs.read_config(self.run)[0].training
         steps_per_epoch = round(last["step"] / last["epoch"]) if last["epoch"] else 1
         return spent(training, last["step"], steps_per_epoch, last["seconds"]), last["negative_elbo"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of every row."""
+
+    budget: Budget
+    data: str | None
+    """in place of the preset's own"""
+    num_samples: int
+    num_images: int
+
+    def of(self, row: Row) -> dict[str, Any]:
+        """As the row's result tells it; a result of anything else is not the row's."""
+        return {
+            "preset": row.variant.preset,
+            "options": " ".join(row.variant.options),
+            "data": Path(self.data or preset(row.variant.preset).data.data).name,
+            "budget": dataclasses.asdict(self.budget),
+            "samples": self.num_samples,
+            "images": self.num_images,
+        }
 
 
 def reproduce_table(
@@ -201,8 +226,8 @@ def reproduce_table(
     preset("vae").training.with_budget(**dataclasses.asdict(budget))  # complains of a budget that is none
     rows = [Row(*item, seed, folder) for seed in range(seeds) for item in variants.items()]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
+    request = Request(budget, data, num_samples, num_images)
     evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
-    wanted = {"budget": dataclasses.asdict(budget), "samples": num_samples, "images": num_images}
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     failed: list[Row] = []
 
@@ -216,27 +241,30 @@ def reproduce_table(
             return process.wait() == 0
 
     def work(row: Row) -> None:
-        if stopped.is_set() or _is_done(row, wanted):
+        if stopped.is_set() or row.is_done(request):
             return
+        earlier = row.log.stat().st_size if row.log.exists() else 0
         if (row.run / STATE_FILE).exists():
-            words = ["train", "--resume", str(row.run)]
+            words = ["train", "--resume", str(row.run)]  # which refuses what it was not begun with
         else:  # nothing of it was saved
             shutil.rmtree(row.run, ignore_errors=True)
             words = ["train", row.variant.preset, "--out", str(row.run), "--seed", str(row.seed)]
-            words += [*row.variant.options, *(["--data", data] if data else [])]
-        trained = call(row, [*words, *budget.options()])
+        words += [*row.variant.options, *(["--data", data] if data else []), *budget.options()]
+        trained = call(row, words)
         if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
-            _keep_result(row, runs.read_json(row.run / runs.EVALUATION), budget)
-        elif DIVERGED in row.log.read_text(errors="replace"):
-            _keep_result(row, {"samples": num_samples, "images": num_images, "diverged": True}, budget)
-        elif not stopped.is_set():
+            _keep_result(row, request, runs.read_json(row.run / runs.EVALUATION))
+        elif stopped.is_set():
+            return
+        elif DIVERGED in row.log.read_bytes()[earlier:].decode(errors="replace"):
+            _keep_result(row, request, {"diverged": True})
+        else:
             failed.append(row)
 
     processes: list[subprocess.Popen[bytes]] = []
     stopped = threading.Event()
     with (
         ThreadPoolExecutor(workers) as pool,
-        _progress(rows, wanted),
+        _progress(rows, request),
         interruptible() as interrupted,
     ):
         futures = [pool.submit(work, row) for row in rows]
@@ -256,25 +284,16 @@ def reproduce_table(
         raise UserError(f"{rows_failed} failed; see {logs}, then start the same command again")
 
 
-def _is_done(row: Row, wanted: dict[str, Any]) -> bool:
-    if not row.result.exists():
-        return False
-    result = runs.read_json(row.result)
-    return all(result.get(name) == value for name, value in wanted.items())
-
-
-def _keep_result(row: Row, scores: dict[str, Any], budget: Budget) -> None:
+def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
     validation = [
         [round(record["seconds"] / 60, 3), round(record["negative_elbo"], 3)]
         for record in runs.read_metrics(row.run)
         if record["split"] == "valid"
     ]
     result = {
-        "preset": row.variant.preset,
-        "options": " ".join(row.variant.options),
+        "asked": request.of(row),
         **scores,
         "original_reconstruction": ORIGINAL_RECONSTRUCTION.get(row.title),
-        "budget": dataclasses.asdict(budget),
         "validation": validation,
     }
     runs.write_json(row.result, result)
@@ -300,7 +319,7 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
 
 
 @contextmanager
-def _progress(rows: Sequence[Row], wanted: dict[str, Any]) -> Iterator[None]:
+def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
     """One bar a row, fed by what the rows' processes write."""
     columns = (
         TextColumn("{task.description:18}"),
@@ -314,7 +333,7 @@ def _progress(rows: Sequence[Row], wanted: dict[str, Any]) -> Iterator[None]:
 
         def look() -> None:
             for row, task in tasks.items():
-                if _is_done(row, wanted):
+                if row.is_done(request):
                     value = runs.read_json(row.result).get("negative_elbo")
                     note = "diverged" if value is None else f"-ELBO {value:.2f}"
                     progress.update(task, completed=1.0, note=note)
