@@ -77,7 +77,14 @@ OUT_OF_RANGE: list[tuple[type, dict[str, Any]]] = [
     (ModelConfig, {"prior_transformations": 2}),  # of a standard normal
     (ModelConfig, {"prior": "realnvp"}),
     (ModelConfig, {"prior": "realnvp", "prior_transformations": 1, "latent": 1}),
-    *((ModelConfig, {"causal_dropout": value}) for value in (-0.1, 1.0, math.nan)),
+    *(
+        (ModelConfig, {"causal_dropout": value, "family": family})
+        for value in (-0.1, 1.0, math.nan)
+        for family in ("vae", "pixelcnn")
+    ),
+    (ModelConfig, {"channels": 1}),
+    (ModelConfig, {"family": "pixelcnn", "posterior": "planar"}),
+    (ModelConfig, {"family": "realnvp", "transformations": 2, "likelihood": "causal"}),
     (TrainingConfig, {"free_bits": math.nan}),
     (TrainingConfig, {"seed": 2**63}),
     (TrainingConfig, {"free_bits": 1.0, "objective": "importance-weighted"}),

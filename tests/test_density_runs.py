@@ -13,16 +13,17 @@ from flowvae.evaluation import nearest
 from flowvae.models import PixelCNN
 from flowvae.runs import load, read_dataset
 
-CAUSAL = [*SMALL, "--causal-channels", "6", "--causal-blocks", "1"]
+NETWORK = ["--causal-channels", "6", "--causal-blocks", "1"]
+CAUSAL = [*SMALL, *NETWORK]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("densities")
     write_images(folder / "images.npz")
-    for preset in ("density-small", "pixelcnn"):
+    for preset, sizes in (("density-small", CAUSAL), ("pixelcnn", [*NETWORK, "--batch-size", "16"])):
         words = ["--data", folder / "images.npz", "--steps", 6, "--track", "none", "--out", folder / preset]
-        succeeds("train", preset, *CAUSAL, *words)
+        succeeds("train", preset, *sizes, *words)
     return folder
 
 
@@ -103,6 +104,9 @@ def test_nearest_images_in_order():
     expected = distances.sort(1)
     assert torch.equal(found.indices, expected.indices[:, :3])
     torch.testing.assert_close(found.distances, expected.values[:, :3])
+    grey, set_of_grey = (torch.randint(0, 256, (number, 1, 4, 4), dtype=torch.uint8) for number in (5, 50))
+    found = nearest(grey / 255, set_of_grey, count=3, levels=256, chunk=7)
+    assert torch.equal(found.indices, nearest(grey / 255, set_of_grey / 255, count=3).indices)
     with pytest.raises(ValueError, match="the set has 1 to 50"):
         nearest(images, among, count=51)
 
