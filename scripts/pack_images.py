@@ -18,6 +18,7 @@ import numpy as np
 
 from flowvae.data import Dataset, load_dataset
 from flowvae.errors import UserError
+from flowvae.runs import replacing
 
 
 def arrays_of(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -36,11 +37,9 @@ def main(source: str, output: Path, image_size: int | None) -> None:
     if output.exists():
         raise UserError(f"{output} exists; give another name or remove it")
     arrays = arrays_of(load_dataset(source, "none", image_size=image_size))
-    unfinished = output.with_name(f"{output.name}.part")
-    with unfinished.open("wb") as file:
+    with replacing(output) as partial, partial.open("wb") as file:
         # Not compressed: images hardly shrink, and unpacking them would take most of the loading.
         np.savez(file, **arrays)
-    unfinished.rename(output)
     shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
     print(f"{output}: {output.stat().st_size:,} bytes, {shapes}")
 
@@ -50,5 +49,5 @@ if __name__ == "__main__":
         if len(sys.argv) not in (3, 4) or (len(sys.argv) == 4 and not sys.argv[3].isdecimal()):
             raise UserError("give SOURCE, OUTPUT and perhaps IMAGE_SIZE, a number")
         main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) == 4 else None)
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"pack_images.py: {error}")

@@ -238,6 +238,20 @@ def test_tables_of_several_runs(workspace):
     assert [{key: str(value) for key, value in row.items()} for row in named] == read
 
 
+def test_a_table_says_where_protocols_differ(workspace):
+    succeeds("evaluate", "plain", "--samples", "3", "--images", "10", "--split", "valid")
+    header, _, plain, flow = succeeds("table", "plain", "flow").splitlines()
+    assert [cell.strip() for cell in header.split("|")[1:3]] == ["model", "split"]
+    assert [line.split("|")[2].strip() for line in (plain, flow)] == ["valid", "test"]
+
+
+def test_a_model_that_comes_with_the_package_has_a_name(workspace):
+    assert succeeds("sample", "density-mnist", "--images", "2") == "samples.png\n"
+    words = ["evaluate", "density-mnist", "--data", "mnist", "--samples", "2", "--images", "2"]
+    assert "| density-mnist |" in succeeds(*words)
+    assert not (workspace / "density-mnist").exists()
+
+
 def test_a_table_bears_gaps_and_odd_names(workspace):
     shutil.copytree(workspace / "plain", workspace / "a|b")
     (workspace / "a|b" / "evaluation.json").write_text('{"kl": 25.5, "nll": null, "new": 1}')

@@ -85,7 +85,8 @@ def test_archive_of_something_else(tmp_path: Path) -> None:
 
 def test_archive_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cifar10(tmp_path)
-    (folder / "data_batch_1.bin").write_bytes(bytes(2**22))
+    for number in range(1, 6):  # each within the limit
+        (folder / f"data_batch_{number}.bin").write_bytes(bytes(2**18))
     path = write_cifar10_archive(tmp_path / "c.tar.gz", folder)
     monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
     monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *_: pytest.fail("unpacked"))
@@ -157,6 +158,16 @@ def test_mat_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
     monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("decoded"))
     assert "use fewer or smaller images" in user_error(tmp_path)
+
+
+def test_mat_with_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell may hold anything, however small its own shape."""
+    write_svhn(tmp_path, colour_images(12), colour_images(4))
+    cell = np.empty(1, object)
+    cell[0] = np.zeros(100)
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": cell, "y": cell})
+    monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("decoded"))
+    assert "its X is no array of numbers" in user_error(tmp_path)
 
 
 def test_mat_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from flowvae.config import ModelConfig
 from flowvae.data import Dataset, Split
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
-from flowvae.evaluation import active_units, bounds, evaluate
+from flowvae.evaluation import active_units, bounds, evaluate, interpolate
 from flowvae.models import VAE, ExactDensity
 from flowvae.objectives import elbo
 
@@ -66,6 +66,15 @@ def test_negative_elbo_is_at_least_the_estimate_on_a_trained_model(kind):
     assert scores.negative_elbo.mean() < untrained - 5, "not trained: this would prove little"
     assert (scores.negative_elbo >= scores.negative_log_marginal).all()
     assert scores.negative_elbo.mean() > scores.negative_log_marginal.mean() + 0.01
+
+
+def test_the_ends_of_an_interpolation_are_the_reconstructions():
+    model = tiny_model(posterior="realnvp", transformations=2).double().eval()
+    first, second = binary_dataset().test.images[:10].double().split(5)
+    path = interpolate(model, first, second, steps=4)
+    assert path.shape == (5, 4, *first.shape[1:])
+    for index, images in ((0, first), (-1, second)):
+        torch.testing.assert_close(path[:, index], model.reconstruct(images))
 
 
 def with_known_means(slopes: list[float], scale: float = 1.0) -> VAE:
@@ -201,6 +210,7 @@ def test_evaluation_runs_in_eval_mode():
         ({"num_samples": -3}, "samples is -3"),
         ({"num_images": 0}, "images is 0"),
         ({"num_images": 61}, "images is 61.*60"),
+        ({"split": "validation"}, "split is validation; did you mean valid"),
     ],
 )
 def test_evaluation_refuses_what_cannot_be_measured(options, message):
@@ -223,6 +233,8 @@ def test_pixels_that_the_likelihood_is_not_one_of_are_refused():
         evaluate(tiny_model(), grey)
     with pytest.raises(UserError, match="take 2 values, those of the model 256; choose --binarization none"):
         evaluate(tiny_model(likelihood="logistic"), binary)
+    with pytest.raises(UserError, match=r"those of the model 2; choose --binarization static or dynamic$"):
+        evaluate(BinaryCoin(0.2), grey)
     any_number = in_single_precision(linear_gaussian(exact=True))
     evaluate(any_number, binary_dataset(20, SHAPE), num_samples=1)
 
@@ -256,6 +268,10 @@ class Coin(ExactDensity):
         raise NotImplementedError
 
 
+class BinaryCoin(Coin):
+    levels = 2
+
+
 def test_an_exact_density_is_scored_by_its_own_likelihood():
     data = binary_dataset()
     images = data.test.images.float()
@@ -264,4 +280,5 @@ def test_an_exact_density_is_scored_by_its_own_likelihood():
     for name in ("reconstruction", "negative_elbo", "nll"):
         assert scores[name] == pytest.approx(expected, rel=1e-5)
     assert scores["kl"] == scores["active_units"] == 0
+    assert scores["samples"] is None
     assert elbo(Coin(0.2)(images)).mean().item() == pytest.approx(-expected, rel=1e-5)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
-from flowvae.errors import UserError, nearest
+from flowvae.errors import UserError, did_you_mean
 from flowvae.options import given, parse
 from flowvae.presets import PRESETS, preset
 
@@ -123,7 +123,9 @@ def sample(
     """
     from flowvae.commands import picture_samples
 
-    print(picture_samples(run, images, seed, out or run / f"{show}.png", show))
+    # A model that comes with the package is a name, and no folder to write into.
+    out = out or (run if run.is_dir() else Path()) / f"{show}.png"
+    print(picture_samples(run, images, seed, out, show))
 
 
 def reconstruct(
@@ -249,7 +251,7 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 
 def reproduce(
     what: Annotated[Literal["table1", "figure1", "ablations", "depth", "density", "cifar10"], Positional],
-    out: Annotated[Path | None, _default("results/table1, or the folder of another table's name")] = None,
+    out: Annotated[Path | None, _default("runs/table1, or the folder of another table's name")] = None,
     minutes: Annotated[float | None, _default("10 where no epochs are given")] = None,
     epochs: int | None = None,
     rows: Annotated[tuple[str, ...], _default("all of the table")] = (),
@@ -281,7 +283,7 @@ def reproduce(
     from flowvae.reproduce import TABLES, Budget, reproduce_figure, reproduce_table
 
     table = "table1" if what == "figure1" else what
-    out = out or Path("results") / table
+    out = out or Path("runs") / table
     if what == "figure1":
         for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
             print(path)
@@ -289,10 +291,10 @@ def reproduce(
     variants = TABLES[table]
     for name in rows:
         if name not in variants:
-            raise UserError(f"{table} has no row {name!r}; {nearest(name, variants)}")
+            raise UserError(f"{table} has no row {name!r}; {did_you_mean(name, variants)}")
     reproduce_table(
         out,
-        Budget(minutes=minutes or (10.0 if epochs is None else None), epochs=epochs),
+        Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs),
         variants={name: variants[name] for name in rows or variants},
         seeds=seeds,
         data=data,
@@ -334,7 +336,7 @@ def _run(words: list[str]) -> None:
         return
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        raise UserError(f"no command {name!r}; {nearest(name, COMMANDS)}")
+        raise UserError(f"no command {name!r}; {did_you_mean(name, COMMANDS)}")
     if name == "train":
         train(rest)
     else:

@@ -63,7 +63,8 @@ def evaluate_run(
         "training_seed": config.training.seed,
     }
     evaluation = {**scores, **training}
-    runs.write_json(run / runs.EVALUATION, evaluation)
+    if run.is_dir():  # and no model that comes with the package
+        runs.write_json(run / runs.EVALUATION, evaluation)
     return evaluation
 
 
@@ -90,8 +91,8 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str 
         images = model.sample(num_images)
     if show == "nearest":
         dataset = runs.read_dataset(run)
-        training = as_float(dataset.train.images, dataset.training_levels)
-        found = training[nearest(images, training).indices[:, 0]]
+        training, levels = dataset.train.images, dataset.training_levels
+        found = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
         _save_pairs("samples, each above the nearest training image", images, found, out)
     else:
         figures.save_panels({"": images}, out, columns=10)

@@ -11,12 +11,12 @@ class UserError(Exception):
     """
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt ``word``: the nearest of the ``known`` ones, or all of them.
 
-    >>> nearest("relnvp-5", ["vae", "realnvp-5"])
+    >>> did_you_mean("relnvp-5", ["vae", "realnvp-5"])
     'did you mean realnvp-5?'
-    >>> nearest("gaussian", ["vae", "realnvp-5"])
+    >>> did_you_mean("gaussian", ["vae", "realnvp-5"])
     'known: realnvp-5, vae'
     """
     known = sorted(known)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from flowvae import runs
 from flowvae.config import Config, to_dict
@@ -46,7 +45,11 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     strangers = {path.name for path in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
     if strangers:
         raise UserError(f"{folder} holds {min(strangers)}, which is no model's; choose another folder")
-    config = replace(config, data=replace(config.data, data=Path(config.data.data).name))
+    config = replace(
+        config,
+        data=replace(config.data, data=Path(config.data.data).name),
+        training=replace(config.training, start_from=None),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.CONFIG, {**to_dict(config), "shape": list(shape)})
     for name in (runs.WEIGHTS, runs.EVALUATION):
@@ -165,13 +168,14 @@ def _kind(config: Config) -> str:
 def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
     if evaluation is None:
         return "Not measured yet.\n"
+    samples = evaluation["samples"]
+    estimate = "exact" if samples is None else f"importance-weighted with {samples:,} samples"
     return (
         f"{markdown([{**evaluation, 'name': name}])}\n"
         f"Nats per image (bits/dim where it says so), lower is better, on {evaluation['images']:,} random "
         f"images of the {evaluation['split']} split of {evaluation['dataset']} "
-        f"({evaluation['binarization']}); -log p(x) is importance-weighted with "
-        f"{evaluation['samples']:,} samples, the standard error is over images. Measured by flowvae "
-        f"{evaluation['version']} with seed {evaluation['seed']}.\n"
+        f"({evaluation['binarization']}); -log p(x) is {estimate}, the standard error is over images. "
+        f"Measured by flowvae {evaluation['version']} with seed {evaluation['seed']}.\n"
     )
 
 
@@ -192,10 +196,10 @@ def _results(evaluation: dict[str, Any]) -> list[EvalResult]:
 
 @contextlib.contextmanager
 def _one_line(trouble: str, remedy: str) -> Iterator[None]:
-    """What the hub's client complains of, in one line; its errors of the network are OSErrors."""
+    """What the hub's client complains of, in one line."""
     try:
         yield
     except UserError:
         raise
-    except (HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # the client's errors of the network are its own, and change with it
         raise UserError(f"{trouble} ({runs.reason(error)}); {remedy}") from None

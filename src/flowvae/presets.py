@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
-from flowvae.errors import UserError, nearest
+from flowvae.errors import UserError, did_you_mean
 
 _BOTH_FLOWS = ModelConfig(
     posterior="realnvp",
@@ -88,5 +88,5 @@ def preset(name: str) -> Config:
     5
     """
     if name not in PRESETS:
-        raise UserError(f"no preset {name!r}; {nearest(name, PRESETS)}")
+        raise UserError(f"no preset {name!r}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]

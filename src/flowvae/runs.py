@@ -108,7 +108,8 @@ def check_revision(run: Path, config: Config) -> None:
 
 
 def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
-    """The configuration of a run, and the shape (C, H, W) of its images."""
+    """The configuration of a run, and the shape (C, H, W) of its images; names of models as in `load`."""
+    run = _found(run)
     if not run.is_dir():
         raise UserError(f"{run} is no folder; give the folder of a run")
     values = read_json(run / CONFIG)
@@ -159,14 +160,17 @@ def load(run: str | Path) -> Model:
     Raises:
         UserError: no such run, or one of its files is damaged.
     """
-    run = Path(run)
-    bundled = PRETRAINED / run
-    if not run.exists() and run.name == str(run) and bundled.is_dir():
-        run = bundled
+    run = _found(Path(run))
     config, shape = read_config(run)
     model = build_model(config.model, shape)
     _fill(model, run)
     return model.eval()
+
+
+def _found(run: Path) -> Path:
+    """The folder itself, or that of the model of this name that comes with the package."""
+    bundled = PRETRAINED / run
+    return bundled if not run.exists() and run.name == str(run) and bundled.is_dir() else run
 
 
 def load_weights(run: Path, config: ModelConfig, model: nn.Module) -> None:
@@ -179,7 +183,7 @@ def load_weights(run: Path, config: ModelConfig, model: nn.Module) -> None:
     for name, mine in dataclasses.asdict(config).items():
         if name != "causal_dropout" and mine != getattr(theirs, name):  # dropout has no weights
             raise UserError(f"{run} has {name} = {getattr(theirs, name)}; its weights do not fit {mine}")
-    _fill(model, run)
+    _fill(model, _found(run))
 
 
 def _fill(model: nn.Module, run: Path) -> None:

@@ -36,11 +36,12 @@ def load_archive(path: Path) -> Dataset:
     try:
         with tarfile.open(path, "r:gz") as archive:
             members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
+            wanted = [members[name] for name in (*TRAIN_FILES, TEST_FILE) if name in members]
+            check_memory(path, sum(member.size for member in wanted))
 
             def read(name: str) -> bytes:
                 if name not in members:
                     raise UserError(f"{path} holds no {name}; get cifar-10-binary.tar.gz")
-                check_memory(path, members[name].size)
                 file = archive.extractfile(members[name])
                 assert file is not None  # it is a file
                 return file.read()

@@ -19,7 +19,7 @@ from flowvae.data import (
 )
 from flowvae.data.binarization import BINARIZATIONS, binarize
 from flowvae.data.dataset import Dataset
-from flowvae.errors import UserError, nearest
+from flowvae.errors import UserError, did_you_mean
 
 NAMES = ("mnist", *hub.SOURCES)
 FILES: dict[str, Callable[..., Dataset]] = {
@@ -66,7 +66,7 @@ def load_dataset(
         UserError: whatever cannot be loaded.
     """
     if binarization not in BINARIZATIONS:
-        raise UserError(f"unknown binarization {binarization}; {nearest(binarization, BINARIZATIONS)}")
+        raise UserError(f"unknown binarization {binarization}; {did_you_mean(binarization, BINARIZATIONS)}")
     if seed < 0:
         raise UserError(f"seed {seed}; give 0 or more")
     if image_size is not None and image_size < 1:
@@ -97,5 +97,7 @@ def _load_source(source: str, image_size: int | None) -> Dataset:
             "form that docs/data.md lists"
         )
     else:
-        raise UserError(f"no data set, file or folder {source}; {nearest(source, NAMES)}, or give a path")
+        raise UserError(
+            f"no data set, file or folder {source}; {did_you_mean(source, NAMES)}, or give a path"
+        )
     return load(path, image_size) if load in RESIZING else load(path)

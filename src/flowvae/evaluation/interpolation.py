@@ -28,7 +28,8 @@ def interpolate(model: VAE | RealNVPDensity, first: Tensor, second: Tensor, step
         path = angles.cos() * start + angles.sin() * end  # [B, steps, D]
         return model.decode(path.flatten(0, 1)).unflatten(0, path.shape[:2])
     start, end = model.encoder(first), model.encoder(second)
-    weights = torch.linspace(0, 1, steps, device=start.device).view(-1, *[1] * (start.ndim - 1))
+    weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+    weights = weights.view(-1, *[1] * (start.ndim - 1))
     path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights)  # [B, steps, F, ...]
     images = model.decode(model.posterior.center(path.flatten(0, 1))).mean[0]
     return images.unflatten(0, path.shape[:2])

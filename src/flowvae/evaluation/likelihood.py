@@ -46,7 +46,7 @@ def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = CHUNK) -
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
     if isinstance(model, ExactDensity):
-        exact = torch.cat([-model.log_prob(few) for few in images.split(chunk)]).double()
+        exact = torch.cat([-model.log_prob(few).cpu().double() for few in images.split(chunk)])
         return Bounds(exact, torch.zeros_like(exact), exact)
     parts = [
         accumulated(_draws(model, few), num_samples, max(1, chunk // len(few))) for few in images.split(chunk)
@@ -65,7 +65,8 @@ def accumulated(draw: Callable[[int], LogDensities], num_samples: int, at_once: 
     likelihood = divergence = torch.zeros((), dtype=torch.float64)
     log_sum = torch.full_like(likelihood, -math.inf)
     for start in range(0, num_samples, at_once):
-        densities = LogDensities(*(each.double() for each in draw(min(at_once, num_samples - start))))
+        # On the CPU, since not every device has 64 bits.
+        densities = LogDensities(*(each.cpu().double() for each in draw(min(at_once, num_samples - start))))
         likelihood = likelihood + densities.likelihood.sum(0)
         divergence = divergence + (densities.posterior - densities.prior).sum(0)
         weights = densities.likelihood + densities.prior - densities.posterior

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flowvae.data import as_float
+
 
 class Nearest(NamedTuple):
     """Of each image, the nearest ones first, [N, count]."""
@@ -16,11 +18,14 @@ class Nearest(NamedTuple):
 
 
 @torch.no_grad()
-def nearest(images: Tensor, among: Tensor, count: int = 1, chunk: int = 10_000) -> Nearest:
+def nearest(
+    images: Tensor, among: Tensor, count: int = 1, *, levels: int | None = None, chunk: int = 10_000
+) -> Nearest:
     """The ``count`` images of ``among`` [M, C, H, W] nearest to each of ``images`` [N, C, H, W].
 
     A model that has learned its training images by heart draws images at a distance near 0 from them. The set
-    is gone through ``chunk`` images at a time.
+    is gone through ``chunk`` images at a time. Where ``levels`` is given, it holds grey levels below that, as
+    a `Dataset` does, and only a chunk of it is ever made real numbers in [0, 1].
 
     Raises:
         ValueError: the set has fewer than ``count`` images.
@@ -35,7 +40,8 @@ def nearest(images: Tensor, among: Tensor, count: int = 1, chunk: int = 10_000) 
     distances = points.new_empty(len(points), 0)
     indices = torch.empty(len(points), 0, dtype=torch.int64, device=points.device)
     for start in range(0, len(among), chunk):
-        others = among[start : start + chunk].flatten(1)
+        others = among[start : start + chunk]
+        others = (others if levels is None else as_float(others, levels)).flatten(1)
         # The expansion of the square; rounding can take an exact 0 below it.
         square = torch.addmm(others.square().sum(1), points, others.t(), alpha=-2)
         square = (square + points.square().sum(1, keepdim=True)).clamp(min=0)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from flowvae.data import Dataset, as_float
-from flowvae.errors import UserError
+from flowvae.errors import UserError, did_you_mean
 from flowvae.evaluation.likelihood import Bounds, bounds
 from flowvae.evaluation.usage import active_units
 from flowvae.memory import keep_freed_memory
-from flowvae.models import VAE, Model
+from flowvae.models import VAE, ExactDensity, Model
 
 IMAGES_AT_ONCE = 64
+SPLITS = ("train", "valid", "test")
 
 
 @torch.no_grad()
@@ -33,7 +34,8 @@ def evaluate(
         model: moved to where it shall be scored.
         dataset: its binarization decides what the numbers are comparable with.
         split: train, valid or test.
-        num_samples: S, posterior samples an image.
+        num_samples: S, posterior samples an image, or draws of a dequantized density's noise; an exact
+            density takes none.
         num_images: None for the whole split.
         seed: of the choice of images and of the samples.
         report: is told the fraction that is done.
@@ -43,6 +45,8 @@ def evaluate(
         standard errors over images, and what they were measured on.
     """
     keep_freed_memory()
+    if split not in SPLITS:
+        raise UserError(f"split is {split}; {did_you_mean(split, SPLITS)}")
     images = getattr(dataset, split).images
     available = len(images)
     num_images = available if num_images is None else num_images
@@ -72,7 +76,7 @@ def evaluate(
         "nll": nll.mean().item(),
         "nll_standard_error": _standard_error(nll),
         "bits_per_dim": nll.mean().item() / math.log(2) / math.prod(dataset.shape),
-        "samples": num_samples,
+        "samples": None if isinstance(model, ExactDensity) else num_samples,
         "images": num_images,
         "active_units": units,
         "dataset": dataset.name,
@@ -91,11 +95,13 @@ def check_levels(model: Model, dataset: Dataset) -> None:
         UserError: they take others; it says how to choose a binarization or a likelihood that fits.
     """
     if model.levels not in (None, dataset.levels):
-        remedy = (
-            "choose --binarization static or dynamic, or --likelihood logistic-mixture"
+        data, likelihood = (
+            ("--binarization static or dynamic", "--likelihood logistic-mixture")
             if model.levels == 2
-            else "choose --binarization none and images that are not binary, or a likelihood of binary pixels"
+            else ("--binarization none and images that are not binary", "a likelihood of binary pixels")
         )
+        # Other models than autoencoders have the likelihood that they have.
+        remedy = f"choose {data}, or {likelihood}" if isinstance(model, VAE) else f"choose {data}"
         raise UserError(
             f"pixels of {dataset.name} take {dataset.levels} values, those of the model {model.levels}; "
             + remedy

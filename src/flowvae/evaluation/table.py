@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowvae.errors import UserError, nearest
+from flowvae.errors import UserError, did_you_mean
 from flowvae.runs import EVALUATION, read_json, replacing
 
 # Column titles and how their numbers are shown. Where a model can be better or worse, lower is better.
@@ -25,6 +25,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "training_seconds": ("training, s", ".0f"),
     "training_steps": ("steps", ",d"),
 }
+
+
+# What numbers must have in common to be compared; shown of rows that differ in it.
+PROTOCOL = {"dataset": ("data", ""), "binarization": ("binarization", ""), "split": ("split", "")}
 
 
 def titles(runs: Sequence[Path]) -> list[str]:
@@ -57,9 +61,9 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no evaluation; evaluate the run again")
-    for key, (_, form) in COLUMNS.items():
+    for key, (_, form) in (PROTOCOL | COLUMNS).items():
         value = values.get(key)
-        kinds = (int,) if form.endswith("d") else (int, float)
+        kinds = (int,) if form.endswith("d") else (int, float) if form else (str,)
         if value is not None and type(value) not in kinds:
             raise UserError(f"{path}: {key} is {value!r}; evaluate the run again")
     return values
@@ -68,7 +72,8 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def markdown(rows: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]] = COLUMNS) -> str:
     """A Markdown table of the columns that a reader compares; numbers are nats per image unless said.
 
-    ``columns`` has the title and the format of each field that is shown, in their order.
+    ``columns`` has the title and the format of each field that is shown, in their order. Before them comes
+    what rows were measured on, as far as they differ in it.
 
     >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}, {"name": "iaf-4", "kl": 26.0}]))
     | model |    KL | -log p(x) |
@@ -77,6 +82,8 @@ def markdown(rows: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, st
     | iaf-4 | 26.00 |           |
     <BLANKLINE>
     """
+    differing = {key: PROTOCOL[key] for key in PROTOCOL if len({row.get(key) for row in rows}) > 1}
+    columns = {**differing, **columns}
     keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
     written = [_aligned(["model", *(row["name"] for row in rows)], str.ljust, ":{}-")]
     for key in keys:
@@ -118,6 +125,6 @@ def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
         UserError: it ends in something else.
     """
     if path.suffix not in FORMATS:
-        raise UserError(f"{path} ends in {path.suffix!r}; {nearest(path.suffix, FORMATS)}")
+        raise UserError(f"{path} ends in {path.suffix!r}; {did_you_mean(path.suffix, FORMATS)}")
     with replacing(path) as partial:
         partial.write_text(FORMATS[path.suffix](rows))

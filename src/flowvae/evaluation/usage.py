@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from flowvae.evaluation.likelihood import CHUNK
 from flowvae.models import VAE
 
 THRESHOLD = 0.01
@@ -16,9 +17,9 @@ def active_units(model: VAE, images: Tensor, num_samples: int = 32) -> int:
     independent halves of them is an estimate without their noise.
     """
     halves: list[Tensor] = []
-    for few in images.split(256):
+    for few in images.split(max(1, CHUNK // (2 * num_samples))):
         z = model.encode(few, 2 * num_samples)
         halves.append(z.unflatten(0, (2, num_samples)).mean(1))
-    first, second = torch.cat(halves, dim=1).double()
+    first, second = torch.cat(halves, dim=1).cpu().double()
     covariance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
     return int((covariance > THRESHOLD).sum())

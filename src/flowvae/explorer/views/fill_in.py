@@ -28,7 +28,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             count = gr.Slider(4, 32, 16, step=4, label="completions")
             sweeps = gr.Slider(1, 100, 20, step=1, label="sweeps")
             candidates = gr.Slider(1, 64, 8, step=1, label="candidates, S")
-            seed = gr.Number(0, label="seed", precision=0, minimum=0)
+            seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53)
         with gr.Column(scale=4, min_width=300):
             sheet = gr.HTML(apply_default_css=False)
 

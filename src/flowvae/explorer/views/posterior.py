@@ -27,7 +27,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             run = choose_run(explored)
             source = image_source(explored, 18)
             samples = gr.Slider(200, 3000, 1200, step=100, label="samples, S")
-            seed = gr.Number(0, label="seed", precision=0, minimum=0)
+            seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53)
         with gr.Column(scale=4, min_width=300):
             stage = scripted("unrolled", label="samples of the posterior after each transformation")
 

@@ -1,9 +1,9 @@
 """Samples: what the model makes up, and the training image that comes nearest to each."""
 
+import html
 from collections.abc import Sequence
 
 import gradio as gr
-from torch import Tensor
 
 from flowvae.data import as_float
 from flowvae.evaluation import nearest
@@ -25,7 +25,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             run = choose_run(explored)
             count = gr.Slider(4, 64, 24, step=4, label="images")
             temperature = gr.Slider(0, 1.5, 1, step=0.05, label="temperature")
-            seed = gr.Number(0, label="seed", precision=0, minimum=0)
+            seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53)
             another = gr.Button("Draw others", size="sm")
         with gr.Column(scale=4, min_width=300):
             sheet = gr.HTML(apply_default_css=False)
@@ -47,24 +47,20 @@ def _sheet(run: Explored, count: int, temperature: float, seed: int) -> str:
     with seeded(seed):
         codes = tempered(run.model.prior(), count, temperature)
         samples = decode(run.model, codes)
-    training = _training_images(run)
-    indices, distances = (found[:, 0] for found in nearest(samples, training))
+    # Where every batch draws training images anew, the intensities that it draws from.
+    training, levels = run.dataset.train.images, run.dataset.training_levels
+    indices, distances = (found[:, 0] for found in nearest(samples, training, levels=levels))
     figures = "".join(
         f"<figure><img src='{png(canvas(sample[None], 1))}' alt='sample {index + 1}'>"
         f"<img src='{png(canvas(neighbour[None], 1))}' alt='nearest training image' class='fv-neighbour'>"
         f"<figcaption>{float(distance):.0f}</figcaption></figure>"
         for index, (sample, neighbour, distance) in enumerate(
-            zip(samples, training[indices], distances, strict=True)
+            zip(samples, as_float(training[indices], levels), distances, strict=True)
         )
     )
     download = png(tile(samples, columns=8))
-    name = f"{run.title.replace('/', '-')}-samples-{seed}.png"
+    name = html.escape(f"{run.title.replace('/', '-')}-samples-{seed}.png", quote=True)
     return (
         f"<a class='fv-download' download='{name}' href='{download}'>Download as PNG</a>"
         f"<div class='fv-samples'>{figures}</div>"
     )
-
-
-def _training_images(run: Explored) -> Tensor:
-    """[M, C, H, W] in [0, 1]; where every batch draws them anew, the intensities that it draws from."""
-    return as_float(run.dataset.train.images, run.dataset.training_levels)
