@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from published_files import CELEBA_SPLITS, colour_images, write_celeba, write_cifar10_png, write_svhn
@@ -61,3 +62,14 @@ def test_packed_images_are_the_same_splits(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert "packed.npz exists; give another name or remove it" in again.stderr
     assert "Traceback" not in again.stderr
+    nowhere = pack(folder, tmp_path / "no folder" / "packed.npz")
+    assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (1, 1)
+
+
+def test_binary_images_are_packed_as_they_are(tmp_path: Path) -> None:
+    digits = np.random.default_rng(0).integers(0, 2, (40, 1, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "binary.npz", train=digits[:30], test=digits[30:])
+    done = pack(tmp_path / "binary.npz", tmp_path / "packed.npz")
+    assert done.returncode == 0, done.stderr
+    packed = load_dataset(str(tmp_path / "packed.npz"), "static")
+    assert torch.equal(packed.test.images, torch.from_numpy(digits[30:]))

@@ -71,7 +71,7 @@ def load_dataset(
         raise UserError(f"seed {seed}; give 0 or more")
     if image_size is not None and image_size < 1:
         raise UserError(f"image size {image_size}; give 1 or more")
-    dataset = _load_source(source, image_size)
+    dataset = read_source(source, image_size)
     if image_size is not None and dataset.shape[1:] != (image_size, image_size):
         height, width = dataset.shape[1:]
         raise UserError(
@@ -81,7 +81,8 @@ def load_dataset(
     return binarize(dataset, binarization, seed)
 
 
-def _load_source(source: str, image_size: int | None) -> Dataset:
+def read_source(source: str, image_size: int | None) -> Dataset:
+    """The images of a source as they are: grey ones where it has grey ones. As `load_dataset` otherwise."""
     if source == "mnist":
         return mnist.load()
     if source in hub.SOURCES:
