@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself, from the pinned versions in constraints.txt.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs benchmark wheel
+.PHONY: help demo test slow check docs benchmark wheel
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,11 @@ demo: $(VENV)/.installed ## train two small models on MNIST, evaluate and compar
 
 test: $(VENV)/.installed-development ## the fast tests and the examples in docstrings
 	@$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.installed-development ## the slow tests: a browser, several processes, all graphs and peers
+	@$(INSTALL) -e '.[data,dev,oracles,onnx,explore,browser,benchmark]'
+	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest tests/test_benchmarks.py
 
 check: $(VENV)/.installed-development ## style, types, and who may import whom
 	$(BIN)/ruff check .
