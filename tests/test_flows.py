@@ -114,19 +114,3 @@ def test_fresh_flow_is_the_identity(name):
     torch.testing.assert_close(moved, z * (1 + 1e-5) ** (-0.5 * batch_norms), atol=1e-12, rtol=0)
     expected = -0.5 * batch_norms * z[0, 0].numel() * math.log1p(1e-5)
     torch.testing.assert_close(log_determinant, torch.full_like(log_determinant, expected), atol=1e-9, rtol=0)
-
-
-# The tracer itself instantiates autograd functions.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_traces_into_one_graph(name):
-    flow = make(name).train()
-    z, context = values(name, flow)
-    state = {key: value.clone() for key, value in flow.state_dict().items()}
-    expected = flow(z, context)
-    flow.load_state_dict(state)
-    torch.compiler.reset()
-    # The tracing is what may fail; generating code would take a compiler, and minutes.
-    compiled = torch.compile(flow, fullgraph=True, backend="aot_eager")
-    moved, log_determinant = compiled(z, context)
-    torch.testing.assert_close((moved, log_determinant), expected)
-    (moved.sum() + log_determinant.sum()).backward()

@@ -5,6 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from flowvae.flows.checkpointing import perhaps_checkpointed
 from flowvae.flows.flow import Flow
 
 
@@ -22,6 +23,9 @@ class Chain(Flow):
     (torch.Size([5, 7, 2]), torch.Size([5, 7]))
     """
 
+    checkpointed = False
+    """keep only what lies between the flows: `checkpoint_transformations`"""
+
     def __init__(self, flows: Iterable[Flow]) -> None:
         super().__init__()
         flows = list(flows)
@@ -38,7 +42,7 @@ class Chain(Flow):
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
         for flow, own in self._with_contexts(context):
-            z, log_determinant = self._step(flow, z, own)
+            z, log_determinant = perhaps_checkpointed(self.checkpointed, flow, z, own)
             total = total + log_determinant
         return z, total
 
@@ -51,6 +55,6 @@ class Chain(Flow):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
         for flow, own in reversed(self._with_contexts(context)):
-            z, log_determinant = self._step(flow.inverse, z, own)
+            z, log_determinant = perhaps_checkpointed(self.checkpointed, flow.inverse, z, own)
             total = total + log_determinant
         return z, total

@@ -1,11 +1,8 @@
 """The contract of every flow."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 
 class NotInvertibleError(Exception):
@@ -22,8 +19,6 @@ class Flow(nn.Module, ABC):
     """
 
     context_features: int = 0
-    checkpointed: bool = False
-    """Set by `checkpoint_transformations`: a chain keeps only what lies between its parts."""
 
     @abstractmethod
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -44,11 +39,3 @@ class Flow(nn.Module, ABC):
             NotInvertibleError: where the inverse has no closed form.
         """
         raise NotInvertibleError(f"{type(self).__name__} has no inverse in closed form")
-
-    def _step(
-        self, function: Callable[..., tuple[Tensor, Tensor]], *given: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """A part of a chain, applied; of a checkpointed chain, to be computed again for its gradient."""
-        if self.checkpointed and torch.is_grad_enabled():
-            return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
-        return function(*given)

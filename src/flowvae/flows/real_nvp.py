@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from flowvae.flows.checkpointing import perhaps_checkpointed
 from flowvae.flows.flow import Flow
 from flowvae.flows.precision import full_precision
 
@@ -37,6 +38,9 @@ class RealNVP(Flow):
     >>> bool((z == 1).all()), log_determinant.shape
     (True, torch.Size([2, 7]))
     """
+
+    checkpointed = False
+    """keep only what lies between transformations: `checkpoint_transformations`"""
 
     def __init__(
         self,
@@ -80,7 +84,9 @@ class RealNVP(Flow):
         each = zip(offset.split(1, dim=1), *(weight.split(1) for weight in weights), strict=True)
         steps: list[tuple[Tensor, Tensor]] = []
         for own in each:
-            steps.append(self._step(_RealNVP.apply, steps[-1][0] if steps else z, *own))
+            steps.append(
+                perhaps_checkpointed(self.checkpointed, _RealNVP.apply, steps[-1][0] if steps else z, *own)
+            )
         return steps
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
