@@ -264,7 +264,8 @@ def real_nvp(config: ModelConfig, shape: tuple[int, int, int]) -> RealNVPDensity
 
     Scales halve the sides while those are even and the smaller one has 8 pixels or more. At each there are K
     transformations; every other one couples the fields of a checkerboard, those between them even and odd
-    channels, which sets the colours of a pixel against each other. Networks grow by half from scale to scale.
+    channels, which sets the colours of a pixel against each other. Each further scale has networks wider by
+    half of the first one's width.
     """
     _, height, width = shape
     if height % 2 or width % 2:

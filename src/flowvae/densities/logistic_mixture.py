@@ -73,7 +73,7 @@ class LogisticMixture(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """Of the logistic variables clipped to [0, 1], each given the means of the channels before it."""
+        """Of the logistic variables clipped to [0, 1], each at the means of those before it; approximate."""
         means: list[Tensor] = []
         for channel in range(self.event_shape[0]):
             log_scale = self.components.log_scale.select(-3, channel)

@@ -9,8 +9,8 @@ from flowvae.flows.precision import at_least_float32
 class BoundedAffine(nn.Module):
     """``z' = z * exp(s) + t`` with ``s = bound * tanh(raw)``, and ``log|det| = sum s``.
 
-    ``bound`` is learned, one number per feature (the axis after S and B), and keeps ``exp(s)`` from
-    exploding in long chains (Dinh et al. 2017, section 4.1). With ``bounded=False``, ``s = raw``.
+    ``bound`` is learned, one number per feature (the axis after S and B), and keeps a single input from
+    making ``exp(s)`` explode (Dinh et al. 2017, section 4.1). With ``bounded=False``, ``s = raw``.
     """
 
     def __init__(self, features: int, bounded: bool = True) -> None:

@@ -13,8 +13,8 @@ class BatchNormFlow(Flow):
     the map is the same fixed one for all values of a batch and ``log|det| = sum(g - log(variance +
     epsilon) / 2)`` is exact; using a batch's own statistics would make each density depend on its
     neighbours. In training mode the running statistics move after each use, in either direction: what comes
-    out is normalized. The first batch seen in training mode initialises them, and the saved buffer
-    ``initialized`` says that this has happened.
+    out is normalized, up to gain and bias. The first batch seen in training mode initialises them, and the
+    saved buffer ``initialized`` says that this has happened.
 
     Args:
         features: size of the first event axis.

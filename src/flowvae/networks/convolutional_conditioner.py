@@ -10,7 +10,7 @@ from flowvae.networks.normalization import Normalization, normalization_layer, n
 class ConvolutionalConditioner(nn.Module):
     """A residual network of maps: a 3x3 convolution, residual blocks, a 1x1 convolution that starts at zero.
 
-    A block is ``x + conv_1x1(relu(conv_3x3(relu(x))))`` (Dinh et al. 2017, section 3.6, with the second
+    A block is ``x + conv_1x1(relu(conv_3x3(relu(x))))`` (Dinh et al. 2017, section 4.1, with the second
     convolution smaller). The context is the image's own bias of the first convolution, a map
     [B, hidden, H, W]; it is added to all of its S samples.
 
