@@ -70,13 +70,16 @@ def train(words: list[str]) -> None:
     if chosen.resume is not None and chosen.out is not None:
         raise UserError("--resume goes on in the run's own folder; leave --out out")
 
+    from accelerate import PartialState
+
     from flowvae.training import train as train_run
 
     run = chosen.resume or chosen.out or Path("runs") / str(name)
     config = Config(chosen.data, chosen.model, chosen.training)
     if not train_run(run, config, resume=chosen.resume is not None):
         raise KeyboardInterrupt
-    print(f"{run} is trained; flowvae evaluate {run} scores it")
+    if PartialState().is_main_process:  # once, however many processes there are
+        print(f"{run} is trained; flowvae evaluate {run} scores it")
 
 
 def evaluate(
