@@ -11,8 +11,8 @@ from flowvae.densities.prior import FlowDistribution
 def tempered(prior: Distribution, count: int, temperature: float) -> Tensor:
     """Draws [N, D] of p(z), whose distance from its mean is multiplied by the temperature; 1 is p(z) itself.
 
-    Where the prior is a flow, that is done to what goes into the flow.
+    Where the prior is a flow, that is done to the draws of its base, which the flow's inverse makes codes of.
     """
     if isinstance(prior, FlowDistribution):
-        return prior.flow(tempered(prior.base, count, temperature).unsqueeze(0))[0][0]
+        return prior.flow.inverse(tempered(prior.base, count, temperature).unsqueeze(0))[0][0]
     return prior.mean + temperature * (prior.sample((count,)) - prior.mean)
