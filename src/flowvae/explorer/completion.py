@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
 
+from flowvae.densities import LogisticMixture
+from flowvae.densities.causal import CausalImages
 from flowvae.errors import UserError
 from flowvae.models import VAE
 
@@ -31,19 +32,21 @@ def complete(
     ``p(x_hidden, z | x_known)``. One candidate is pseudo-Gibbs sampling as it is.
 
     Args:
-        model: its pixels are independent of one another given the code.
+        model: its places are independent of one another given the code.
         image: hidden pixels may hold anything.
-        known: boolean.
+        known: boolean; of a mixture of logistics, the same for all channels of a place.
         count: N, chains.
         sweeps: at least 1.
         candidates: S, for each chain in each sweep.
 
     Raises:
-        UserError: the likelihood ties pixels to one another.
+        UserError: the likelihood ties hidden pixels to known ones.
     """
     pixels = model.decode(model.prior().sample((1, count)))
-    if not isinstance(pixels, Independent):
+    if isinstance(pixels, CausalImages):
         raise UserError("pixels of this model are not independent given the code; it cannot fill in a part")
+    if isinstance(pixels, LogisticMixture) and (known != known[:1]).any():
+        raise UserError("this model ties the channels of a place to one another; hide all of them or none")
     effective = torch.ones(count)
     for _ in range(sweeps):
         x = torch.where(known, image, pixels.sample()[0])

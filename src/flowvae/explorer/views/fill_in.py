@@ -25,9 +25,10 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         with gr.Column(scale=1, min_width=240):
             run = choose_run(explored)
             source = image_source(explored, 4700, mask=_upper_half(explored[0].dataset.shape))
-            count = gr.Slider(4, 32, 16, step=4, label="completions")
-            sweeps = gr.Slider(1, 100, 20, step=1, label="sweeps")
-            candidates = gr.Slider(1, 64, 8, step=1, label="candidates, S")
+            # All at their most are 15,000 decoded images, ten seconds on a slow machine: others wait for it.
+            count = gr.Slider(4, 24, 16, step=4, label="completions")
+            sweeps = gr.Slider(1, 40, 20, step=1, label="sweeps")
+            candidates = gr.Slider(1, 16, 8, step=1, label="candidates, S")
             seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53)
         with gr.Column(scale=4, min_width=300):
             sheet = gr.HTML(apply_default_css=False)
@@ -38,7 +39,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 
     inputs = [run, source.image, count, sweeps, candidates, seed]
     for listen in (
-        *source.listeners, run.change, count.release, sweeps.release, candidates.release, seed.change
+        *source.listeners, run.change, count.change, sweeps.change, candidates.change, seed.change
     ):  # fmt: skip
         listen(fill, inputs, sheet, show_progress="minimal", trigger_mode="always_last")
     on_first_visit(tab, fill, inputs, sheet)
