@@ -1,9 +1,15 @@
 """What the explorer computes, apart from its page."""
 
 import base64
+import json
 import math
 import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +17,19 @@ import torch
 from command_line import flowvae, is_refusal
 from flow_constructors import DIMENSION, make
 from linear_gaussian import NOISE, SHAPE, likelihood_of, linear_gaussian, marginal
-from made_runs import moved_model
+from made_runs import CONFIG, moved_model
 from pages import REPOSITORY, blocks, run_blocks
 from PIL import Image
 from torch import Tensor
 
+from flowvae.build import build_vae
+from flowvae.config import Config
 from flowvae.densities import FlowPosterior, FlowPrior, StandardNormal
 from flowvae.errors import UserError
 from flowvae.explorer import images, scoring
 from flowvae.explorer.charts import histogram
 from flowvae.explorer.completion import complete
-from flowvae.explorer.explored import open_runs
+from flowvae.explorer.explored import open_runs, seeded
 from flowvae.explorer.latent_plane import grid, nearest_labels, plane_through, principal_plane
 from flowvae.explorer.tempered import tempered
 from flowvae.explorer.unrolled import MASSES, Unrolled, contours, directions, project, unroll
@@ -79,6 +87,12 @@ def test_an_upload_fits_without_being_stretched(tmp_path):
     pixels[10:30, 20:60] = 255
     image = images.from_file(written(tmp_path / "wide.png", pixels), (1, 8, 8), 2)
     assert image[0].sum(0).tolist() == [0, 0, 2, 2, 2, 2, 0, 0]
+
+
+def test_an_upload_of_sixteen_bits_is_refused(tmp_path):
+    path = written(tmp_path / "deep.png", digit(0, 255).astype(np.uint16) * 257)
+    with pytest.raises(UserError, match=r"more than 8 bits a pixel \(mode I;16\)"):
+        images.from_file(path, (1, 8, 8), 2)
 
 
 def test_an_empty_sheet_has_no_ink(tmp_path):
@@ -271,6 +285,32 @@ def test_without_its_candidates_a_wrong_posterior_fills_in_wrongly():
     assert ((drawn.mean(0) - mean).abs() > 5 * error).any()
 
 
+@pytest.mark.parametrize("likelihood", ["logistic", "logistic-mixture"])
+def test_places_of_eight_bits_are_filled_in(likelihood):
+    model = moved_model(Config(model=replace(CONFIG.model, likelihood=likelihood))).eval()
+    image = torch.randint(256, (1, 8, 8)) / 255
+    known = torch.ones(1, 8, 8, dtype=torch.bool)
+    known[:, :4] = False
+    completions = complete(model, image, known, 6, sweeps=2, candidates=3)
+    assert (completions.images[:, known] == image[known]).all()
+    hidden = completions.images[:, ~known]
+    assert ((hidden >= 0) & (hidden <= 1)).all()
+    assert (hidden.std(0) > 0).all(), "a chain each"
+
+
+def test_a_likelihood_that_ties_what_is_hidden_to_what_is_known_is_refused():
+    causal = replace(CONFIG.model, likelihood="causal", causal_channels=4, causal_blocks=1)
+    known = torch.zeros(1, 8, 8, dtype=torch.bool)
+    with pytest.raises(UserError, match="not independent given the code"):
+        complete(moved_model(Config(model=causal)).eval(), torch.zeros(1, 8, 8), known, 2)
+    mixture = build_vae(replace(CONFIG.model, likelihood="logistic-mixture"), (3, 8, 8)).eval()
+    known = torch.zeros(3, 8, 8, dtype=torch.bool)
+    complete(mixture, torch.zeros(3, 8, 8), known, 2, sweeps=1)
+    known[0] = True
+    with pytest.raises(UserError, match="hide all of them or none"):
+        complete(mixture, torch.zeros(3, 8, 8), known, 2)
+
+
 # Scores, temperature
 
 
@@ -330,6 +370,19 @@ def test_runs_of_other_images_are_explored_apart(workspace):
         open_runs([Path("flow"), Path("other")])
 
 
+def test_runs_of_other_test_images_are_explored_apart(workspace):
+    np.savez("grey.npz", images=np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8))
+    values = json.loads(Path("flow/config.json").read_text())
+    for binarization in ("static", "dynamic", "threshold"):
+        shutil.copytree("flow", binarization)
+        values["data"] |= {"data": "grey.npz", "binarization": binarization}
+        (Path(binarization) / "config.json").write_text(json.dumps(values))
+    assert len(open_runs([Path("static"), Path("dynamic")])) == 2  # of which the test images are the same
+    for other in ("flow", "threshold"):
+        with pytest.raises(UserError, match=f"{other} has other test images than static"):
+            open_runs([Path("static"), Path(other)])
+
+
 def test_mistakes_are_one_line(workspace):
     is_refusal(flowvae("explore"), "at least one folder")
     is_refusal(flowvae("explore", "nowhere"), "nowhere is no folder")
@@ -340,6 +393,80 @@ def test_mistakes_are_one_line(workspace):
 def test_without_gradio_one_line_says_how_to_get_it(workspace, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     is_refusal(flowvae("explore", "flow"), "pip install 'flowvae[explore]'")
+
+
+# The page, without a browser
+
+
+BUILD = """
+import json, pathlib, sys
+from flowvae.explorer.explored import open_runs
+from flowvae.explorer.page import build_app
+
+page = build_app(open_runs([pathlib.Path("flow")])).routes[-1].app.get_blocks()
+config = page.get_config_file()
+parts = {"parts": config["components"], "listeners": config["dependencies"], "kept": page.delete_cache}
+json.dump(parts, sys.stdout, default=str)
+"""
+
+
+@pytest.fixture
+def told(workspace) -> dict[str, Any]:
+    """What gradio is told of a page with 30 test images; in another process, since it leaves loops open."""
+    pytest.importorskip("gradio")
+    command = [sys.executable, "-c", BUILD]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def test_the_page_is_built_for_few_images_and_loses_no_change(told):
+    numbers = [part["props"] for part in told["parts"] if part["type"] == "number"]
+    of_images = [number for number in numbers if number["maximum"] == 29]
+    assert len(of_images) == 8
+    for number in of_images:
+        assert 0 <= number["value"] <= 29
+    shown = {part["id"] for part in told["parts"] if part["type"] == "html"}
+    listened = [
+        (event, listener["trigger_mode"])
+        for listener in told["listeners"]
+        for _, event in listener["targets"]
+        if shown & set(listener["outputs"])
+    ]
+    assert len(listened) > 30
+    assert {mode for event, mode in listened if event not in ("select", "load")} == {"always_last"}
+    assert "release" not in {event for event, _ in listened}, "sliders are moved by keys, too"
+    assert told["kept"] == [3600, 3600], "uploads do not stay"
+
+
+def test_two_images_and_the_middle_of_a_flow_prior_span_a_plane(workspace):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.plane import map_of
+
+    torch.manual_seed(0)
+    model = moved_model(Config(model=replace(CONFIG.model, prior="realnvp", prior_transformations=1))).eval()
+    run = replace(open_runs([Path("flow")])[0], model=model)
+    drawn = map_of(run, False, (1, 2, None))
+    middle = torch.tensor(drawn["origin"]) + torch.tensor(drawn["up"])
+    with torch.no_grad():
+        base, _ = model.prior().flow(middle.view(1, 1, 3))
+    torch.testing.assert_close(base, torch.zeros(1, 1, 3), atol=1e-5, rtol=0)
+
+
+def test_a_point_of_the_plane_waits_for_no_other_view(workspace):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.plane import decoder
+
+    answers = []
+    decode_code = decoder(open_runs([Path("flow")]))
+    asking = threading.Thread(
+        target=lambda: answers.append(decode_code({"run": "flow", "code": [0.0] * 3})), daemon=True
+    )
+    with seeded(0):
+        asking.start()
+        asking.join(30)
+        assert answers
+    assert answers[0]["image"].startswith("data:image/png")
+    assert "3 numbers" in decode_code({"run": "flow", "code": [0.0]})["error"]
+    assert "load the page again" in decode_code({"run": "gone", "code": [0.0]})["error"]
 
 
 def test_the_page_about_it_runs_as_it_stands(tmp_path):

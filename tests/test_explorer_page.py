@@ -1,6 +1,8 @@
 """The explorer's page in a real browser: every view is opened and used, and nothing leaves the machine."""
 
+import base64
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ import torch
 from PIL import Image
 
 from flowvae.build import build_model
+from flowvae.explorer.page import STATIC
 from flowvae.presets import preset
 from flowvae.runs import create, write_json, write_weights
 
@@ -51,6 +54,11 @@ def runs(tmp_path_factory) -> list[Path]:
                 parameter += 0.03 * torch.randn_like(parameter)
         write_weights(run, model)
         made.append(run)
+    with (made[0] / "metrics.jsonl").open("w") as metrics:
+        for second in range(0, 300, 60):
+            for split in ("train", "valid"):
+                record = {"split": split, "seconds": second, "negative_elbo": 200 - second / 3}
+                metrics.write(json.dumps(record) + "\n")
     write_json(made[0] / "evaluation.json", {"kl": 25.125, "nll": 90.5, "samples": 500, "images": 1000})
     write_json(made[1] / "evaluation.json", {"kl": 27.5, "nll": 88.25, "samples": 500, "images": 1000})
     return made
@@ -162,6 +170,10 @@ def test_runs_are_compared(page):
     cells.filter(has_text="realnvp-2").first.wait_for()
     page.wait_for_timeout(500)
     assert first_of(cells) == "realnvp-2"
+    curves = page.locator(".fv-figure svg:visible")
+    curves.wait_for()
+    assert curves.locator("[id^=line2d]").count() > 2
+    page.get_by_role("checkbox", name="vae", exact=True).uncheck()
     page.get_by_text("There is no training curve to show").wait_for()
     differences = visible(page, ".fv-plain")
     assert re.search(r"transformations\s+0\s+2", differences.inner_text())
@@ -185,9 +197,57 @@ def test_the_plane_answers_a_drag(page):
     canvas.focus()
     page.keyboard.press("ArrowLeft")
     assert visible(page, ".fv-plane output").inner_text() != place
-    page.get_by_text("test images, dropped onto the plane").click()
+    plain = canvas.evaluate("canvas => canvas.toDataURL()")
+    dots = page.get_by_label("test images, dropped onto the plane")
+    dots.check()
+    assert canvas.evaluate("canvas => canvas.toDataURL()") != plain
+    dots.uncheck()
+    assert canvas.evaluate("canvas => canvas.toDataURL()") == plain
     page.get_by_text("three points of your choice").click()
     page.wait_for_function("document.querySelector('.fv-plane output').textContent === '(0.50, 0.25)'")
+
+
+def test_the_plane_says_why_there_is_no_image(page):
+    open_view(page, "Latent plane")
+    page.wait_for_function("document.querySelector('.fv-plane').dataset.milliseconds")
+    image, failure = visible(page, ".fv-decoded"), page.locator(".fv-map-side .fv-flag")
+    failing = {
+        "there is no such run": lambda route: route.fulfill(json={"error": "there is no such run"}),
+        "the server does not answer": lambda route: route.abort(),
+    }
+    for said, answer in failing.items():
+        page.route("**/component_server/**", answer)
+        visible(page, ".fv-map").focus()
+        page.keyboard.press("ArrowLeft")
+        page.get_by_text(said).wait_for()
+        assert image.get_attribute("src") is None
+        page.unroute_all()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.fv-decoded').src")
+    assert failure.inner_text() == ""
+
+
+def test_the_pad_takes_large_images_of_any_sides(browser):
+    opened = browser.new_page()
+    opened.set_content("<section><div></div></section>")
+    script = "".join((STATIC / name).read_text() for name in ("common.js", "pad.js"))
+    opened.evaluate(
+        """script => {
+          window.props = { value: "", label: "image: ink 3 256 384" };
+          const names = ["element", "props", "watch", "trigger"];
+          const begin = new Function(...names, script);
+          begin(document.querySelector("section"), window.props, () => {}, () => {});
+        }""",
+        script,
+    )
+    canvas = opened.locator("canvas")
+    box = canvas.bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(384 / 256, rel=0.02)
+    drag(opened, canvas, (0.1, 0.1), (0.9, 0.9))
+    drawn = base64.b64decode(opened.evaluate("window.props.value"))
+    assert len(drawn) == 3 * 256 * 384
+    assert any(drawn)
+    opened.close()
 
 
 def test_a_walk_follows_the_slider_and_a_drag(page):
@@ -222,12 +282,29 @@ def test_a_posterior_is_unrolled(page):
     assert "after 1 of 2" in title.inner_text()
     stops.first.click()
     assert "drawn from the Gaussian" in title.inner_text()
+    assert contrast(page, "--body-text-color-subdued") >= 4.5, "the axis numbers' colour"
     page.get_by_text("Play").click()
     page.wait_for_function("document.querySelector('.fv-stage-title').textContent.includes('after 2 of 2')")
     assert ink(page, ".fv-stage") > 200
     visible(page, "input[role=listbox], .wrap-inner input").click()
     page.get_by_role("option", name="vae", exact=True).click()
     page.get_by_text("This posterior is the Gaussian itself").wait_for()
+
+
+def contrast(page: Any, name: str) -> float:
+    """Of one of the page's colours with white, as the WCAG defines it."""
+    colour = page.evaluate(
+        """name => {
+          const context = document.createElement("canvas").getContext("2d");
+          const style = getComputedStyle(document.querySelector(".fv-stage"));
+          context.fillStyle = style.getPropertyValue(name).trim();
+          return context.fillStyle;
+        }""",
+        name,
+    )
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares)
+    return 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
 
 
 def ink(page: Any, selector: str) -> int:
@@ -293,6 +370,12 @@ def test_samples_are_drawn_and_kept(page):
     first.wait_for()
     assert page.locator(".fv-samples:visible figure").count() == 24
     before = first.get_attribute("src")
+    count = page.get_by_label("range slider for images")
+    count.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelectorAll('.fv-samples figure').length === 20")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelectorAll('.fv-samples figure').length === 24")
     page.get_by_role("button", name="Draw others").click()
     page.wait_for_function("old => document.querySelector('.fv-samples img').src !== old", arg=before)
     with page.expect_download() as download:

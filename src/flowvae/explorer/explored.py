@@ -68,10 +68,12 @@ class Explored:
 
 
 def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored]:
-    """Load runs whose images have one shape; ``data`` takes the place of their own source of images.
+    """Load runs with the same test images; ``data`` takes the place of their own source of images.
+
+    The page has one set of test images for all of them: what is compared has to be about the same image.
 
     Raises:
-        UserError: a run cannot be read, has no latent code, or has images of another shape than the first.
+        UserError: a run cannot be read, has no latent code, or has other test images than the first.
     """
     if not folders:
         raise UserError("name at least one folder of a run")
@@ -84,6 +86,11 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
         source = (data or config.data.data, config.data.binarization)
         if source not in datasets:
             datasets[source] = runs.read_dataset(folder, data)
+        if explored and not _same_test_images(datasets[source], explored[0].dataset):
+            raise UserError(
+                f"{folder} has other test images than {folders[0]} (another source or binarization); "
+                "explore them apart"
+            )
         evaluated = (folder / runs.EVALUATION).exists()
         explored.append(
             Explored(
@@ -97,6 +104,13 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
             )
         )
     return explored
+
+
+def _same_test_images(one: Dataset, other: Dataset) -> bool:
+    """Static and dynamic binarization have them in common."""
+    if one is other:
+        return True
+    return one.levels == other.levels and torch.equal(one.test.images, other.test.images)
 
 
 _GENERATOR = threading.Lock()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from flowvae.data.images import MAX_PIXELS
+from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS
 from flowvae.errors import UserError
 
 
@@ -68,7 +68,7 @@ def from_file(path: Path, shape: tuple[int, int, int], levels: int) -> Tensor:
     0, and the contrast is stretched to the full range.
 
     Raises:
-        UserError: it is empty, no image, or larger than what is safe to decode.
+        UserError: it is empty, no image, of more than 8 bits a pixel, or larger than what is safe to decode.
     """
     if not path.stat().st_size:
         raise UserError("the file is empty; upload a PNG, JPEG, or another image")
@@ -77,18 +77,20 @@ def from_file(path: Path, shape: tuple[int, int, int], levels: int) -> Tensor:
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here, before anything is decoded
         try:
             with Image.open(path) as opened:
-                size = opened.size
-                if math.prod(size) <= MAX_PIXELS:
+                size, mode = opened.size, opened.mode
+                if math.prod(size) <= MAX_PIXELS and mode in EIGHT_BIT_MODES:
                     picture = _flattened(opened, channels)
                     border = _border_of(picture)
                     picture = ImageOps.pad(picture, (width, height), Image.Resampling.BOX, border)
                     return _pixels(picture, levels)
         except Image.DecompressionBombError:
-            size = None
+            size, mode = None, None
         except Exception:  # each of Pillow's formats has errors of its own
             raise UserError(
                 "the file cannot be read as an image; upload a PNG, JPEG, or another image"
             ) from None
+    if mode is not None and mode not in EIGHT_BIT_MODES:
+        raise UserError(f"the image has more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
     said = f"{size[0]:,} x {size[1]:,} pixels" if size else "too many pixels"
     raise UserError(f"the image has {said}, more than {MAX_PIXELS / 2**20:g} megapixels; make it smaller")
 

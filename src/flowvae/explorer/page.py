@@ -17,7 +17,7 @@ def serve(runs: Sequence[Path], port: int = 7860, data: str | None = None) -> No
     """Serve the page for the runs, to this machine alone, until Ctrl-C.
 
     Args:
-        runs: folders of runs with images of one shape.
+        runs: folders of runs with the same test images.
         port: of 127.0.0.1.
         data: a source of images in place of the runs' own.
 
@@ -60,7 +60,10 @@ def build_app(explored: Sequence[Explored]) -> Any:
 
     from flowvae.explorer.views import VIEWS
 
-    with gradio.Blocks(title="flowvae explorer", analytics_enabled=False, fill_width=True) as page:
+    # Uploads are copied into a folder of gradio's: they go an hour later, and when the server stops.
+    with gradio.Blocks(
+        title="flowvae explorer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
+    ) as page:
         gradio.HTML(
             "<header class='fv-header'><strong>flowvae</strong> explorer</header>", apply_default_css=False
         )
@@ -77,6 +80,7 @@ def build_app(explored: Sequence[Explored]) -> Any:
         max_file_size="20mb",
         ssr_mode=False,
         mcp_server=False,
-        theme=Default(primary_hue="indigo", neutral_hue="slate"),
+        # The theme's own subdued colour has a contrast of 2.6 to white; this one has 4.8.
+        theme=Default(primary_hue="indigo", neutral_hue="slate").set(body_text_color_subdued="*neutral_500"),
         css=(STATIC / "explorer.css").read_text(),
     )

@@ -2,12 +2,12 @@
 
 import functools
 import html
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-import torch
 
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored
@@ -94,7 +94,8 @@ def image_source(
     )
 
     def draw() -> int:
-        return int(torch.randint(count, ()))
+        # Not by torch's generator, which other requests may have seeded.
+        return random.randrange(count)
 
     def with_mask_of(before: str, text: str) -> str:
         return "|".join([text, *before.split("|")[1:]])
@@ -109,7 +110,7 @@ def image_source(
 
     another.click(draw, None, chosen, show_progress="hidden")
     taken = chosen.change(take, [chosen, image], image, show_progress="hidden")
-    uploaded = upload.upload(read, [upload, image], image, show_progress="hidden")
+    uploaded = upload.upload(read, [upload, image], image, show_progress="hidden", trigger_mode="always_last")
     return ImageSource(image, [image.input, taken.success, uploaded.success])
 
 

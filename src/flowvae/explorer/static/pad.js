@@ -15,6 +15,7 @@ const canvas = make("canvas", {
   class: "fv-canvas", width, height, tabindex: 0, role: "application",
   "aria-label": `${name}: ${masking ? "paint over what to hide" : "draw"}. Arrow keys move, space paints.`,
 });
+canvas.style.aspectRatio = `${width} / ${height}`;
 const pen = make("button", { type: "button", "aria-pressed": "true" }, masking ? "Hide" : "Draw");
 const eraser = make("button", { type: "button", "aria-pressed": "false" }, masking ? "Show" : "Erase");
 const clear = make("button", { type: "button" }, "Clear");
@@ -31,7 +32,8 @@ function read() {
 }
 
 function write() {
-  const text = (bytes) => btoa(String.fromCharCode(...bytes));
+  // Letter by letter: as many arguments as a large image has bytes would not fit onto the stack.
+  const text = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
   props.value = text(pixels) + (masking ? "|" + text(hidden) : "");
   trigger("input");
 }

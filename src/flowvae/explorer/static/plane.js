@@ -12,11 +12,12 @@ const canvas = make("canvas", {
 });
 const image = make("img", { class: "fv-decoded", alt: "the image of the point" });
 const where = make("output", { class: "fv-number" });
+const failure = make("div", { class: "fv-flag", role: "status" });
 const dots = make("input", { type: "checkbox", id: "fv-dots" });
 const legend = make("div", { class: "fv-legend" });
 root.append(
   canvas,
-  make("div", { class: "fv-map-side" }, image, where,
+  make("div", { class: "fv-map-side" }, image, where, failure,
     make("label", {}, dots, " test images, dropped onto the plane"), legend),
 );
 
@@ -93,9 +94,16 @@ async function ask() {
   const [x, y] = place;
   const code = map.origin.map((value, index) => value + x * map.across[index] + y * map.up[index]);
   try {
-    image.src = await server.decode_code({ run: map.run, code });
+    // Nothing comes back where the server cannot be reached, or fails.
+    const answer = (await server.decode_code({ run: map.run, code })) ?? { error: "the server does not answer" };
+    if (answer.error) throw Error(answer.error);
+    image.src = answer.image;
     await image.decode();
+    failure.textContent = "";
     root.dataset.milliseconds = (performance.now() - since).toFixed(1); // from the pointer's move to the image
+  } catch (error) {
+    image.removeAttribute("src"); // it would be that of another point
+    failure.textContent = error.message;
   } finally {
     busy = false;
   }

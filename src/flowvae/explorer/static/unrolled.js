@@ -156,7 +156,7 @@ function lines(context, levels, x, y, alpha, large) {
 function axes(context, side, x, y) {
   const [left, right, bottom, top] = data.extent;
   context.strokeStyle = colour("--fv-line");
-  context.fillStyle = colour("--fv-faint");
+  context.fillStyle = colour("--body-text-color-subdued");
   context.lineWidth = 1;
   context.font = "11px system-ui, sans-serif";
   const step = right - left > 14 ? 4 : right - left > 7 ? 2 : 1;

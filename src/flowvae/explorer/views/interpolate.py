@@ -39,7 +39,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 
     inputs = [chosen, first.image, second.image]
     for listen in (*first.listeners, *second.listeners, chosen.change):
-        listen(walk, inputs, strips, show_progress="hidden")
+        listen(walk, inputs, strips, show_progress="hidden", trigger_mode="always_last")
     on_first_visit(tab, walk, inputs, strips)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import gradio as gr
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
 from flowvae.explorer.latent_plane import Plane, decode, grid, nearest_labels, plane_through, principal_plane
 from flowvae.explorer.parts import COLOURS, choose_run, on_first_visit, scripted, told
+from flowvae.explorer.tempered import tempered
 
 STEPS = 17
 PRINCIPAL, THROUGH = "the two main directions of test codes", "three points of your choice"
@@ -24,7 +27,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
         "Every point of the plane is a code, and the map shows what the codes decode to. Drag over it, or "
         "move with the arrow keys: the image beside it is that of the very point. The colour of the ink is "
-        "the label of the test image that looks most like it."
+        "the label of the test image, of 2,000 random ones, that looks most like it."
     )
     count = len(explored[0].dataset.test.images)
     with gr.Row():
@@ -33,22 +36,22 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             kind = gr.Radio([PRINCIPAL, THROUGH], value=PRINCIPAL, label="a plane through")
             with gr.Column(visible=False) as choice:
                 corners = [
-                    gr.Number(number, label=label, precision=0, minimum=0, maximum=count - 1)
+                    gr.Number(number % count, label=label, precision=0, minimum=0, maximum=count - 1)
                     for number, label in ((7, "test image at (0, 0)"), (2600, "test image at (1, 0)"))
                 ]
                 third = gr.Number(
-                    5100,
+                    5100 % count,
                     label="test image at (0, 1); empty: the middle of the prior",
                     precision=0,
                     minimum=0,
                     maximum=count - 1,
                 )
         with gr.Column(scale=4, min_width=300):
-            plane = scripted("plane", label="map of the plane", server_functions=[_decoder(explored)])
+            plane = scripted("plane", label="map of the plane", server_functions=[decoder(explored)])
 
     @told
     def draw(number: int, how: str, *numbers: float | None) -> str:
-        return json.dumps(_map(explored[number], how == PRINCIPAL, numbers))
+        return json.dumps(map_of(explored[number], how == PRINCIPAL, numbers))
 
     kind.change(lambda how: gr.Column(visible=how == THROUGH), kind, choice, show_progress="hidden")
     inputs = [run, kind, *corners, third]
@@ -57,21 +60,29 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     on_first_visit(tab, draw, inputs, plane)
 
 
-def _decoder(explored: Sequence[Explored]):
-    def decode_code(request: dict[str, Any]) -> str:
-        """The image of one code, on its way while the pointer moves: {"run": title, "code": D numbers}."""
-        run = next(run for run in explored if run.title == request["run"])
+def decoder(explored: Sequence[Explored]):
+    def decode_code(request: dict[str, Any]) -> dict[str, str]:
+        """The image of one code, on its way while the pointer moves.
+
+        Asked for as {"run": title, "code": D numbers}; the answer is {"image": address} or {"error": reason}.
+        What is raised would not reach the page.
+        """
+        run = next((run for run in explored if run.title == request["run"]), None)
+        if run is None:
+            return {"error": f"there is no run {request['run']} any more; load the page again"}
         code = torch.tensor(request["code"], dtype=torch.float32)
         size = run.model.prior().event_shape
         if code.shape != size:
-            raise UserError(f"a code of {run.title} has {size[0]} numbers")
-        with seeded(0):
-            return png(canvas(decode(run.model, code.unsqueeze(0)), 1))
+            return {"error": f"a code of {run.title} has {size[0]} numbers; load the page again"}
+        # The lock of `seeded` would make the pointer wait for what other views compute.
+        draws = isinstance(run.model.likelihood, CausalLikelihood)
+        with seeded(0) if draws else nullcontext():
+            return {"image": png(canvas(decode(run.model, code.unsqueeze(0)), 1))}
 
     return decode_code
 
 
-def _map(run: Explored, principal: bool, numbers: Sequence[float | None]) -> dict[str, object]:
+def map_of(run: Explored, principal: bool, numbers: Sequence[float | None]) -> dict[str, object]:
     if principal:
         plane, low, high, anchors = principal_plane(run.sample_codes), -3.0, 3.0, []
     else:
@@ -108,7 +119,11 @@ def _map(run: Explored, principal: bool, numbers: Sequence[float | None]) -> dic
 @torch.no_grad()
 def _plane_through(run: Explored, images: Sequence[Tensor]) -> Plane:
     codes = run.model.posterior.center(run.model.encoder(torch.stack(list(images))))[0]
-    third = codes[2] if len(codes) > 2 else run.model.prior().mean
+    if len(codes) > 2:
+        third = codes[2]
+    else:
+        with seeded(0):  # what is drawn is multiplied by 0, but drawn
+            third = tempered(run.model.prior(), 1, 0.0)[0]
     return plane_through(codes[0], codes[1], third)
 
 

@@ -36,8 +36,8 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         return json.dumps(_unrolled(explored[number], text, int(count), int(start or 0)))
 
     inputs = [run, source.image, samples, seed]
-    for listen in (*source.listeners, run.change, samples.release, seed.change):
-        listen(show, inputs, stage, show_progress="hidden")
+    for listen in (*source.listeners, run.change, samples.change, seed.change):
+        listen(show, inputs, stage, show_progress="hidden", trigger_mode="always_last")
     on_first_visit(tab, show, inputs, stage)
 
 

@@ -36,8 +36,8 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 
     another.click(lambda start: int(start or 0) + 1, seed, seed, show_progress="hidden")
     inputs = [run, count, temperature, seed]
-    for listen in (run.change, count.release, temperature.release, seed.change):
-        listen(show, inputs, sheet, show_progress="hidden")
+    for listen in (run.change, count.change, temperature.change, seed.change):
+        listen(show, inputs, sheet, show_progress="hidden", trigger_mode="always_last")
     on_first_visit(tab, show, inputs, sheet)
 
 

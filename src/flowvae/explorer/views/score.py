@@ -46,7 +46,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         return _chart(float(nll[0]), reference(chosen))
 
     measured, compared = [run, source.image, samples], [run, source.image]
-    for listen in (*source.listeners, run.change, samples.release):
+    for listen in (*source.listeners, run.change, samples.change):
         listen(measure, measured, numbers, show_progress="hidden", trigger_mode="always_last")
     for listen in (*source.listeners, run.change):
         listen(compare, compared, chart, show_progress="hidden", trigger_mode="always_last")
