@@ -102,6 +102,10 @@ BAD_ARRAYS = {
         "12 images but 11 labels",
     ),
     "float labels": ({"train": IMAGES, "train_labels": np.ones(12), "test": IMAGES}, "one integer an image"),
+    "a single label": (
+        {"train": IMAGES, "train_labels": np.array(3), "test": IMAGES},
+        "one integer an image",
+    ),
     "one-hot labels": (
         {"train": IMAGES, "train_labels": np.eye(12, dtype=int), "test": IMAGES},
         "one integer an image",

@@ -1,5 +1,6 @@
 """Published data sets from local files: what is written in their form comes out again."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from published_files import (
 )
 
 from flowvae.data import Dataset, load_dataset, training_batch
-from flowvae.data.cache import cache_folder
+from flowvae.data.cache import cache_folder, cached_array
 
 SPLITS = ("train", "valid", "test")
 
@@ -175,6 +176,15 @@ def test_celeba_is_decoded_once_and_memory_mapped(
     changed = load_dataset(str(folder), "none", image_size=32)
     assert not torch.equal(changed.train.images[0], first.train.images[0])
     assert torch.equal(changed.train.images[1:], first.train.images[1:])
+
+
+def test_cached_arrays_are_for_everybody_whom_the_umask_lets_read(cache: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        cached_array("zeros", (2, 3), np.uint8, lambda: np.zeros((2, 3), np.uint8))
+    finally:
+        os.umask(before)
+    assert (cache / "zeros.npy").stat().st_mode & 0o777 == 0o644
 
 
 def test_unfinished_cache_files_are_not_read(

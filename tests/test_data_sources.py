@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import random_images, write_amat_folder, write_idx_folder, write_images
-from PIL import Image
+from PIL import ExifTags, Image
 
 from flowvae.data import Dataset, Split, load_dataset, mnist
 
@@ -317,6 +317,41 @@ def test_one_colour_image_makes_all_of_them_rgb(tmp_path: Path) -> None:
     dataset = load_dataset(str(tmp_path), "none")
     assert dataset.shape == (3, 7, 5)
     assert np.array_equal(dataset.test.images.numpy(), np.repeat(grey[:, None], 3, axis=1))
+
+
+@pytest.mark.parametrize("ending", [".png", ".late.png", ".tif", ".jpg", ".webp"])
+@pytest.mark.parametrize("side", [None, 8])
+def test_pictures_of_a_camera_that_was_held_upright(tmp_path: Path, ending: str, side: int | None) -> None:
+    lying = np.zeros((16, 24), np.uint8)
+    lying[:8, :8] = 255  # the upper left corner, which a quarter turn to the right brings to the upper right
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for split in SPLITS:
+        write_images(tmp_path / split, np.zeros((2, 24, 16), np.uint8))
+        path = tmp_path / split / f"turned{ending}"
+        # Pillow 12.3 mixes up the rows of a TIFF that lies and is not compressed.
+        Image.fromarray(lying).save(path, exif=turned, compression="tiff_lzw" if ending == ".tif" else None)
+        if ending == ".late.png":
+            path.write_bytes(with_exif_last(path.read_bytes()))
+    dataset = load_dataset(str(tmp_path), "none", image_size=side)
+    assert dataset.shape[1:] == ((side, side) if side else (24, 16))
+    corners = dataset.test.images[-1, -1][[0, 0, -1, -1], [0, -1, 0, -1]]
+    # The corner reaches into the square in the middle, too.
+    assert (corners > 128).tolist() == [False, True, False, False]
+
+
+def with_exif_last(png: bytes) -> bytes:
+    """A PNG file whose metadata stand after its pixels, as some programs write them."""
+    kept, exif, place = png[:8], b"", 8
+    while place < len(png):
+        length = 12 + int.from_bytes(png[place : place + 4])
+        chunk = png[place : place + length]
+        if chunk[4:8] == b"eXIf":
+            exif = chunk
+        else:
+            kept += exif + chunk if chunk[4:8] == b"IEND" else chunk
+        place += length
+    return kept
 
 
 @pytest.mark.parametrize("valid_name", ["valid", "val", "validation"])

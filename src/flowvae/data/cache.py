@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -54,7 +54,9 @@ def _write(
     rows: Callable[[], Iterable[np.ndarray | int]],
 ) -> None:
     console = Console(stderr=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".part", delete=False) as file:
+    # Not by tempfile, whose files are for one user: others who share the cache read this one, too.
+    partial = path.with_name(f"{path.stem}{uuid.uuid4().hex}.part")
+    with partial.open("xb") as file:
         try:
             header = {
                 "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
@@ -67,7 +69,7 @@ def _write(
             ):
                 file.write(np.ascontiguousarray(row, dtype).tobytes())
             file.close()
-            os.replace(file.name, path)
+            os.replace(partial, path)
         except BaseException:
-            Path(file.name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from flowvae.data.reading import unreadable
 from flowvae.errors import UserError
@@ -16,6 +16,8 @@ from flowvae.errors import UserError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 GREY_MODES = {"1", "L", "LA"}
 EIGHT_BIT_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}
+LYING = {5, 6, 7, 8}
+"""The orientations of EXIF in which width and height change places."""
 MAX_PIXELS = 64 * 2**20
 """The most pixels of one image; a small file can claim far more than memory holds."""
 
@@ -35,9 +37,16 @@ def centred_square(width: int, height: int) -> Box:
 
 
 def read_header(file: Path) -> tuple[int, int, int]:
-    """(width, height, channels): 1 channel where the image is grey, otherwise 3. Nothing is decoded."""
+    """(width, height, channels) of the upright image: 1 channel where it is grey, otherwise 3.
+
+    Nothing is decoded but a PNG, in which the orientation may follow the pixels.
+    """
     with _opened(file, file) as image:
-        return *image.size, 1 if image.mode in GREY_MODES else 3
+        width, height = image.size
+        # Pillow gives the sides of a TIFF as they are once it is upright.
+        if image.format != "TIFF" and _orientation(image) in LYING:
+            width, height = height, width
+        return width, height, 1 if image.mode in GREY_MODES else 3
 
 
 def decode(
@@ -49,7 +58,7 @@ def decode(
     box: Box | None = None,
     side: int | None = None,
 ) -> np.ndarray:
-    """The pixels of an image, uint8 [C, H, W]: grey where ``channels`` is 1, RGB without transparency if 3.
+    """The pixels of the upright image, uint8 [C, H, W]: grey where ``channels`` is 1, opaque RGB if 3.
 
     Args:
         file: a path or an open file.
@@ -68,6 +77,7 @@ def decode(
                 f"{where} has {_sides(image.size)} pixels, not {_sides(size)}; get the published file"
             )
         try:
+            turn_upright(image)
             pixels = image.convert("L" if channels == 1 else "RGB")
             if box is not None:
                 pixels = pixels.crop(box)
@@ -79,6 +89,20 @@ def decode(
         except Exception as error:  # each of Pillow's formats has errors of its own
             raise unreadable(where, "an image", error) from error
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def turn_upright(image: Image.Image) -> None:
+    """In place, as a camera notes it beside the pixels."""
+    if _orientation(image) != 1:
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF numbers them; 1, which is upright, where nothing is noted that can be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # what is wrong with a file's metadata does not concern its pixels
+        return 1
 
 
 @contextmanager

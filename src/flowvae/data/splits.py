@@ -17,7 +17,8 @@ def make_split(where: str, images: np.ndarray, labels: np.ndarray | None = None)
         raise UserError(f"{where} holds no images (its shape is {images.shape}); give at least one")
     if labels is None:
         return Split(torch.from_numpy(images))
-    if not np.issubdtype(labels.dtype, np.integer) or labels.size != labels.shape[0]:
+    of_each = labels.ndim > 0 and labels.size == len(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or not of_each:
         raise UserError(
             f"the labels of {where} are {labels.dtype} of shape {labels.shape}; give one integer an image"
         )

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS
+from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, turn_upright
 from flowvae.errors import UserError
 
 
@@ -98,7 +98,7 @@ def from_file(path: Path, shape: tuple[int, int, int], levels: int) -> Tensor:
 def _flattened(picture: Image.Image, channels: int) -> Image.Image:
     """Upright, without transparency, of one or three channels; a JPEG is reduced while it is decoded."""
     picture.draft("L" if channels == 1 else "RGB", (512, 512))
-    picture = ImageOps.exif_transpose(picture)
+    turn_upright(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")
