@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from flowvae import figures
 from flowvae.errors import UserError
-from flowvae.figures import GAP, GAP_SHADE, save_curves, save_panels, save_strips, tile
+from flowvae.figures import DPI, GAP, GAP_SHADE, save_curves, save_panels, save_strips, tile
 
 SHADE = round(255 * GAP_SHADE)
 
@@ -78,6 +79,23 @@ def test_every_pixel_of_a_panel_is_a_square_of_whole_pixels(titles, above, side,
         left = index * (picture.shape[1] - width)  # the first at the left edge, the second at the right one
         shown = picture[-height:, left : left + width]
         np.testing.assert_array_equal(shown, canvas.repeat(scale, 0).repeat(scale, 1))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_title_fits_above_a_grid_that_is_narrower(count, drawn):
+    panels = {f"test images, each above its reconstruction {number}": torch.zeros(1, 1, 28, 28)
+              for number in range(count)}  # fmt: skip
+    save_panels(panels, Path("x.png"), columns=1)
+    drawn[0].set_dpi(DPI)
+    FigureCanvasAgg(drawn[0]).draw()
+    ends = [0.0]
+    for axes in drawn[0].axes:
+        said, grid = axes.title.get_window_extent(), axes.get_window_extent()
+        assert ends[-1] <= said.x0
+        assert grid.width == pytest.approx(3 * (28 + 2 * GAP))
+        assert (said.x0 + said.x1) / 2 == pytest.approx((grid.x0 + grid.x1) / 2, abs=1)
+        ends.append(said.x1)
+    assert ends[-1] <= drawn[0].bbox.width
 
 
 def test_panels_bear_their_titles(drawn):

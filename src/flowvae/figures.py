@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from torch import Tensor
 
 from flowvae.errors import UserError, did_you_mean
@@ -45,30 +46,40 @@ def tile(images: Tensor, columns: int, together: int | None = None) -> np.ndarra
 def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together: int | None = None) -> None:
     """Grids of images side by side, each under its title (which may be empty), as PNG or PDF.
 
-    In a PNG, a pixel of an image is a square of whole pixels.
+    In a PNG, a pixel of an image is a square of whole pixels. A grid narrower than its title stands below the
+    middle of it.
 
     Raises:
         UserError: the file's name ends in neither .png nor .pdf.
     """
     canvases = {title: tile(images, columns, together) for title, images in panels.items()}
-    # An image is about 84 pixels wide, so that titles fit above a grid of any images.
+    # An image is about 84 pixels wide, so that most titles fit above a grid.
     scale = max(1, 84 // next(iter(panels.values())).shape[3])
     widths = [scale * canvas.shape[1] for canvas in canvases.values()]
     heights = [scale * canvas.shape[0] for canvas in canvases.values()]
     between, above = DPI // 10, DPI // 4 if any(panels) else 0
-    width, height = sum(widths) + between * (len(panels) - 1), max(heights) + above
+    full = [max(wide, _width(title)) for wide, title in zip(widths, panels, strict=True)]
+    width, height = sum(full) + between * (len(panels) - 1), max(heights) + above
     if max(width, height) >= MOST_PIXELS:
         raise UserError(f"a picture of {width:,} x {height:,} pixels is too large; give fewer images")
     figure = Figure(figsize=(width / DPI, height / DPI))
-    left = 0
-    for wide, high, (title, canvas) in zip(widths, heights, canvases.items(), strict=True):
+    begin = 0
+    for column, wide, high, (title, canvas) in zip(full, widths, heights, canvases.items(), strict=True):
+        left = begin + (column - wide) // 2
         axes = figure.add_axes((left / width, (height - above - high) / height, wide / width, high / height))
         colours = np.broadcast_to(canvas, (*canvas.shape[:2], 3))  # a colour map would round the greys
         axes.imshow(colours, interpolation="nearest", aspect="auto")
         axes.set_title(title, fontsize=FONT_SIZE)
         axes.axis("off")
-        left += wide + between
+        begin += column + between
     _save(figure, path)
+
+
+def _width(title: str) -> int:
+    """Of a title above a grid, in pixels, with some room at its sides."""
+    if not title:
+        return 0
+    return math.ceil((TextPath((0, 0), title, size=FONT_SIZE).get_extents().width + FONT_SIZE) * DPI / 72)
 
 
 def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
