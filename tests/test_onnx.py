@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowvae.config import Config, ModelConfig
 from flowvae.errors import UserError
-from flowvae.onnx import export_onnx
+from flowvae.onnx import GivenNoise, export_onnx
 from flowvae.runs import load_vae
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -89,6 +89,25 @@ def test_other_noise_is_refused(draw, tmp_path):
     with pytest.raises(UserError, match=rf"draws with {draw}, .*use the model from Python$"):
         export_onnx(model, SHAPE, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        torch.randn_like,
+        torch.rand_like,
+        lambda x: x.normal_(),
+        lambda x: x.uniform_(),
+        lambda x: x.bernoulli(0.5),
+        lambda x: torch.randperm(len(x)),
+        lambda x: torch.distributions.Exponential(x + 1).rsample(),
+        lambda x: torch.distributions.Laplace(x, x + 1).rsample(),
+        lambda x: torch.distributions.Poisson(x).sample(),
+    ],
+)
+def test_what_would_draw_noise_of_its_own_is_refused(draw):
+    with GivenNoise(torch.zeros(3)), pytest.raises(UserError, match="draws with"):
+        draw(torch.zeros(3))
 
 
 def test_the_command_writes_graphs_into_the_run(workspace):

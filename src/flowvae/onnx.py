@@ -16,8 +16,29 @@ from flowvae.models import VAE
 from flowvae.runs import replacing
 
 PACKAGES = ("onnx", "onnxscript")
-# What else the densities of this package draw with.
-OTHER_DRAWS = {torch.rand, torch.bernoulli, torch.multinomial}
+# What else draws: other noise, or normal noise that could be more than what is given.
+OTHER_DRAWS = {
+    torch.bernoulli,
+    torch.binomial,
+    torch.multinomial,
+    torch.poisson,
+    torch.rand,
+    torch.rand_like,
+    torch.randint,
+    torch.randint_like,
+    torch.randn_like,
+    torch.randperm,
+    Tensor.bernoulli,
+    Tensor.bernoulli_,
+    Tensor.cauchy_,
+    Tensor.exponential_,
+    Tensor.geometric_,
+    Tensor.log_normal_,
+    Tensor.multinomial,
+    Tensor.normal_,
+    Tensor.random_,
+    Tensor.uniform_,
+}
 
 
 class GivenNoise(TorchFunctionMode):
