@@ -181,8 +181,8 @@ class TrainingConfig:
     """highest rate of the optimizer; it rises in a line, then falls as a cosine to the end of the budget"""
     learning_rate_warm_up: int = 200
     """steps until the highest rate"""
-    weight_decay: float = 0.01
-    """decoupled weight decay (AdamW)"""
+    weight_decay: float = 0.1
+    """decoupled weight decay, of all parameters"""
     kl_warm_up: int = 500
     """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
     free_bits: float = 0.0
