@@ -100,11 +100,11 @@ class ModelConfig:
 
     def _check_used(self, used: frozenset[str]) -> None:
         """A family without a code says so, rather than record what it leaves out."""
-        for field_ in dataclasses.fields(self):
-            value = getattr(self, field_.name)
-            if field_.name not in used and value != field_.default:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if setting.name not in used and value != setting.default:
                 raise UserError(
-                    f"{field_.name} is {value}, but the family {self.family} has no such thing; leave it out"
+                    f"{setting.name} is {value}, but the family {self.family} has no such thing; leave it out"
                 )
 
     def _check_autoencoder(self) -> None:
