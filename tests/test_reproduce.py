@@ -161,3 +161,8 @@ def test_a_row_that_no_table_has_is_refused(tmp_path):
     result = flowvae("reproduce", "ablations", "--rows", "weight-nrom", "--out", tmp_path / "out")
     is_refusal(result, "ablations has no row 'weight-nrom'", "weight-norm")
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_tables_are_refused_for_the_figure(tmp_path):
+    result = flowvae("reproduce", "figure1", "--epochs", "3", "--out", tmp_path / "out")
+    is_refusal(result, "figure1 draws two rows that are trained", "leave out --epochs")

@@ -288,6 +288,9 @@ def reproduce(
     table = "table1" if what == "figure1" else what
     out = out or Path("runs") / table
     if what == "figure1":
+        of_tables = {"--minutes": minutes, "--epochs": epochs, "--rows": rows, "--data": data}
+        if unused := [name for name, value in of_tables.items() if value]:
+            raise UserError(f"figure1 draws two rows that are trained; leave out {', '.join(unused)}")
         for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
             print(path)
         return
