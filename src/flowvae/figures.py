@@ -119,9 +119,9 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     axes.tick_params(labelsize=FONT_SIZE - 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, linewidth=0.6)
-    axes.legend(
-        title="validation (faint: training)", fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False
-    )
+    training = any(record["split"] == "train" for records in runs.values() for record in records)
+    title = "validation (faint: training)" if training else "validation"
+    axes.legend(title=title, fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False)
     return figure
 
 
