@@ -43,7 +43,13 @@ PRESETS: dict[str, Config] = {
     },
     **{
         f"realnvp-{k}": Config(
-            model=ModelConfig(posterior="realnvp", transformations=k, flow_of="noise", covariance="full")
+            model=ModelConfig(
+                posterior="realnvp",
+                transformations=k,
+                flow_of="noise",
+                covariance="full",
+                normalization="weight" if k > 10 else "none",
+            )
         )
         for k in (2, 5, 10, 20)
     },

@@ -71,7 +71,9 @@ TABLES: dict[str, dict[str, Variant]] = {
         "planar-40-full": Variant("planar-40", ("--covariance", "full")),
         # The flow of codes that Rezende & Mohamed have, in place of the flow of noise.
         **{
-            f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", ("--flow-of", "code", "--covariance", "diagonal"))
+            f"realnvp-{k}-of-code": Variant(
+                f"realnvp-{k}", ("--flow-of", "code", "--covariance", "diagonal", "--normalization", "none")
+            )
             for k in (5, 10, 20)
         },
     },
