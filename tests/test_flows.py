@@ -103,6 +103,20 @@ def test_gradients_match_finite_differences_and_reach_the_context(name):
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
+def test_pushed_score_is_that_of_the_density_after_the_flow(name):
+    flow = make(name).eval()
+    z, context = values(name, flow)
+    score = torch.randn_like(z)
+    after, pushed = flow.push_score(z, score, context)
+    moved, log_determinant = flow(z.requires_grad_(), context)
+    torch.testing.assert_close(after, moved)
+    assert not any(each.requires_grad for each in (after, pushed))
+    # log q'(f(z)) = log q(z) - log|det|: by the chain rule, from the score after the flow to that before it.
+    before = torch.autograd.grad((moved * pushed).sum() + log_determinant.sum(), z)[0]
+    torch.testing.assert_close(before, score, atol=1e-6, rtol=0)
+    assert (pushed - score).abs().max() > 0.01
+
+
 def test_fresh_flow_is_the_identity(name):
     torch.manual_seed(0)
     flow = FLOWS[name]().double().eval()

@@ -9,7 +9,14 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from flowvae.build import posterior as build_posterior
 from flowvae.config import ModelConfig
-from flowvae.densities import BernoulliLikelihood, FlowPosterior, GaussianPosterior, StandardNormal
+from flowvae.densities import (
+    BernoulliLikelihood,
+    FlowPosterior,
+    GaussianPosterior,
+    Posterior,
+    StandardNormal,
+    take_path_derivative,
+)
 from flowvae.flows import Chain, RealNVP
 
 SAMPLES, IMAGES, FEATURES, DIMENSION = 6, 5, 3, 4
@@ -159,6 +166,57 @@ def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(
         rows = [torch.autograd.grad(each, noise, retain_graph=True)[0].flatten() for each in z.flatten()]
         expected = Normal(0, 1).log_prob(noise).sum() - torch.linalg.slogdet(torch.stack(rows)).logabsdet
         torch.testing.assert_close(log_density.sum(), expected)
+
+
+def gradients_of_elbo(posterior: Posterior, features: Tensor, path: bool) -> Tensor:
+    """Of -log q(z|x) - |z - 1|^2, by one draw for each row of features [N, F]: [N, F]."""
+    if path:
+        take_path_derivative(posterior)
+    torch.manual_seed(1)
+    features = features.requires_grad_()
+    z, log_density = posterior(features)
+    (gradient,) = torch.autograd.grad((-log_density - (z - 1).square().sum(2)).sum(), features)
+    return gradient
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "planar", "realnvp", "iaf"])
+@ORDERS
+@COVARIANCES
+def test_path_derivative_is_right_in_the_mean_and_leaves_densities_alone(kind, flow_of, covariance):
+    if kind == "gaussian":
+        posterior, features = gaussian(covariance == "full")
+    else:
+        posterior, features = flow_posterior(kind, flow_of, covariance)
+    same = features[:1].expand(20_000, -1)
+    total = gradients_of_elbo(posterior, same, path=False)
+    torch.manual_seed(2)
+    before = posterior(features, SAMPLES)
+    path = gradients_of_elbo(posterior, same, path=True)
+    difference = path - total
+    assert difference.abs().mean() > 0.01
+    assert (difference.mean(0).abs() < 4.5 * difference.std(0) / len(difference) ** 0.5).all()
+    torch.manual_seed(2)
+    torch.testing.assert_close(posterior(features, SAMPLES), before)
+
+
+def test_path_derivative_of_each_draw_vanishes_at_the_true_posterior():
+    """Of N(0, I) as the target, at the posterior N(0, I), whatever the features."""
+    posterior = GaussianPosterior(FEATURES, DIMENSION, full=True).double()
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter.zero_()
+    take_path_derivative(posterior)
+    z, log_density = posterior(torch.randn(IMAGES, FEATURES).double(), SAMPLES)
+    loss = (log_density + 0.5 * z.square().sum(2)).sum()
+    for gradient in torch.autograd.grad(loss, list(posterior.parameters())):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("settings", [{"normalization": "batch"}, {"flow_batch_norm": True}])
+def test_posteriors_with_batch_norm_take_no_path_derivative(settings):
+    posterior = build_posterior(ModelConfig(posterior="realnvp", transformations=1, **settings), SHAPE)
+    take_path_derivative(posterior)
+    assert not posterior.path_derivative
 
 
 @KINDS

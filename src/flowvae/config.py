@@ -175,6 +175,8 @@ class TrainingConfig:
     """what is maximized; validation follows it"""
     samples: int = 1
     """S, posterior samples an image in training"""
+    path_derivative: bool = True
+    """of the ELBO: the gradient takes log q(z|x) through z alone, which is less noisy; not with batch norm"""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Muon for the kernels of convolutions and AdamW for the rest, or AdamW for all"""
     learning_rate: float = 3e-3

@@ -48,7 +48,7 @@ PRESETS: dict[str, Config] = {
                 transformations=k,
                 flow_of="noise",
                 covariance="full",
-                normalization="weight" if k > 10 else "none",  # deep chains gain by it: docs/results.md
+                normalization="weight",
             )
         )
         for k in (2, 5, 10, 20)

@@ -5,7 +5,13 @@ from flowvae.densities.discretized_logistic import DiscretizedLogistic, Discreti
 from flowvae.densities.likelihood import BernoulliLikelihood, Likelihood
 from flowvae.densities.log_densities import LogDensities
 from flowvae.densities.logistic_mixture import LogisticMixture, LogisticMixtureLikelihood
-from flowvae.densities.posterior import FlowPosterior, GaussianPosterior, Posterior, Reparametrization
+from flowvae.densities.posterior import (
+    FlowPosterior,
+    GaussianPosterior,
+    Posterior,
+    Reparametrization,
+    take_path_derivative,
+)
 from flowvae.densities.prior import FlowPrior, Prior, StandardNormal, VampPrior
 
 __all__ = [
@@ -25,4 +31,5 @@ __all__ = [
     "Reparametrization",
     "StandardNormal",
     "VampPrior",
+    "take_path_derivative",
 ]

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.flows import Flow, at_least_float32, full_precision
+from flowvae.flows import BatchNormFlow, Flow, at_least_float32, full_precision
+
+BATCH_NORMS = BatchNormFlow, nn.BatchNorm1d, nn.BatchNorm2d
 
 Linear = Callable[[int, int], nn.Module]
 """Makes the linear map between so many features and so many numbers: `torch.nn.Linear`, or one for maps."""
@@ -17,6 +19,9 @@ Linear = Callable[[int, int], nn.Module]
 
 class Posterior(nn.Module, ABC):
     """An approximate posterior that can be sampled, with the density of its samples."""
+
+    path_derivative = False
+    """the gradient of log q(z|x) goes through z alone: `take_path_derivative`"""
 
     @abstractmethod
     def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
@@ -58,6 +63,16 @@ class Reparametrization(NamedTuple):
             with full_precision(noise):
                 noise = noise + torch.einsum("bij,sbj->sbi", self.below, noise)
         return torch.addcmul(self.mean, noise, self.log_scale.exp())
+
+    def push_score(self, score: Tensor) -> Tensor:
+        """The codes' score, ``L'^-1 score``, where that of their noise is ``score`` [S, B, D]."""
+        if self.below is not None:
+            with full_precision(score):
+                unit = torch.eye(score.shape[2], dtype=score.dtype, device=score.device) + self.below.mT
+                score = torch.linalg.solve_triangular(
+                    unit, score.permute(1, 2, 0), upper=True, unitriangular=True
+                ).permute(2, 0, 1)
+        return score * (-self.log_scale).exp()
 
     def noise(self, num_samples: int) -> tuple[Tensor, Tensor]:
         """Draws of noise [S, B, D], and the log density [S, B] of the codes that it becomes."""
@@ -129,7 +144,12 @@ class GaussianPosterior(Posterior):
     ) -> tuple[Tensor, Tensor]:
         """As ``forward``, with the images' parameters at hand; a context would change nothing."""
         noise, log_density = codes.noise(num_samples)
-        return codes(noise), log_density
+        z = codes(noise)
+        if self.path_derivative and torch.is_grad_enabled():
+            with torch.no_grad():
+                score = codes.push_score(-noise)
+            log_density = _through(z, score, log_density)
+        return z, log_density
 
     def center(self, features: Tensor) -> Tensor:
         """The mean."""
@@ -189,8 +209,16 @@ class FlowPosterior(Posterior):
     ) -> tuple[Tensor, Tensor]:
         """As ``forward``, with the images' parameters at hand."""
         noise, log_density = codes.noise(num_samples)
-        moved, log_determinant = self.flow(noise if self.of_noise else codes(noise), context)
-        return codes(moved) if self.of_noise else moved, log_density - log_determinant
+        begun = noise if self.of_noise else codes(noise)
+        moved, log_determinant = self.flow(begun, context)
+        z, log_density = codes(moved) if self.of_noise else moved, log_density - log_determinant
+        if self.path_derivative and torch.is_grad_enabled():
+            with torch.no_grad(), full_precision(begun):
+                score = -noise if self.of_noise else codes.push_score(-noise)
+                score = self.flow.push_score(begun, score, context)[1]
+                score = codes.push_score(score) if self.of_noise else score
+            log_density = _through(z, score, log_density)
+        return z, log_density
 
     def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
         codes, context = self.parameters_of(features)
@@ -208,3 +236,23 @@ class FlowPosterior(Posterior):
         begun = torch.zeros_like(codes.mean) if self.of_noise else codes.mean
         moved = self.flow(begun.unsqueeze(0), context)[0]
         return codes(moved) if self.of_noise else moved
+
+
+def take_path_derivative(model: nn.Module) -> None:
+    """Let the gradient of log q(z|x) go through z alone, in the posteriors within ``model``.
+
+    ``d log q(z|x) / d parameters`` at a fixed z is 0 in the mean over draws, and noise in each of them.
+    Without it the gradient of the ELBO is unbiased still, and where q(z|x) is the true posterior it is 0 for
+    every single draw (Roeder, Wu & Duvenaud 2017). The values stay what they are.
+
+    It holds for the ELBO, not for the importance-weighted bound. Posteriors with batch norm stay as they are,
+    since their map moves with each use.
+    """
+    for module in model.modules():
+        if isinstance(module, Posterior):
+            module.path_derivative = not any(isinstance(part, BATCH_NORMS) for part in module.modules())
+
+
+def _through(z: Tensor, score: Tensor, log_density: Tensor) -> Tensor:
+    """The log density, with the gradient that is ``score`` with respect to z [S, B, D] and nothing else."""
+    return log_density.detach() + ((z - z.detach()) * score).sum(2)

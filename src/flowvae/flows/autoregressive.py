@@ -31,6 +31,25 @@ class InverseAutoregressive(Flow):
         raw, shift = self.conditioner(z, context).chunk(2, dim=2)
         return self.affine(z, raw, shift)
 
+    @torch.no_grad()
+    def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            raw, shift = self.conditioner(z, context).chunk(2, dim=2)
+            after, log_determinant = self.affine(z, raw, shift)
+        ones = torch.ones_like(log_determinant)
+        score = score - torch.autograd.grad(log_determinant, z, ones, retain_graph=True)[0]
+        # J' is triangular but for the order, with the scales on its diagonal. Every sweep settles one more
+        # dimension for good; few are needed, as the others come nearer by themselves.
+        scale = self.affine(torch.ones_like(raw), raw, torch.zeros_like(shift))[0]
+        solved = score / scale
+        for _ in range(z.shape[2] - 1):
+            left = (score - torch.autograd.grad(after, z, solved, retain_graph=True)[0]) / scale
+            solved = solved + left
+            if left.abs().max() <= 1e-6 * solved.abs().max():
+                break
+        return after.detach(), solved
+
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         # Every sweep settles at least one more dimension of the conditioner's order, whatever that is; the
         # scale of the last dimension depends on the others alone.

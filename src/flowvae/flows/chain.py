@@ -52,6 +52,11 @@ class Chain(Flow):
             steps += flow.unroll(steps[-1][0] if steps else z, own)
         return steps
 
+    def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        for flow, own in self._with_contexts(context):
+            z, score = flow.push_score(z, score, own)
+        return z, score
+
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(z.shape[:2])
         for flow, own in reversed(self._with_contexts(context)):

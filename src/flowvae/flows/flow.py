@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -39,3 +40,22 @@ class Flow(nn.Module, ABC):
             NotInvertibleError: where the inverse has no closed form.
         """
         raise NotInvertibleError(f"{type(self).__name__} has no inverse in closed form")
+
+    @torch.no_grad()
+    def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the flow makes of values and of the score of their density, both [S, B, *event].
+
+        Where ``score = d log q(z)/dz`` belongs to the density before the flow, that of the values after it is
+        ``J'^-1 (score - d log|det J|/dz)`` (Vaitl et al. 2024). Both results are cut off from parameters,
+        ``z`` and context.
+
+        Here it is the gradient of ``log q(f^-1(z')) + log|det|`` of the inverse map.
+
+        Raises:
+            NotInvertibleError: where the inverse has no closed form, and no other way is at hand.
+        """
+        after = self(z, context)[0]
+        with torch.enable_grad():
+            before, log_determinant = self.inverse(after.requires_grad_(), context)
+            density = (before * score).sum() + log_determinant.sum()
+        return after.detach(), torch.autograd.grad(density, after)[0]

@@ -73,6 +73,24 @@ class Planar(Flow):
             steps.append(_Planar.apply(steps[-1][0] if steps else z, own, 1))
         return steps
 
+    @torch.no_grad()
+    def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # J = 1 + u psi', so J'^-1 g = g - psi (u'g) / (1 + u'psi).
+        w, v, b = self.separate(self._flat(context))
+        product = (w * v).sum(2)
+        u_w = F.softplus(product + LOG_E_MINUS_1) - 1
+        u = torch.addcmul(v, ((u_w - product) / w.square().sum(2)).unsqueeze(2), w)
+        for k in range(self.transformations):
+            h = ((z * w[:, k]).sum(2) + b[:, k]).tanh()
+            slope = 1 - h.square()
+            determinant = 1 + slope * u_w[:, k]
+            by_determinant = -2 * h * slope * u_w[:, k] / determinant
+            score = score - by_determinant.unsqueeze(2) * w[:, k]
+            moved = slope * (score * u[:, k]).sum(2) / determinant
+            score = score - moved.unsqueeze(2) * w[:, k]
+            z = torch.addcmul(z, h.unsqueeze(2), u[:, k])
+        return z, score
+
 
 class _Planar(torch.autograd.Function):
     """The chain for z [S, B, D] and parameters in rows [B or 1, K (2 D + 1)]: blocks of ``W``, ``V``, ``b``.

@@ -89,6 +89,28 @@ class RealNVP(Flow):
             )
         return steps
 
+    @torch.no_grad()
+    def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        offset, weights = self._weights(context)
+        halves, scores = list(z.chunk(2, dim=2)), list(score.chunk(2, dim=2))
+        for k in range(len(self.bias)):
+            for part in (0, 1):
+                first, last, bias, bound = (weight[k] for weight in weights[4 * part : 4 * part + 4])
+                hidden = torch.relu(halves[part] @ first.t() + offset[:, k, part])
+                slope, shift = (hidden @ last.t() + bias).chunk(2, dim=2)
+                d_log_scale = -1 - scores[1 - part] * halves[1 - part]
+                if len(bound):
+                    slope = torch.tanh(slope)
+                    d_log_scale = d_log_scale * (1 - slope.square()) * bound
+                scale = (slope * bound if len(bound) else slope).exp()
+                # The moved half's score is divided by its scale. The other half decided on scale and shift:
+                # its own moves by how log q(z_2) - s depends on them, with the moved half held fast.
+                scores[1 - part] = scores[1 - part] / scale
+                by_hidden = torch.cat([d_log_scale, -scores[1 - part]], dim=2) @ last
+                scores[part] = scores[part] + (by_hidden * (hidden > 0)) @ first
+                halves[1 - part] = torch.addcmul(shift, halves[1 - part], scale)
+        return torch.cat(halves, dim=2), torch.cat(scores, dim=2)
+
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         offset, weights = self._weights(context)
         halves = list(z.chunk(2, dim=2))

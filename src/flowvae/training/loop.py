@@ -17,7 +17,7 @@ from flowvae import runs
 from flowvae.build import build_model
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
-from flowvae.densities import LogDensities
+from flowvae.densities import LogDensities, take_path_derivative
 from flowvae.errors import UserError
 from flowvae.evaluation import Bounds, bounds, check_levels
 from flowvae.flows import checkpoint_transformations
@@ -171,6 +171,8 @@ def _start(config: Config, dataset: Dataset, device: torch.device, resume: bool 
     model.initialize(_some_images(dataset, settings.seed))
     if settings.start_from is not None and not resume:
         runs.load_weights(Path(settings.start_from), config.model, model)
+    if settings.path_derivative and settings.objective == "elbo":
+        take_path_derivative(model)
     model.to(device)
     make = Muon if settings.optimizer == "muon" else adamw
     optimizer = make(model.parameters(), settings.learning_rate, settings.weight_decay)
