@@ -158,8 +158,8 @@ def test_rows_of_all_tables_are_configurations(table):
 
 
 def test_a_row_that_no_table_has_is_refused(tmp_path):
-    result = flowvae("reproduce", "ablations", "--rows", "weight-nrom", "--out", tmp_path / "out")
-    is_refusal(result, "ablations has no row 'weight-nrom'", "weight-norm")
+    result = flowvae("reproduce", "ablations", "--rows", "no-weight-nrom", "--out", tmp_path / "out")
+    is_refusal(result, "ablations has no row 'no-weight-nrom'", "no-weight-norm")
     assert not (tmp_path / "out").exists()
 
 

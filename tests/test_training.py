@@ -152,6 +152,21 @@ def test_every_objective_trains(halves, tmp_path, options):
     assert state_of(tmp_path / "run")["step"] == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ({}, True),
+        ({"path_derivative": False}, False),
+        ({"objective": "importance-weighted", "samples": 3}, False),
+    ],
+)
+def test_the_path_derivative_is_that_of_the_elbo(halves, options, taken):
+    config = configuration(halves, **options)
+    model = loop._start(config, load_dataset(config.data.data), torch.device("cpu")).model
+    assert isinstance(model, VAE)
+    assert model.posterior.path_derivative == taken
+
+
 def test_objective_is_the_one_that_the_settings_name():
     torch.manual_seed(0)
     densities = LogDensities(*torch.randn(3, 4, 5))

@@ -61,19 +61,19 @@ TABLES: dict[str, dict[str, Variant]] = {
     "ablations": {
         "realnvp-10": Variant("realnvp-10"),
         "no-context": Variant("realnvp-10", ("--no-context",)),
-        "weight-norm": Variant("realnvp-10", ("--normalization", "weight")),
+        "no-weight-norm": Variant("realnvp-10", ("--normalization", "none")),
         "batch-norm": Variant("realnvp-10", ("--normalization", "batch")),
         "batch-norm-flow": Variant("realnvp-10", ("--flow-batch-norm",)),
         "unbounded-scale": Variant("realnvp-10", ("--no-bounded",)),
+        # Batch norm has it anyway.
+        "whole-gradient": Variant("realnvp-10", ("--no-path-derivative",)),
         # The Gaussian around the flow: of independent dimensions; and with no flow, or a planar one, in it.
         **{f"realnvp-{k}-diagonal": Variant(f"realnvp-{k}", ("--covariance", "diagonal")) for k in (5, 10)},
         "gaussian-full": Variant("vae", ("--covariance", "full")),
         "planar-40-full": Variant("planar-40", ("--covariance", "full")),
         # The flow of codes that Rezende & Mohamed have, in place of the flow of noise.
         **{
-            f"realnvp-{k}-of-code": Variant(
-                f"realnvp-{k}", ("--flow-of", "code", "--covariance", "diagonal", "--normalization", "none")
-            )
+            f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", ("--flow-of", "code", "--covariance", "diagonal"))
             for k in (5, 10, 20)
         },
     },
@@ -98,6 +98,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "no-muon": Variant("density-small", ("--optimizer", "adamw")),
         "free-bits": Variant("density-small", ("--free-bits", "4")),
         "no-dropout": Variant("density-small", ("--causal-dropout", "0")),
+        "whole-gradient": Variant("density-small", ("--no-path-derivative",)),
         "importance-weighted": Variant(
             "density-small", ("--objective", "importance-weighted", "--samples", "5")
         ),
