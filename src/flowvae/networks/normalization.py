@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 Normalization = Literal["none", "weight", "batch", "act"]
-"""Weight norm (Salimans & Kingma 2016), batch norm (Ioffe & Szegedy 2015), or `ActNorm`."""
+"""Weight norm (Salimans & Kingma 2016), batch norm (Ioffe & Szegedy 2015), or `ActivationNorm`."""
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -35,10 +35,10 @@ def normalization_layer(normalization: Normalization, features: int, maps: bool 
     """What goes behind a layer of ``features``, or of as many maps, if anything."""
     if normalization == "batch":
         return nn.BatchNorm2d(features) if maps else nn.BatchNorm1d(features)
-    return ActNorm(features) if normalization == "act" else None
+    return ActivationNorm(features) if normalization == "act" else None
 
 
-class ActNorm(nn.Module):
+class ActivationNorm(nn.Module):
     """``x * gain + bias`` of every feature, [N, features, ...] (Kingma & Dhariwal 2018, section 3.1).
 
     Used while ``starting`` is true, it first takes the gain and bias that give what comes out mean 0 and
