@@ -98,7 +98,10 @@ def test_validation_scores_the_average_with_the_same_noise_every_time(halves):
     expected = bounds(average, dataset.valid.images.float(), num_samples=100).negative_elbo.mean()
     torch.testing.assert_close(one.negative_elbo.mean(), expected, atol=2.0, rtol=0, check_dtype=False)
     fewer = dataclasses.replace(config.training, validation_images=7)
-    assert len(loop._validate(state, dataset, fewer, torch.device("cpu")).kl) == 7
+    few = loop._validate(state, dataset, fewer, torch.device("cpu")).kl
+    assert len(few) == 7
+    of_another_seed = dataclasses.replace(fewer, seed=config.training.seed + 1)
+    assert torch.equal(loop._validate(state, dataset, of_another_seed, torch.device("cpu")).kl, few)
 
 
 def test_runs_of_one_seed_are_the_same_and_of_another_are_not(halves, tmp_path):

@@ -194,7 +194,7 @@ class TrainingConfig:
     averaging: float = 0.999
     """decay of the average of weights used for evaluation"""
     validation_images: int = 2000
-    """validation images, drawn once at random, that are scored after every epoch"""
+    """validation images, drawn at random, the same for every seed, that are scored after every epoch"""
     compile: bool = False
     """torch.compile the training step: a minute first, then up to a tenth faster"""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -212,11 +212,14 @@ def _objective(settings: TrainingConfig, densities: LogDensities, step: int) -> 
 
 
 def _validate(state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device) -> Bounds:
-    """The averaged weights on validation images, the same images and the same noise every time."""
+    """The averaged weights on validation images: the same ones, and the same noise, every time.
+
+    Whatever the seed of the run: the choice of 2,000 images moves the mean by more than most seeds do.
+    """
     everything = dataset.valid.images
-    chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(settings.seed))
+    chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
     images = as_float(everything[chosen[: settings.validation_images]], dataset.levels)
     with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(0)
         samples = settings.samples if settings.objective == "importance-weighted" else 1
         return bounds(cast(Model, state.average.module).eval(), images.to(device), samples)
