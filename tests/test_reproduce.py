@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_line import flowvae, is_refusal
 
+from flowvae import figures
 from flowvae.cli import train
 from flowvae.errors import UserError
 from flowvae.reproduce import TABLES, Budget, Row, Variant, reproduce_figure, reproduce_table
@@ -121,6 +122,21 @@ def test_rows_of_other_data_are_not_taken_for_these(tmp_path, data):
         reproduce_table(folder, Budget(epochs=2), data=str(other), **request)
     assert "was begun with data" in (folder / "runs" / "realnvp-2-seed0.log").read_text()
     assert (folder / "realnvp-2-seed0.json").read_text() == result
+
+
+def test_every_seed_is_a_row_and_the_curves_are_those_of_the_first(tmp_path, data, monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr(figures, "save_curves", lambda curves, path: drawn.extend(curves))
+    reproduce_table(
+        tmp_path, Budget(epochs=1), variants=VARIANTS, seeds=2, data=data, num_samples=2, num_images=10
+    )
+    rows = read_json(tmp_path / "table.json")
+    assert [(row["name"], row["training_seed"]) for row in rows] == [
+        ("realnvp-2-seed0", 0),
+        ("realnvp-2-seed1", 1),
+    ]
+    assert rows[0]["negative_elbo"] != rows[1]["negative_elbo"]
+    assert drawn == ["realnvp-2-seed0"]
 
 
 @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"workers": 0}, {"budget": Budget(minutes=-1.0)}])

@@ -213,8 +213,8 @@ def reproduce_table(
     whose loss stops being finite is a result as well.
 
     Args:
-        folder: gets ``ROW-seedN.json`` for each row, ``table.md``, ``table.json``, ``curves.png``, and the
-            runs themselves under ``runs/``.
+        folder: gets ``ROW-seedN.json`` for each row, ``table.md``, ``table.json``, the curves of seed 0 as
+            ``curves.png``, and the runs themselves under ``runs/``.
         budget: of every row.
         data: in place of the presets' own.
         num_samples: S of -log p(x).
@@ -303,7 +303,8 @@ def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
 
 
 def _write_report(folder: Path, rows: Sequence[Row]) -> None:
-    results = [{"name": row.name, **runs.read_json(row.result)} for row in rows if row.result.exists()]
+    finished = [row for row in rows if row.result.exists()]
+    results = [{"name": row.name, **runs.read_json(row.result)} for row in finished]
     for result in results:
         if result.get("diverged"):
             result["name"] += " (diverged)"
@@ -311,12 +312,14 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
         return
     runs.write_json(folder / "table.json", results)
     (folder / "table.md").write_text(markdown(results, REPORTED))
+    # More seeds would hide the rows behind one another.
     curves = {
         result["name"]: [
             {"split": "valid", "seconds": 60 * minutes, "negative_elbo": value}
             for minutes, value in result["validation"]
         ]
-        for result in results
+        for row, result in zip(finished, results, strict=True)
+        if row.seed == 0
     }
     figures.save_curves(curves, folder / "curves.png")
 
