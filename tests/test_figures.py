@@ -171,6 +171,18 @@ def test_curves_show_both_splits_of_every_run_over_minutes(drawn):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training, minutes", "-ELBO, nats")
 
 
+def test_curves_are_over_epochs_when_asked(drawn):
+    runs = {
+        "vae": [
+            {"split": "valid", "seconds": 60.0 * e, "epoch": e, "negative_elbo": 99.0 - e} for e in (1, 2)
+        ]
+    }
+    save_curves(runs, Path("curves.png"), over="epochs")
+    (axes,) = drawn[0].axes
+    assert lines(axes)["vae"] == [(1, 98), (2, 97)]
+    assert axes.get_xlabel() == "training, epochs"
+
+
 def test_the_axis_shows_what_one_compares_and_not_the_first_steps(drawn):
     save_curves({"vae": VAE, "iaf-4": IAF}, Path("curves.png"))
     low, high = drawn[0].axes[0].get_ylim()

@@ -126,7 +126,7 @@ def test_rows_of_other_data_are_not_taken_for_these(tmp_path, data):
 
 def test_every_seed_is_a_row_and_the_curves_are_those_of_the_first(tmp_path, data, monkeypatch):
     drawn: list[str] = []
-    monkeypatch.setattr(figures, "save_curves", lambda curves, path: drawn.extend(curves))
+    monkeypatch.setattr(figures, "save_curves", lambda curves, path, over: drawn.extend([*curves, over]))
     reproduce_table(
         tmp_path, Budget(epochs=1), variants=VARIANTS, seeds=2, data=data, num_samples=2, num_images=10
     )
@@ -136,7 +136,7 @@ def test_every_seed_is_a_row_and_the_curves_are_those_of_the_first(tmp_path, dat
         ("realnvp-2-seed1", 1),
     ]
     assert rows[0]["negative_elbo"] != rows[1]["negative_elbo"]
-    assert drawn == ["realnvp-2-seed0"]
+    assert drawn == ["realnvp-2-seed0", "epochs"]
 
 
 @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"workers": 0}, {"budget": Budget(minutes=-1.0)}])

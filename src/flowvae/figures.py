@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -82,46 +82,59 @@ def _width(title: str) -> int:
     return math.ceil((TextPath((0, 0), title, size=FONT_SIZE).get_extents().width + FONT_SIZE) * DPI / 72)
 
 
-def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+Unit = Literal["minutes", "epochs"]
+
+
+def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, over: Unit = "minutes") -> None:
     """What `draw_curves` draws, as PNG or PDF by the file's name.
 
     Raises:
         UserError: the file's name ends in neither .png nor .pdf.
     """
-    _save(draw_curves(runs), path)
+    _save(draw_curves(runs, over), path)
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """-ELBO over minutes of training, for the metrics of several runs: training faint, validation marked."""
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit = "minutes") -> Figure:
+    """-ELBO over minutes or epochs of training, for the metrics of several runs.
+
+    Training faint, validation marked. Minutes say what a model costs, if all runs had the same machine.
+    """
+
+    def spent(record: Mapping[str, Any]) -> float:
+        return record["seconds"] / 60 if over == "minutes" else record["epoch"]
+
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes = figure.subplots()
     compared: list[float] = []
     for index, (name, records) in enumerate(runs.items()):
-        end = max((record["seconds"] for record in records), default=0.0)
+        end = max((spent(record) for record in records), default=0.0)
         for split in ("train", "valid"):
             chosen = [record for record in records if record["split"] == split]
-            minutes = [record["seconds"] / 60 for record in chosen]
             values = [record["negative_elbo"] for record in chosen]
-            (line,) = axes.plot(minutes, values, color=f"C{index % 10}", linewidth=1.2)
+            (line,) = axes.plot(
+                [spent(record) for record in chosen], values, color=f"C{index % 10}", linewidth=1.2
+            )
             if split == "valid":
                 line.set(label=name, marker="o", markersize=3)
             else:
                 line.set(alpha=0.4, linewidth=0.8)
             # The first steps are hundreds of nats away; what follows them is what one compares.
-            compared += [record["negative_elbo"] for record in chosen if record["seconds"] > 0.15 * end]
+            compared += [record["negative_elbo"] for record in chosen if spent(record) > 0.15 * end]
     compared = [value for value in compared if math.isfinite(value)]
     if compared:
         margin = 0.05 * (max(compared) - min(compared)) or 1.0
         axes.set_ylim(min(compared) - margin, max(compared) + margin)
     axes.set_xlim(left=0)
-    axes.set_xlabel("training, minutes", fontsize=FONT_SIZE)
+    axes.set_xlabel(f"training, {over}", fontsize=FONT_SIZE)
     axes.set_ylabel("-ELBO, nats", fontsize=FONT_SIZE)
     axes.tick_params(labelsize=FONT_SIZE - 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, linewidth=0.6)
     training = any(record["split"] == "train" for records in runs.values() for record in records)
     title = "validation (faint: training)" if training else "validation"
-    axes.legend(title=title, fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False)
+    # Beside the curves: there may be ten of them, anywhere.
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    axes.legend(title=title, fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False, **beside)
     return figure
 
 

@@ -315,13 +315,15 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     # More seeds would hide the rows behind one another.
     curves = {
         result["name"]: [
-            {"split": "valid", "seconds": 60 * minutes, "negative_elbo": value}
-            for minutes, value in result["validation"]
+            {"split": "valid", "seconds": 60 * minutes, "epoch": epoch, "negative_elbo": value}
+            for epoch, (minutes, value) in enumerate(result["validation"], start=1)
         ]
         for row, result in zip(finished, results, strict=True)
         if row.seed == 0
     }
-    figures.save_curves(curves, folder / "curves.png")
+    # Rows that got the same epochs are compared by them: they need not have had the same machine.
+    timed = any(result["asked"]["budget"]["minutes"] for result in results)
+    figures.save_curves(curves, folder / "curves.png", "minutes" if timed else "epochs")
 
 
 @contextmanager
