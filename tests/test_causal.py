@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowvae.build import build_model
+from flowvae.config import ModelConfig
 from flowvae.densities import CausalLikelihood
+from flowvae.errors import UserError
 from flowvae.models import PixelCNN
 from flowvae.networks import CausalNetwork
 from flowvae.networks.causal import to_images, to_symbols
+from flowvae.networks.orders import ORDERS, turn, turn_back
 
 CONDITION = 3
 
@@ -190,3 +194,63 @@ def test_pixel_cnn_is_an_exact_density():
     assert not model.initialized
     model.initialize(images)
     assert model.initialized
+
+
+def test_every_order_is_another_and_can_be_undone():
+    image = torch.arange(16).view(1, 1, 4, 4)
+    turned = [turn(image, order) for order in range(ORDERS)]
+    assert len({tuple(each.flatten().tolist()) for each in turned}) == ORDERS
+    for order, each in enumerate(turned):
+        assert torch.equal(turn_back(each, order), image)
+
+
+def several_orders(orders: int) -> CausalNetwork:
+    torch.manual_seed(0)
+    made = CausalNetwork((2, 4), channels=5, blocks=2, condition=CONDITION, orders=orders).double().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return made
+
+
+def test_each_order_is_a_density_of_its_own():
+    made, images = several_orders(4), every_image(2, 4)
+    maps = torch.randn(1, CONDITION, 1, 2).double()
+    with torch.no_grad():
+        all_orders = torch.stack([made.log_prob(images, maps, torch.full((256,), o)) for o in range(4)])
+    torch.testing.assert_close(all_orders.exp().sum(1), torch.ones(4).double())
+    assert (all_orders[:, None] - all_orders).abs().amax(-1).add(torch.eye(4)).min() > 0.01
+
+
+def test_the_samples_of_an_image_take_turns_at_the_orders():
+    made, images = several_orders(4), binary(5, 1, 2, 4)
+    upsampler = torch.nn.Sequential(
+        torch.nn.Linear(2, 2 * CONDITION), torch.nn.Unflatten(1, (CONDITION, 1, 2))
+    )
+    given, z = CausalLikelihood(upsampler.double(), made, (1, 2, 4)), torch.zeros(4, 5, 2).double()
+    with torch.no_grad():
+        maps = upsampler(z[0, :1])
+        found = given(z).log_prob(images)
+        each = torch.stack([made.log_prob(images, maps, torch.full((5,), order)) for order in range(4)])
+    torch.testing.assert_close(found.sort(0).values, each.sort(0).values)
+
+
+def test_draws_with_several_orders_have_the_probabilities_of_their_mixture():
+    made, number = several_orders(4), 100_000
+    maps = torch.randn(1, CONDITION, 1, 2).double()
+    places = to_symbols(made.sample(torch.rand(number, 1, 2).double(), maps)) * torch.tensor([16, 1])
+    observed = torch.bincount(places.flatten(1).sum(1), minlength=256) / number
+    images = every_image(2, 4)
+    order = (to_symbols(images) * torch.tensor([16, 1])).flatten(1).sum(1)
+    with torch.no_grad():
+        each = torch.stack([made.log_prob(images, maps, torch.full((256,), o)).exp() for o in range(4)])
+    expected = torch.zeros(256).double().index_put((order,), each.mean(0))
+    error = (expected * (1 - expected) / number).sqrt()
+    assert ((observed - expected).abs() <= 5 * error + 1e-5).all()
+
+
+def test_more_than_four_orders_are_those_of_a_square():
+    config = ModelConfig(likelihood="causal", causal_orders=5)
+    build_model(config, (1, 8, 8))
+    with pytest.raises(UserError, match="8 x 12; more than 4 orders are those of a square"):
+        build_model(config, (1, 8, 12))

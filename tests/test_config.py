@@ -74,6 +74,8 @@ OUT_OF_RANGE: list[tuple[type, dict[str, Any]]] = [
     *((TrainingConfig, {"averaging": value}) for value in (-0.1, 1.0, math.nan)),
     *((ModelConfig, {name: 0}) for name in ("pseudo_inputs", "causal_channels")),
     (ModelConfig, {"causal_blocks": -1}),
+    *((ModelConfig, {"causal_orders": orders}) for orders in (0, 9)),
+    (ModelConfig, {"causal_orders": 2, "family": "pixelcnn"}),
     (ModelConfig, {"prior_transformations": 2}),  # of a standard normal
     (ModelConfig, {"prior": "realnvp"}),
     (ModelConfig, {"prior": "realnvp", "prior_transformations": 1, "latent": 1}),

@@ -141,8 +141,15 @@ def likelihood(config: ModelConfig, shape: tuple[int, int, int]) -> Likelihood:
 def _causal_network(config: ModelConfig, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
     if shape[0] != 1:
         raise UserError(f"images have {shape[0]} channels; the causal network takes binary images of one")
+    if config.causal_orders > 4 and shape[1] != shape[2]:
+        raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders are those of a square")
     return CausalNetwork(
-        shape[1:], config.causal_channels, config.causal_blocks, condition, config.causal_dropout
+        shape[1:],
+        config.causal_channels,
+        config.causal_blocks,
+        condition,
+        config.causal_dropout,
+        config.causal_orders,
     )
 
 

@@ -75,6 +75,8 @@ class ModelConfig:
     """gated blocks of the causal network"""
     causal_dropout: float = 0.0
     """share of the causal network's gated activations that are dropped in training"""
+    causal_orders: int = 1
+    """orders of the patches, up to 8, that the causal network learns, and whose mixture the likelihood is"""
 
     def __post_init__(self) -> None:
         for name in (
@@ -91,6 +93,8 @@ class ModelConfig:
             _at_least(0, name, getattr(self, name))
         if not 0 <= self.causal_dropout < 1:
             raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
+        if not 1 <= self.causal_orders <= 8:
+            raise UserError(f"causal_orders is {self.causal_orders}; it must be 1 to 8")
         if self.family == "vae":
             self._check_autoencoder()
         else:

@@ -17,19 +17,27 @@ class CausalImages(Distribution):
         network: gives the conditional distributions.
         condition: maps c [S, B, channels, H/2, W/2]; the batch shape is [S, B].
         shape: (1, H, W).
+        orders: in which order of the patches each is scored, [S, B]; None where the network knows one.
     """
 
     arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
 
-    def __init__(self, network: CausalNetwork, condition: Tensor, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        network: CausalNetwork,
+        condition: Tensor,
+        shape: tuple[int, int, int],
+        orders: Tensor | None = None,
+    ) -> None:
         super().__init__(condition.shape[:2], torch.Size(shape), validate_args=False)
-        self.network, self.condition = network, condition
+        self.network, self.condition, self.orders = network, condition, orders
 
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats, [S, B], for images [B, 1, H, W] that all samples share, or [S, B, 1, H, W]."""
         if value.ndim == 5:
             value = value.flatten(0, 1)
-        return self.network.log_prob(value, self.condition.flatten(0, 1)).view(self.batch_shape)
+        orders = None if self.orders is None else self.orders.flatten()
+        return self.network.log_prob(value, self.condition.flatten(0, 1), orders).view(self.batch_shape)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), noise: Tensor | None = None) -> Tensor:
@@ -63,7 +71,9 @@ class CausalImages(Distribution):
 class CausalLikelihood(Likelihood):
     """Binary images patch by patch, each given those before it and the code.
 
-    (PixelVAE, Gulrajani et al. 2017.)
+    (PixelVAE, Gulrajani et al. 2017.) Where the network knows several orders of the patches, the order is a
+    second code, whose prior and posterior are uniform: each sample draws its own, and the importance-weighted
+    estimate is one of ``log p(x) = log mean_o p_o(x)``, the mixture of the densities of all orders.
 
     Args:
         upsampler: maps z [N, D] to maps [N, channels, H/2, W/2].
@@ -86,4 +96,12 @@ class CausalLikelihood(Likelihood):
 
     def forward(self, z: Tensor) -> CausalImages:
         condition = self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return CausalImages(self.network, condition, self.shape)
+        return CausalImages(self.network, condition, self.shape, self._orders(*z.shape[:2]))
+
+    def _orders(self, samples: int, images: int) -> Tensor | None:
+        """An order for each sample of each image, uniform; the samples of an image take turns."""
+        number = self.network.orders
+        if number == 1:
+            return None
+        turns = torch.arange(samples).view(-1, 1) + torch.randint(number, (images,))
+        return (turns % number).to(self.network.offset.device)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae.networks.convolutional import depth_to_space, space_to_depth
+from flowvae.networks.orders import each_by_its_order, turn, turn_back
 
 PATCH = 2
 """Side of a patch: a quarter of the pixels' number of steps, and convolutions on a half-sized map."""
@@ -133,6 +134,7 @@ class CausalNetwork(nn.Module):
         blocks: how many.
         condition: channels of the condition's map [N, condition, H/2, W/2]; 0 for none.
         dropout: share of the gated activations that are dropped in training.
+        orders: how many orders of the patches the network knows; it is told which one it goes through.
 
     >>> network = CausalNetwork((8, 8), channels=6, blocks=2)
     >>> network(torch.zeros(5, 1, 8, 8)).shape
@@ -140,15 +142,22 @@ class CausalNetwork(nn.Module):
     """
 
     def __init__(
-        self, sides: tuple[int, int], channels: int, blocks: int, condition: int = 0, dropout: float = 0.0
+        self,
+        sides: tuple[int, int],
+        channels: int,
+        blocks: int,
+        condition: int = 0,
+        dropout: float = 0.0,
+        orders: int = 1,
     ) -> None:
         super().__init__()
-        self.condition_channels = condition
+        self.condition_channels, self.orders = condition, orders
         self.first = CausalConv2d(PATCH * PATCH, channels, reach=3, center=False)
         self.condition = nn.Conv2d(condition, channels, 1, bias=False) if condition else None
         self.blocks = nn.ModuleList(GatedBlock(channels, condition, dropout) for _ in range(blocks))
         self.last = nn.Conv2d(channels, SYMBOLS, 1)
-        self.offset = nn.Parameter(torch.zeros(SYMBOLS, *(side // PATCH for side in sides)))
+        self.offset = nn.Parameter(torch.zeros(orders * SYMBOLS, *(side // PATCH for side in sides)))
+        self.order = nn.Parameter(0.1 * torch.randn(orders, channels, 1, 1)) if orders > 1 else None
         _start(self.last)
 
     @torch.no_grad()
@@ -157,28 +166,47 @@ class CausalNetwork(nn.Module):
 
         Pixels between 0 and 1 are probabilities, and count as such for every symbol.
         """
-        ones = space_to_depth(images, PATCH)
         bits = _bits(torch.arange(SYMBOLS, device=images.device).view(-1, 1, 1))  # [16, 4, 1, 1]
-        frequencies = [(ones * bit + (1 - ones) * (1 - bit)).prod(1).mean(0) for bit in bits]
-        self.offset.copy_((torch.stack(frequencies) + 1e-3).log())
+        for order, offset in enumerate(self._offsets()):
+            ones = space_to_depth(turn(images, order), PATCH)
+            frequencies = [(ones * bit + (1 - ones) * (1 - bit)).prod(1).mean(0) for bit in bits]
+            offset.copy_((torch.stack(frequencies) + 1e-3).log())
 
-    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+    def _offsets(self) -> Tensor:
+        """Of each order, [orders, 16, H/2, W/2]."""
+        return self.offset.unflatten(0, (self.orders, SYMBOLS))
+
+    def forward(
+        self, images: Tensor, condition: Tensor | None = None, orders: Tensor | None = None
+    ) -> Tensor:
         """Logits [S * B, 16, H/2, W/2] for binary images [B, 1, H, W] and a condition [S * B, C, H/2, W/2].
 
         The S samples of an image lie B apart from each other. A condition of one map is that of all images.
+        Images and maps are turned already, by the orders [S * B] that the network is told; None is the first.
         """
         x = self.first(_centered(space_to_depth(images, PATCH)))
         if condition is not None:
             x = x.repeat(max(1, len(condition) // len(images)), 1, 1, 1)
             if self.condition is not None:
                 x = x + self.condition(condition)
+        if orders is not None and self.order is not None:
+            x = x + self.order[orders]
         for block in self.blocks:
             x = block(x, condition)
-        return self.last(F.hardswish(x)) + self.offset
+        return self.last(F.hardswish(x)) + self._offsets()[0 if orders is None else orders]
 
-    def log_prob(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
-        """log p(x), or log p(x|condition), in nats, [S * B], for what ``forward`` takes."""
-        logits = self(images, condition)
+    def log_prob(
+        self, images: Tensor, condition: Tensor | None = None, orders: Tensor | None = None
+    ) -> Tensor:
+        """log p(x), or log p(x|condition), in nats, [S * B], for images, maps and orders [S * B].
+
+        The images and the maps are as they are, not turned.
+        """
+        if orders is not None:
+            images = each_by_its_order(turn, images.repeat(len(orders) // len(images), 1, 1, 1), orders)
+            if condition is not None:
+                condition = each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders)
+        logits = self(images, condition, orders)
         # Channels are last in memory: nothing is copied.
         number = len(logits)
         logits = logits.permute(0, 2, 3, 1).flatten(0, 2)
@@ -195,10 +223,19 @@ class CausalNetwork(nn.Module):
 
         Args:
             noise: uniform numbers in [0, 1), [N, H/2, W/2], one a patch: the distribution function of each
-                patch's symbols is inverted there. The same noise and condition give the same images.
+                patch's symbols is inverted there. The same noise and condition give the same images. The
+                first number decides the order as well.
             condition: [N, condition, H/2, W/2], or [1, ...] for all.
         """
         number, height, width = noise.shape
+        # The integer part is the order, and what is left is uniform again.
+        noise = noise.clone()
+        first = noise[:, 0, 0] * self.orders
+        orders = first.long()
+        noise[:, 0, 0] = first - orders
+        offset = self._offsets()[orders]
+        if condition is not None:
+            condition = each_by_its_order(turn, condition.expand(number, -1, -1, -1), orders)
         blocks = [cast(GatedBlock, block) for block in self.blocks]
         pixels = self.first.pad(self.offset.new_zeros(number, PATCH * PATCH, height, width))
         channels = self.first.weight.shape[0]
@@ -212,17 +249,19 @@ class CausalNetwork(nn.Module):
                 x = self.first.at(pixels, row, column)[:, :, None, None]
                 if self.condition is not None and here is not None:
                     x = x + self.condition(here)
+                if self.order is not None:
+                    x = x + self.order[orders]
                 for block, seen in zip(blocks, inputs, strict=True):
                     own = block.conditioned(x, here)
                     seen[:, :, row + 1, column + 1] = own[:, :, 0, 0]
                     x = x + block.mix(_gate(block.causal.at(seen, row, column)[:, :, None, None]))
-                logits = self.last(F.hardswish(x))[:, :, 0, 0] + self.offset[:, row, column]
+                logits = self.last(F.hardswish(x))[:, :, 0, 0] + offset[:, :, row, column]
                 below = logits.softmax(1).cumsum(1)[:, :-1] <= noise[:, row, column, None]
                 symbols[:, row, column] = below.sum(1)
                 bits = _bits(symbols[:, row : row + 1, column : column + 1])
                 reach = self.first.reach
                 pixels[:, :, row + reach, column + reach] = _centered(bits)[:, :, 0, 0].to(pixels.dtype)
-        return to_images(symbols).to(noise.dtype)
+        return each_by_its_order(turn_back, to_images(symbols).to(noise.dtype), orders)
 
 
 def _centered(bits: Tensor) -> Tensor:
