@@ -57,14 +57,20 @@ PRESETS: dict[str, Config] = {
         model=ModelConfig(posterior="iaf", transformations=4, flow_of="noise", covariance="full", hidden=320)
     ),
     "density-small": Config(
-        model=replace(_BOTH_FLOWS, causal_dropout=0.15),
+        model=replace(_BOTH_FLOWS, causal_dropout=0.15, causal_orders=4),
         training=replace(_SMALL_STEPS, minutes=60.0),
     ),
     "density": Config(
         model=replace(
-            _BOTH_FLOWS, features=512, blocks=2, causal_channels=96, causal_blocks=6, causal_dropout=0.1
+            _BOTH_FLOWS,
+            features=512,
+            blocks=2,
+            causal_channels=96,
+            causal_blocks=6,
+            causal_dropout=0.2,
+            causal_orders=8,
         ),
-        training=replace(_SMALL_STEPS, minutes=600.0, learning_rate=1e-3),
+        training=replace(_SMALL_STEPS, minutes=180.0, weight_decay=0.05),
     ),
     "pixelcnn": Config(
         model=ModelConfig(family="pixelcnn"),

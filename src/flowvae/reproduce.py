@@ -97,7 +97,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "no-averaging": Variant("density-small", ("--averaging", "0")),
         "no-muon": Variant("density-small", ("--optimizer", "adamw")),
         "free-bits": Variant("density-small", ("--free-bits", "4")),
-        "four-orders": Variant("density-small", ("--causal-orders", "4")),
+        "one-order": Variant("density-small", ("--causal-orders", "1")),
         "no-dropout": Variant("density-small", ("--causal-dropout", "0")),
         "whole-gradient": Variant("density-small", ("--no-path-derivative",)),
         "importance-weighted": Variant(
