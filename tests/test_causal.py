@@ -249,6 +249,24 @@ def test_draws_with_several_orders_have_the_probabilities_of_their_mixture():
     assert ((observed - expected).abs() <= 5 * error + 1e-5).all()
 
 
+def test_pixel_cnn_with_several_orders_is_their_mixture():
+    made, images = PixelCNN(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)
+    with torch.no_grad():
+        exact = made.log_prob(images)
+        each = [
+            made.network.log_prob(images, made.place, torch.full((len(images),), order)) for order in range(4)
+        ]
+        drawn = made.train()(images.repeat(400, 1, 1, 1)).likelihood.view(400, -1)
+    torch.testing.assert_close(exact.exp().sum(), torch.tensor(1.0).double())
+    torch.testing.assert_close(exact.exp(), torch.stack(each).exp().mean(0))
+    torch.testing.assert_close(made.eval()(images, 3).likelihood[0], exact)
+    # In training, every image has every order as often: a bound, by Jensen.
+    bound = torch.stack(each).mean(0)
+    error = drawn.std(0) / len(drawn) ** 0.5
+    assert ((drawn.mean(0) - bound).abs() < 5 * error).all()
+    assert (bound < exact).all()
+
+
 def test_more_than_four_orders_are_those_of_a_square():
     config = ModelConfig(likelihood="causal", causal_orders=5)
     build_model(config, (1, 8, 8))

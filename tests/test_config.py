@@ -75,7 +75,6 @@ OUT_OF_RANGE: list[tuple[type, dict[str, Any]]] = [
     *((ModelConfig, {name: 0}) for name in ("pseudo_inputs", "causal_channels")),
     (ModelConfig, {"causal_blocks": -1}),
     *((ModelConfig, {"causal_orders": orders}) for orders in (0, 9)),
-    (ModelConfig, {"causal_orders": 2, "family": "pixelcnn"}),
     (ModelConfig, {"prior_transformations": 2}),  # of a standard normal
     (ModelConfig, {"prior": "realnvp"}),
     (ModelConfig, {"prior": "realnvp", "prior_transformations": 1, "latent": 1}),

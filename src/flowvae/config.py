@@ -155,7 +155,7 @@ class ModelConfig:
 
 
 _FAMILIES = {
-    "pixelcnn": frozenset({"family", "causal_channels", "causal_blocks", "causal_dropout"}),
+    "pixelcnn": frozenset({"family", "causal_channels", "causal_blocks", "causal_dropout", "causal_orders"}),
     "realnvp": frozenset(
         {"family", "transformations", "hidden", "blocks", "normalization", "flow_batch_norm", "bounded"}
     ),

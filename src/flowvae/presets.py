@@ -73,7 +73,7 @@ PRESETS: dict[str, Config] = {
         training=replace(_SMALL_STEPS, minutes=180.0, weight_decay=0.05),
     ),
     "pixelcnn": Config(
-        model=ModelConfig(family="pixelcnn"),
+        model=ModelConfig(family="pixelcnn", causal_dropout=0.15, causal_orders=4),
         training=replace(_SMALL_STEPS, minutes=60.0),
     ),
     **{

@@ -31,8 +31,12 @@ class ExactDensity(nn.Module, ABC):
     def initialize(self, images: Tensor) -> None:
         """Start from training images [N, C, H, W]; nothing unless a model says what."""
 
+    def bound(self, images: Tensor) -> Tensor:
+        """What training maximizes, [B]: log p(x), or a lower bound of it that costs less."""
+        return self.log_prob(images)
+
     def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
         """One "sample" [1, B], however many are asked for: there is nothing to draw."""
-        likelihood = self.log_prob(images).unsqueeze(0)
+        likelihood = (self.bound if self.training else self.log_prob)(images).unsqueeze(0)
         nothing = torch.zeros_like(likelihood)
         return LogDensities(likelihood, nothing, nothing)

@@ -1,5 +1,7 @@
 """The causal network alone, as an exact density of binary images."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,9 @@ class PixelCNN(ExactDensity):
 
     (van den Oord, Kalchbrenner & Kavukcuoglu 2016.) In place of a code's map the network's condition is a
     learned map, the same for all images: it tells the layers where on the image they are.
+
+    Where the network knows several orders o of the patches, ``p(x) = mean_o p_o(x)``, exactly. Training draws
+    an order for each image, and so maximizes a lower bound, the mean over orders of log p_o(x).
 
     Args:
         network: takes a condition of ``channels`` channels.
@@ -33,8 +38,15 @@ class PixelCNN(ExactDensity):
         self.network.initialize(images)
         self.initialized.fill_(True)
 
+    def bound(self, images: Tensor) -> Tensor:
+        orders = torch.randint(self.network.orders, (len(images),)).to(images.device)
+        return self.network.log_prob(images, self.place, orders)
+
     def log_prob(self, images: Tensor) -> Tensor:
-        return self.network.log_prob(images, self.place)
+        number = self.network.orders
+        orders = torch.arange(number, device=images.device).repeat_interleave(len(images))
+        each = self.network.log_prob(images, self.place, orders).view(number, -1)
+        return each.logsumexp(0) - math.log(number)
 
     @torch.no_grad()
     def sample(self, num_images: int) -> Tensor:
