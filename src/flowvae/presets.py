@@ -70,7 +70,7 @@ PRESETS: dict[str, Config] = {
             causal_dropout=0.2,
             causal_orders=8,
         ),
-        training=replace(_SMALL_STEPS, minutes=180.0, weight_decay=0.05),
+        training=replace(_SMALL_STEPS, minutes=160.0, weight_decay=0.05),
     ),
     "pixelcnn": Config(
         model=ModelConfig(family="pixelcnn", causal_dropout=0.15, causal_orders=4),
