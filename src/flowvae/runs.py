@@ -155,7 +155,7 @@ def load(run: str | Path) -> Model:
 
     Args:
         run: the folder; or, where there is no such folder, the name of a model that comes with the package:
-            ``density-mnist``, the preset ``density-small`` trained for an hour on binary MNIST.
+            ``density-mnist``, the preset ``density`` trained for 160 minutes on binary MNIST.
 
     Raises:
         UserError: no such run, or one of its files is damaged.

@@ -10,7 +10,7 @@ from flowvae.data.reading import read_bytes
 from flowvae.errors import UserError
 
 PATH = Path(__file__).with_name("mnist.npz")
-SHA256 = "9ea4dde981b704ae481639a05e96f8d109c686d1fd001907fa8d9bb3af4671fc"
+SHA256 = "e5b8dca30d58a1317e267ceb243edaf48f92b7072f3697cc577370dae57fdf2c"
 
 
 def load() -> Dataset:

@@ -88,7 +88,7 @@ def _read_arrays(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
             arrays = {key: _parse_array(path, key, archive.read(info)) for key, info in wanted.items()}
     except UserError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy have a dozen ways to say that bytes are wrong
+    except Exception as error:  # zipfile, zlib, lzma and NumPy have many ways to say that bytes are wrong
         raise unreadable(path, "an .npz file", error) from error
     return arrays
 
