@@ -25,7 +25,7 @@ from flowvae.training import loop
 
 FOLDER = machine.REPOSITORY / "results" / "quality"
 SAMPLES = 5
-IMAGES_AT_ONCE = 200  # so few that all their samples are one batch of the decoder
+IMAGES_AT_ONCE = 50  # so few that all their samples are one batch of the decoder
 OURS, WITH_OURS, WITH_ITS_OWN = "flowvae", "pythae, our networks", "pythae, its own networks"
 # Adam's rate for pythae, and its own default for the row that diverges within ten steps at this rate, at half
 # and at a fifth of it; and the batch size of all.
