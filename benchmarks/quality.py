@@ -20,12 +20,13 @@ from benchmarks.pythae_models import Kind, Scored, invertible_share, with_its_ow
 from flowvae import models, runs
 from flowvae.data import Dataset, as_float, load_dataset
 from flowvae.evaluation import Bounds, bounds
+from flowvae.evaluation.likelihood import CHUNK
 from flowvae.presets import preset
 from flowvae.training import loop
 
 FOLDER = machine.REPOSITORY / "results" / "quality"
 SAMPLES = 5
-IMAGES_AT_ONCE = 50  # so few that all their samples are one batch of the decoder
+IMAGES_AT_ONCE = CHUNK // SAMPLES  # so few that all their samples are one batch of the decoder
 OURS, WITH_OURS, WITH_ITS_OWN = "flowvae", "pythae, our networks", "pythae, its own networks"
 # Adam's rate for pythae, and its own default for the row that diverges within ten steps at this rate, at half
 # and at a fifth of it; and the batch size of all.

@@ -14,7 +14,7 @@ from flowvae.evaluation.usage import active_units
 from flowvae.memory import keep_freed_memory
 from flowvae.models import VAE, ExactDensity, Model
 
-IMAGES_AT_ONCE = 32
+IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
 SPLITS = ("train", "valid", "test")
 
 
