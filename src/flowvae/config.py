@@ -1,11 +1,18 @@
-"""What a run is made of: plain, frozen, serializable descriptions, checked when they are made."""
+"""What a run is made of: plain, frozen descriptions, checked when they are made."""
 
 import dataclasses
-import types
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError
+from flowvae.parts import at_least, names, revised
+
+if TYPE_CHECKING:
+    from flowvae.batch import DataSpec
+    from flowvae.models.base import Model
+
+BUDGETS = {"epochs", "steps", "minutes"}
 
 
 @dataclass(frozen=True)
@@ -21,146 +28,36 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
-            _at_least(1, "image_size", self.image_size)
+            at_least(1, "image_size", self.image_size)
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which model."""
+class System(ABC):
+    """A kind of model: a frozen dataclass of its options, that builds the model they describe.
 
-    family: Literal["vae", "pixelcnn", "realnvp"] = "vae"
-    """an autoencoder; or, without a code, the causal network alone, or Real NVP as a density"""
-    posterior: Literal["gaussian", "planar", "realnvp", "iaf"] = "gaussian"
-    """family of q(z|x)"""
-    transformations: int = 0
-    """K, flow transformations after the Gaussian; of the family realnvp, at each scale"""
-    flow_of: Literal["code", "noise"] = "code"
-    """what the posterior's flow transforms: the Gaussian's code, or its noise, before mean and scale"""
-    covariance: Literal["diagonal", "full"] = "diagonal"
-    """of the posterior's Gaussian; a full one is a triangular factor from the embedding"""
-    code: Literal["vector", "map"] = "vector"
-    """what z is: D numbers, or maps at a quarter of the images' sides, with convolutional flows"""
-    latent: int = 40
-    """D, latent dimensions; of a code that is a map, its channels"""
-    features: int = 256
-    """width of the encoder's embedding, and of the decoder's first layer"""
-    channels: int = 64
-    """width of the convolutions at a quarter of the images' sides; half as many at half of them"""
-    blocks: int = 1
-    """residual blocks at either size, of encoder and of decoder; or of each convolutional conditioner"""
-    hidden: int = 128
-    """hidden units, or channels, of the flow's conditioners"""
-    context: bool = True
-    """conditioners see the encoder's embedding"""
-    normalization: Literal["none", "weight", "batch", "act"] = "none"
-    """normalization inside the conditioners"""
-    flow_batch_norm: bool = False
-    """batch normalization as a flow after each transformation"""
-    bounded: bool = True
-    """bound the log scale of affine transformations"""
-    prior: Literal["normal", "realnvp", "vamp"] = "normal"
-    """p(z): standard normal, one that Real NVP transforms, or the mixture of posteriors of pseudo-inputs"""
-    prior_transformations: int = 0
-    """Real NVP transformations of the prior"""
-    pseudo_inputs: int = 100
-    """pseudo-inputs of the vamp prior"""
-    likelihood: Literal["bernoulli", "causal", "logistic", "logistic-mixture"] = "bernoulli"
-    """p(x|z): of binary pixels, independent or in patches of 2x2, each given those before it; or of 8-bit
-    ones, as a discretized logistic or a mixture of them"""
-    components: int = 5
-    """of a logistic-mixture"""
-    causal_channels: int = 64
-    """width of the causal network"""
-    causal_blocks: int = 4
-    """gated blocks of the causal network"""
-    causal_dropout: float = 0.0
-    """share of the causal network's gated activations that are dropped in training"""
-    causal_orders: int = 1
-    """orders of the patches, up to 8, that the causal network learns, and whose mixture the likelihood is"""
+    To add a system, write one file in `flowvae.models` with
 
-    def __post_init__(self) -> None:
-        for name in (
-            "latent",
-            "features",
-            "channels",
-            "hidden",
-            "pseudo_inputs",
-            "causal_channels",
-            "components",
-        ):
-            _at_least(1, name, getattr(self, name))
-        for name in ("blocks", "transformations", "prior_transformations", "causal_blocks"):
-            _at_least(0, name, getattr(self, name))
-        if not 0 <= self.causal_dropout < 1:
-            raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
-        if not 1 <= self.causal_orders <= 8:
-            raise UserError(f"causal_orders is {self.causal_orders}; it must be 1 to 8")
-        if self.family == "vae":
-            self._check_autoencoder()
-        else:
-            self._check_used(_FAMILIES[self.family])
-        if self.family == "realnvp":
-            _at_least(1, "transformations", self.transformations)
+    - its options: a frozen dataclass that subclasses this class, has a ``name``, and ``build``s the model;
+    - its module: a `flowvae.models.base.Model`, with what it can do as further base classes from there;
+    - ``PRESETS``, its named experiments;
 
-    def _check_used(self, used: frozenset[str]) -> None:
-        """A family without a code says so, rather than record what it leaves out."""
-        for setting in dataclasses.fields(self):
-            value = getattr(self, setting.name)
-            if setting.name not in used and value != setting.default:
-                raise UserError(
-                    f"{setting.name} is {value}, but the family {self.family} has no such thing; leave it out"
-                )
+    and a line in `flowvae.models.registry`. Options that only some choice of a part has are a
+    `flowvae.parts.Part` each.
+    """
 
-    def _check_autoencoder(self) -> None:
-        _at_least(2, "channels", self.channels)  # half as many at half of the images' sides
-        if self.posterior == "gaussian" and self.transformations:
-            raise UserError("a gaussian posterior has no transformations; choose planar, realnvp or iaf")
-        if self.posterior == "gaussian" and self.flow_of == "noise":
-            raise UserError(
-                "flow_of is noise, and a gaussian posterior has no flow; choose planar, realnvp or iaf"
-            )
-        if self.posterior != "gaussian":
-            _at_least(1, "transformations", self.transformations)
-        if self.posterior == "realnvp":
-            _at_least(2, "latent", self.latent)
-        elif self.normalization != "none" and (self.prior != "realnvp" or self.normalization == "batch"):
-            raise UserError(
-                f"only the conditioners of realnvp can be normalized, not those of {self.posterior}"
-            )
-        if self.code == "map":
-            self._check_map()
-        elif self.posterior == "iaf":
-            # Fewer, and some dimensions would see nothing of others.
-            _at_least(self.latent - 1, "hidden", self.hidden)
-        if self.flow_batch_norm and self.posterior not in ("realnvp", "iaf"):
-            raise UserError(
-                f"batch norm goes between transformations of realnvp and iaf, not {self.posterior}"
-            )
-        if self.covariance == "full" and (self.code == "map" or self.prior == "vamp"):
-            what = "a code that is a map" if self.code == "map" else "the vamp prior"
-            raise UserError(
-                f"{what} takes a Gaussian of independent dimensions; choose --covariance diagonal"
-            )
-        if self.prior == "realnvp":
-            _at_least(1, "prior_transformations", self.prior_transformations)
-            _at_least(2, "latent", self.latent)
-        elif self.prior_transformations:
-            raise UserError(f"a {self.prior} prior has no transformations; choose --prior realnvp")
+    name: ClassVar[str]
+    """what config.json calls it"""
 
-    def _check_map(self) -> None:
-        if self.posterior == "iaf":
-            raise UserError("iaf transforms vectors; for a code that is a map choose realnvp or planar")
-        if self.hidden % 4 and self.posterior == "realnvp":
-            raise UserError(f"hidden is {self.hidden}; the conditioners of maps take a multiple of 4")
+    @abstractmethod
+    def build(self, data: "DataSpec") -> "Model":
+        """The model for such data, initialized from torch's generator.
 
+        Raises:
+            UserError: it cannot be built for them.
+        """
 
-_FAMILIES = {
-    "pixelcnn": frozenset({"family", "causal_channels", "causal_blocks", "causal_dropout", "causal_orders"}),
-    "realnvp": frozenset(
-        {"family", "transformations", "hidden", "blocks", "normalization", "flow_batch_norm", "bounded"}
-    ),
-}
-"""What models without a code take of a `ModelConfig`."""
+    @abstractmethod
+    def describe(self) -> str:
+        """What the model is, in a few words, as the list of presets and the model card have it."""
 
 
 @dataclass(frozen=True)
@@ -175,24 +72,16 @@ class TrainingConfig:
     """budget in minutes, validation included [10 where no budget is given]"""
     batch_size: int = 128
     """images a step, over all processes"""
-    objective: Literal["elbo", "importance-weighted"] = "elbo"
-    """what is maximized; validation follows it"""
-    samples: int = 1
-    """S, posterior samples an image in training"""
-    path_derivative: bool = True
-    """of the ELBO: the gradient takes log q(z|x) through z alone, which is less noisy; not with batch norm"""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Muon for the kernels of convolutions and AdamW for the rest, or AdamW for all"""
+    beta1: float = 0.9
+    """decay of AdamW's running mean of the gradients; 0 suits adversarial training"""
     learning_rate: float = 3e-3
     """highest rate of the optimizer; it rises in a line, then falls as a cosine to the end of the budget"""
     learning_rate_warm_up: int = 200
     """steps until the highest rate"""
     weight_decay: float = 0.1
     """decoupled weight decay, of all parameters"""
-    kl_warm_up: int = 500
-    """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
-    free_bits: float = 0.0
-    """nats of KL that cost nothing"""
     gradient_clipping: float = 200.0
     """largest norm of the gradient"""
     averaging: float = 0.999
@@ -217,19 +106,18 @@ class TrainingConfig:
             budget = getattr(self, name)
             if budget is not None and not budget > 0:  # as is nan
                 raise UserError(f"{name} is {budget}; a budget is larger than 0")
-        for name in ("batch_size", "samples", "validation_images"):
-            _at_least(1, name, getattr(self, name))
-        for name in ("learning_rate_warm_up", "kl_warm_up", "free_bits", "weight_decay", "seed"):
-            _at_least(0, name, getattr(self, name))
+        for name in ("batch_size", "validation_images"):
+            at_least(1, name, getattr(self, name))
+        for name in ("learning_rate_warm_up", "weight_decay", "seed"):
+            at_least(0, name, getattr(self, name))
         for name in ("learning_rate", "gradient_clipping"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
-        if self.free_bits and self.objective != "elbo":
-            raise UserError(f"free_bits belong to the ELBO; the objective is {self.objective}")
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}; it must be below 2^63")
-        if not 0 <= self.averaging < 1:
-            raise UserError(f"averaging is {self.averaging}; a decay lies in [0, 1)")
+        for name in ("averaging", "beta1"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; a decay lies in [0, 1)")
 
     def with_budget(
         self, *, epochs: int | None = None, steps: int | None = None, minutes: float | None = None
@@ -243,58 +131,32 @@ class Config:
     """A whole experiment."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: System | None = None
+    """None where the model is a module of the caller's own"""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def __post_init__(self) -> None:
-        batch_norm = self.model.normalization == "batch" or self.model.flow_batch_norm
-        if self.training.gradient_checkpointing and batch_norm:
-            raise UserError(
-                "gradient_checkpointing computes twice what moves the statistics of batch norm; choose "
-                "--normalization weight or act"
-            )
+    def revised(self, **options: Any) -> "Config":
+        """The same with other values of options, whichever of the three parts they belong to.
 
+        A budget takes the place of all budgets.
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """A JSON-able form; `from_dict` undoes it."""
-    return dataclasses.asdict(config)
+        Raises:
+            UserError: no such option, or a value that it cannot have.
 
-
-T = TypeVar("T")
-
-
-def from_dict(kind: type[T], values: Any) -> T:
-    """The configuration ``kind`` from the form that `to_dict` gives.
-
-    Raises:
-        UserError: an unknown name (with the nearest known one), a value of the wrong type or out of range.
-    """
-    if not isinstance(values, dict):
-        raise UserError(f"{kind.__name__} is {values!r}; expected names and values")
-    hints = get_type_hints(kind)
-    for name in values:
-        if name not in hints:
-            raise UserError(f"{kind.__name__} has no {name!r}; {did_you_mean(str(name), hints)}")
-    return kind(**{name: _checked(hints[name], name, value) for name, value in values.items()})
-
-
-def _checked(hint: Any, name: str, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)  # type: ignore[arg-type]  # a class, not an instance
-    if get_origin(hint) is Literal:
-        allowed = get_args(hint)
-        if value not in allowed:
-            raise UserError(f"{name} is {value!r}; {did_you_mean(str(value), allowed)}")
-        return value
-    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and type(value) is int and abs(value) <= 2**53:  # a float holds it exactly
-        value = float(value)
-    if type(value) not in kinds:  # `isinstance` would take True for an int
-        names = ("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        raise UserError(f"{name} is {value!r}; expected {' or '.join(names)}")
-    return value
-
-
-def _at_least(lowest: int, name: str, value: float) -> None:
-    if not value >= lowest:  # as is nan
-        raise UserError(f"{name} is {value}; it must be at least {lowest}")
+        >>> from flowvae.models.registry import preset
+        >>> config = preset("realnvp-5").revised(posterior="iaf", latent=10, steps=100)
+        >>> config.model.posterior.transformations, config.training.steps
+        (5, 100)
+        """
+        training = self.training.with_budget() if BUDGETS & options.keys() else self.training
+        mine = {part: {} for part in ("data", "training", "model")}
+        for name, value in options.items():
+            part = "data" if name in names(DataConfig) else "training" if name in names(training) else "model"
+            mine[part][name] = value
+        if self.model is None and mine["model"]:
+            raise UserError(f"no option {next(iter(mine['model']))}; the model is not one of flowvae's systems")
+        return Config(
+            revised(self.data, mine["data"]),
+            self.model and revised(self.model, mine["model"]),
+            revised(training, mine["training"]),
+        )

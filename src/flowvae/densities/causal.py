@@ -8,6 +8,7 @@ from torch.distributions import Distribution
 
 from flowvae.densities.likelihood import Likelihood
 from flowvae.networks import CausalNetwork
+from flowvae.noise import Noise, integers, uniform
 
 
 class CausalImages(Distribution):
@@ -40,32 +41,20 @@ class CausalImages(Distribution):
         return self.network.log_prob(value, self.condition.flatten(0, 1), orders).view(self.batch_shape)
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = (), noise: Tensor | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), noise: Noise = None) -> Tensor:
         """Images [*sample_shape, S, B, 1, H, W].
 
         Args:
             sample_shape: how many for each condition.
-            noise: uniform numbers [*sample_shape, S, B, H/2, W/2] to draw them by, or None for new ones. The
-                same numbers with another condition show what the condition decides.
+            noise: uniform numbers [*sample_shape, S, B, H/2, W/2] to draw them by, or a generator of them.
+                The same numbers with another condition show what the condition decides.
         """
         sample_shape = torch.Size(sample_shape)
         places = self.condition.shape[3:]
-        if noise is None:
-            noise = torch.rand(
-                *sample_shape, *self.batch_shape, *places,
-                dtype=self.condition.dtype, device=self.condition.device,
-            )  # fmt: skip
+        noise = uniform(noise, (*sample_shape, *self.batch_shape, *places), self.condition)
         condition = self.condition.flatten(0, 1).repeat(sample_shape.numel(), 1, 1, 1)
         images = self.network.sample(noise.reshape(-1, *places), condition)
         return images.view(*sample_shape, *self.batch_shape, *self.event_shape)
-
-    @property
-    def mean(self) -> Tensor:
-        """One draw, [S, B, 1, H, W]: the mean itself has no closed form, and this estimates it without bias.
-
-        So what a picture shows are images that the model makes, and no averages of them.
-        """
-        return self.sample()
 
 
 class CausalLikelihood(Likelihood):
@@ -82,6 +71,8 @@ class CausalLikelihood(Likelihood):
     """
 
     levels = 2
+    draws = True
+    independent = "none"
     initialized: Tensor
 
     def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
@@ -94,14 +85,19 @@ class CausalLikelihood(Likelihood):
         self.network.initialize(images)
         self.initialized.fill_(True)
 
-    def forward(self, z: Tensor) -> CausalImages:
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> CausalImages:
         condition = self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return CausalImages(self.network, condition, self.shape, self._orders(*z.shape[:2]))
+        return CausalImages(self.network, condition, self.shape, self._orders(*z.shape[:2], noise))
 
-    def _orders(self, samples: int, images: int) -> Tensor | None:
+    def images(self, z: Tensor, noise: Noise = None) -> Tensor:
+        """One draw for each code, by uniform ``noise`` [S, B, H/2, W/2]: images that the model makes."""
+        return self(z).sample(noise=noise)
+
+    def _orders(self, samples: int, images: int, noise: torch.Generator | None) -> Tensor | None:
         """An order for each sample of each image, uniform; the samples of an image take turns."""
         number = self.network.orders
         if number == 1:
             return None
-        turns = torch.arange(samples).view(-1, 1) + torch.randint(number, (images,))
-        return (turns % number).to(self.network.offset.device)
+        offset = self.network.offset
+        first = integers(noise, number, (images,), offset)
+        return (torch.arange(samples, device=offset.device).view(-1, 1) + first) % number

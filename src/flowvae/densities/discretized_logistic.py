@@ -1,6 +1,7 @@
 """Pixels of some number of grey levels, each a logistic variable that was rounded to the nearest level."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch.distributions import Distribution
 
 from flowvae.densities.likelihood import Likelihood
 from flowvae.flows import at_least_float32
+from flowvae.noise import uniform
 
 LOWEST_LOG_SCALE = -7.0  # a scale of an eighth of a level of 8 bits
 
@@ -44,10 +46,12 @@ def clipped_mean(location: Tensor, log_scale: Tensor) -> Tensor:
     return scale * (F.softplus((location + 1) / scale) - F.softplus((location - 1) / scale)) - 1
 
 
-def draw_level(location: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+def draw_level(
+    location: Tensor, log_scale: Tensor, levels: int, noise: torch.Generator | None = None
+) -> Tensor:
     """A draw of ``round(clip(X))`` on the scale [-1, 1]."""
-    uniform = torch.rand_like(location).clamp(1e-6, 1 - 1e-6)
-    value = location + log_scale.exp() * uniform.logit()
+    quantile = uniform(noise, location.shape, location).clamp(1e-6, 1 - 1e-6)
+    value = location + log_scale.exp() * quantile.logit()
     return ((value.clamp(-1, 1) + 1) * (0.5 * (levels - 1))).round() * (2 / (levels - 1)) - 1
 
 
@@ -79,10 +83,10 @@ class DiscretizedLogistic(Distribution):
         return 0.5 * (clipped_mean(self.location, self.log_scale) + 1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # immutable
+    def sample(self, sample_shape: Sequence[int] = (), noise: torch.Generator | None = None) -> Tensor:
         location = self.location.expand(*sample_shape, *self.location.shape)
         log_scale = self.log_scale.expand_as(location)
-        return 0.5 * (draw_level(location, log_scale, self.levels) + 1)
+        return 0.5 * (draw_level(location, log_scale, self.levels, noise) + 1)
 
 
 class DiscretizedLogisticLikelihood(Likelihood):
@@ -111,7 +115,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
         self.offset.copy_(torch.cat([mean, log_scale]))
         self.initialized.fill_(True)
 
-    def forward(self, z: Tensor) -> Distribution:
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> "DiscretizedLogistic":
         parameters = (at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset).unflatten(0, z.shape[:2])
         location, log_scale = parameters.chunk(2, dim=2)
         return DiscretizedLogistic(location, log_scale.clamp(min=LOWEST_LOG_SCALE), self.levels)

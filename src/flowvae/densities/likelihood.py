@@ -1,12 +1,15 @@
 """Likelihoods p(x|z)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 from flowvae.flows import at_least_float32
+from flowvae.noise import Noise, uniform
 
 
 class Likelihood(nn.Module, ABC):
@@ -17,12 +20,39 @@ class Likelihood(nn.Module, ABC):
 
     levels: int | None = None
 
+    draws: bool = False
+    """whether ``images`` are draws, where the mean of p(x|z) has no closed form"""
+
+    independent: Literal["pixels", "places", "none"] = "pixels"
+    """what is independent given the code: all pixels, or places with all of their channels, or nothing"""
+
     @abstractmethod
-    def forward(self, z: Tensor) -> Distribution:
-        """``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W]."""
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Distribution:
+        """``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W].
+
+        Args:
+            z: the codes.
+            noise: for what a likelihood draws besides pixels, such as an order of them.
+        """
+
+    def images(self, z: Tensor, noise: Noise = None) -> Tensor:
+        """Images [S, B, C, H, W] to look at for z [S, B, D]: the means of p(x|z), or draws if ``draws``."""
+        return self(z).mean
 
     def initialize(self, images: Tensor) -> None:
         """Start from training images [N, C, H, W]; nothing unless a likelihood says what."""
+
+
+class BinaryImages(Independent):
+    """Independent binary pixels with logits [S, B, C, H, W]: batch shape [S, B]."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = (), noise: torch.Generator | None = None) -> Tensor:
+        probabilities = self.mean.expand(*sample_shape, *self.mean.shape)
+        return (uniform(noise, probabilities.shape, probabilities) < probabilities).to(probabilities.dtype)
 
 
 class BernoulliLikelihood(Likelihood):
@@ -48,6 +78,6 @@ class BernoulliLikelihood(Likelihood):
         self.offset.copy_(images.mean(0).clamp(0.01, 0.99).logit())
         self.initialized.fill_(True)
 
-    def forward(self, z: Tensor) -> Distribution:
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> "BinaryImages":
         logits = at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset
-        return Independent(Bernoulli(logits=logits.unflatten(0, z.shape[:2]), validate_args=False), 3)
+        return BinaryImages(logits.unflatten(0, z.shape[:2]))

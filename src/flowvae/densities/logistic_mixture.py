@@ -1,12 +1,13 @@
 """Mixture of discretized logistics, whose channels depend on each other."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Distribution
 
 from flowvae.densities.discretized_logistic import (
     LOWEST_LOG_SCALE,
@@ -17,6 +18,7 @@ from flowvae.densities.discretized_logistic import (
 )
 from flowvae.densities.likelihood import Likelihood
 from flowvae.flows import at_least_float32
+from flowvae.noise import uniform
 
 
 class Components(NamedTuple):
@@ -82,11 +84,14 @@ class LogisticMixture(Distribution):
         return 0.5 * (torch.stack([(weights * mean).sum(-3) for mean in means], -3) + 1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # immutable
+    def sample(self, sample_shape: Sequence[int] = (), noise: torch.Generator | None = None) -> Tensor:
         if sample_shape:
-            draws = [self.sample() for _ in range(torch.Size(sample_shape).numel())]
-            return torch.stack(draws).unflatten(0, sample_shape)
-        chosen = Categorical(logits=self.components.logits.movedim(-3, -1)).sample()
+            draws = [self.sample(noise=noise) for _ in range(torch.Size(sample_shape).numel())]
+            return torch.stack(draws).unflatten(0, tuple(sample_shape))
+        # The largest of logits with Gumbel noise is a draw from their distribution.
+        quantile = uniform(noise, self.components.logits.shape, self.components.logits)
+        gumbel = -(-quantile.clamp(min=torch.finfo(quantile.dtype).tiny).log()).log()
+        chosen = (self.components.logits + gumbel).argmax(-3)
 
         def of_chosen(values: Tensor) -> Tensor:
             index = chosen.unsqueeze(-3).unsqueeze(-4)  # [S, B, 1, 1, H, W]
@@ -100,7 +105,8 @@ class LogisticMixture(Distribution):
         channels: list[Tensor] = []
         for channel in range(self.event_shape[0]):
             log_scale = drawn.components.log_scale.select(-3, channel)
-            channels.append(draw_level(drawn._location(channel, channels), log_scale, self.levels))
+            location = drawn._location(channel, channels)
+            channels.append(draw_level(location, log_scale, self.levels, noise))
         return 0.5 * (torch.stack(channels, -3).squeeze(-4) + 1)
 
 
@@ -114,6 +120,7 @@ class LogisticMixtureLikelihood(Likelihood):
         levels: of a pixel.
     """
 
+    independent = "places"
     initialized: Tensor
 
     def __init__(
@@ -152,7 +159,7 @@ class LogisticMixtureLikelihood(Likelihood):
         logits, *others = parameters.split(sizes, dim=2)
         return Components(logits, *(other.unflatten(2, (m, other.shape[2] // m)) for other in others))
 
-    def forward(self, z: Tensor) -> Distribution:
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> LogisticMixture:
         parameters = (at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset).unflatten(0, z.shape[:2])
         logits, location, log_scale, coefficients = self._split(parameters)
         return LogisticMixture(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae.flows import BatchNormFlow, Flow, at_least_float32, full_precision
+from flowvae.noise import Noise, normal
 
 BATCH_NORMS = BatchNormFlow, nn.BatchNorm1d, nn.BatchNorm2d
 
@@ -24,23 +25,28 @@ class Posterior(nn.Module, ABC):
     """the gradient of log q(z|x) goes through z alone: `take_path_derivative`"""
 
     @abstractmethod
-    def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, num_samples: int = 1, noise: Noise = None
+    ) -> tuple[Tensor, Tensor]:
         """Draw from q(z|x), reparametrized.
 
         Args:
             features: the encoder's embedding of B images, [B, F], or its maps of them, [B, F, H, W].
             num_samples: S.
+            noise: standard normal, [S, B, D], or a generator to draw it from.
 
         Returns:
             ``z`` [S, B, D] and ``log q(z|x)`` [S, B] in nats.
         """
 
-    def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
+    def unroll(
+        self, features: Tensor, num_samples: int = 1, noise: Noise = None
+    ) -> list[tuple[Tensor, Tensor]]:
         """As ``forward``, with what lies between: ``(z_k, log q_k(z_k|x))`` for k = 0 .. number of steps.
 
         The last pair is a draw from q(z|x). A posterior that is not made of steps is one pair.
         """
-        return [self(features, num_samples)]
+        return [self(features, num_samples, noise)]
 
     @abstractmethod
     def center(self, features: Tensor) -> Tensor:
@@ -74,9 +80,9 @@ class Reparametrization(NamedTuple):
                 ).permute(2, 0, 1)
         return score * (-self.log_scale).exp()
 
-    def noise(self, num_samples: int) -> tuple[Tensor, Tensor]:
-        """Draws of noise [S, B, D], and the log density [S, B] of the codes that it becomes."""
-        noise = torch.randn(num_samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+    def noise(self, num_samples: int, noise: Noise = None) -> tuple[Tensor, Tensor]:
+        """Noise [S, B, D], given or drawn, and the log density [S, B] of the codes that it becomes."""
+        noise = normal(noise, (num_samples, *self.mean.shape), self.mean)
         # The quadratic form of the density is that of the noise itself, and log|det L| = sum log scale.
         normalization = self.log_scale.sum(1) + 0.5 * self.mean.shape[1] * math.log(2 * math.pi)
         return noise, -0.5 * noise.square().sum(2) - normalization
@@ -132,18 +138,20 @@ class GaussianPosterior(Posterior):
         below = entries.index_select(1, cast(Tensor, self.places)).unflatten(1, (-1, mean.shape[1]))
         return Reparametrization(mean, log_scale, below)
 
-    def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        return self.draw(*self.parameters_of(features), num_samples)
+    def forward(
+        self, features: Tensor, num_samples: int = 1, noise: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.draw(*self.parameters_of(features), num_samples, noise)
 
     def parameters_of(self, features: Tensor) -> tuple[Reparametrization, None]:
         """What ``draw`` takes of each image."""
         return self.reparametrization(features), None
 
     def draw(
-        self, codes: Reparametrization, context: Tensor | None, num_samples: int
+        self, codes: Reparametrization, context: Tensor | None, num_samples: int, noise: Noise = None
     ) -> tuple[Tensor, Tensor]:
         """As ``forward``, with the images' parameters at hand; a context would change nothing."""
-        noise, log_density = codes.noise(num_samples)
+        noise, log_density = codes.noise(num_samples, noise)
         z = codes(noise)
         if self.path_derivative and torch.is_grad_enabled():
             with torch.no_grad():
@@ -196,8 +204,10 @@ class FlowPosterior(Posterior):
             for parameter in self.context.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-        return self.draw(*self.parameters_of(features), num_samples)
+    def forward(
+        self, features: Tensor, num_samples: int = 1, noise: Noise = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.draw(*self.parameters_of(features), num_samples, noise)
 
     def parameters_of(self, features: Tensor) -> tuple[Reparametrization, Tensor | None]:
         """What ``draw`` takes of each image: the base's map, and the flow's context [B, context_features]."""
@@ -205,10 +215,10 @@ class FlowPosterior(Posterior):
         return self.base.reparametrization(features), context
 
     def draw(
-        self, codes: Reparametrization, context: Tensor | None, num_samples: int
+        self, codes: Reparametrization, context: Tensor | None, num_samples: int, noise: Noise = None
     ) -> tuple[Tensor, Tensor]:
         """As ``forward``, with the images' parameters at hand."""
-        noise, log_density = codes.noise(num_samples)
+        noise, log_density = codes.noise(num_samples, noise)
         begun = noise if self.of_noise else codes(noise)
         moved, log_determinant = self.flow(begun, context)
         z, log_density = codes(moved) if self.of_noise else moved, log_density - log_determinant
@@ -220,9 +230,11 @@ class FlowPosterior(Posterior):
             log_density = _through(z, score, log_density)
         return z, log_density
 
-    def unroll(self, features: Tensor, num_samples: int = 1) -> list[tuple[Tensor, Tensor]]:
+    def unroll(
+        self, features: Tensor, num_samples: int = 1, noise: Noise = None
+    ) -> list[tuple[Tensor, Tensor]]:
         codes, context = self.parameters_of(features)
-        noise, log_density = codes.noise(num_samples)
+        noise, log_density = codes.noise(num_samples, noise)
         z = codes(noise)
         steps = [(z, log_density)]
         for moved, log_determinant in self.flow.unroll(noise if self.of_noise else z, context):
@@ -246,11 +258,14 @@ def take_path_derivative(model: nn.Module) -> None:
     every single draw (Roeder, Wu & Duvenaud 2017). The values stay what they are.
 
     It holds for the ELBO, not for the importance-weighted bound. Posteriors with batch norm stay as they are,
-    since their map moves with each use.
+    since their map moves with each use; so do those with a flow that cannot push a score.
     """
     for module in model.modules():
         if isinstance(module, Posterior):
-            module.path_derivative = not any(isinstance(part, BATCH_NORMS) for part in module.modules())
+            module.path_derivative = not any(
+                isinstance(part, BATCH_NORMS) or (isinstance(part, Flow) and not part.pushes_scores)
+                for part in module.modules()
+            )
 
 
 def _through(z: Tensor, score: Tensor, log_density: Tensor) -> Tensor:

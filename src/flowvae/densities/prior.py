@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from flowvae.densities.posterior import GaussianPosterior
 from flowvae.flows import Flow
+from flowvae.noise import Noise, integers, normal
 
 
 class Prior(nn.Module, ABC):
@@ -18,6 +18,18 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(self) -> Distribution:
         """``p(z)``: batch shape [], event shape [D]."""
+
+    @abstractmethod
+    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        """Codes [N, D] drawn from p(z), each at its distance from the mean times ``temperature``.
+
+        Where a flow makes the codes, it is the distance of what the flow starts from.
+
+        Args:
+            num_codes: N.
+            noise: standard normal, [N, D], or a generator to draw it from.
+            temperature: 1 for draws from p(z).
+        """
 
     def initialize(self, images: Tensor) -> None:
         """Start from training images [N, C, H, W]; nothing unless a prior says what."""
@@ -40,11 +52,14 @@ class StandardNormal(Prior):
     def forward(self) -> Distribution:
         return Independent(Normal(self.mean, torch.ones_like(self.mean), validate_args=False), 1)
 
+    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        return temperature * normal(noise, (num_codes, *self.mean.shape), self.mean)
+
 
 class FlowDistribution(Distribution):
     """The distribution of vectors that a flow with an inverse takes to a base distribution.
 
-    ``log p(z) = log p_0(f(z)) + log|det df/dz|``; a draw is ``f^-1`` of one of the base.
+    ``log p(z) = log p_0(f(z)) + log|det df/dz|``.
     """
 
     arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
@@ -57,11 +72,6 @@ class FlowDistribution(Distribution):
         """In nats: values [..., D] to [...]."""
         plain, log_determinant = self.flow(value.reshape(1, -1, value.shape[-1]))
         return (self.base.log_prob(plain) + log_determinant).view(value.shape[:-1])
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        plain = self.base.sample(torch.Size(sample_shape))
-        return self.flow.inverse(plain.reshape(1, -1, plain.shape[-1]))[0].view_as(plain)
 
 
 class FlowPrior(Prior):
@@ -87,6 +97,10 @@ class FlowPrior(Prior):
 
     def forward(self) -> Distribution:
         return FlowDistribution(self.base(), self.flow)
+
+    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        plain = self.base.sample(num_codes, noise, temperature)
+        return self.flow.inverse(plain.unsqueeze(0))[0][0]
 
 
 class VampPrior(Prior):
@@ -126,10 +140,22 @@ class VampPrior(Prior):
         """[K, C, H, W]."""
         return self.pseudo_logits.sigmoid().unflatten(1, self.shape)
 
-    def forward(self) -> Distribution:
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Means and log scales of the components, [K, D] each."""
         encoder, posterior = self.borrowed
-        features = encoder(self.pseudo_inputs())
-        mean, log_scale, _ = posterior.reparametrization(features)
+        mean, log_scale, _ = posterior.reparametrization(encoder(self.pseudo_inputs()))
+        return mean, log_scale
+
+    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        if isinstance(noise, Tensor):
+            raise ValueError("a mixture draws its components besides noise; give a generator")
+        mean, log_scale = self._moments()
+        chosen = integers(noise, len(mean), (num_codes,), mean)
+        codes = mean[chosen] + log_scale[chosen].exp() * normal(noise, (num_codes, mean.shape[1]), mean)
+        return mean.mean(0) + temperature * (codes - mean.mean(0))
+
+    def forward(self) -> Distribution:
+        mean, log_scale = self._moments()
         components = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
         uniform = Categorical(logits=torch.zeros_like(mean[:, 0]), validate_args=False)
         return MixtureSameFamily(uniform, components, validate_args=False)

@@ -21,6 +21,11 @@ class Flow(nn.Module, ABC):
 
     context_features: int = 0
 
+    @property
+    def pushes_scores(self) -> bool:
+        """Whether ``push_score`` is at hand: of its own, or by an inverse."""
+        return type(self).push_score is not Flow.push_score or type(self).inverse is not Flow.inverse
+
     @abstractmethod
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map ``z`` [S, B, *event] to ``z'`` of the same shape; also ``log|det dz'/dz|`` [S, B]."""

@@ -2,15 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowvae.densities import LogDensities
+from flowvae.batch import Batch
+from flowvae.models.base import Bounded, Model, Update, log_mean_exp
 from flowvae.models.starting import start_from_data
+from flowvae.noise import Noise, uniform
 
 
-class DequantizedDensity(nn.Module, ABC):
+class DequantizedDensity(Model, Bounded, ABC):
     """A density of real numbers that, integrated over the cell of an image, gives the image's probability.
 
     A pixel of level k out of L stands for the interval [k, k + 1) / L, an image for the cube of its pixels'
@@ -24,23 +26,33 @@ class DequantizedDensity(nn.Module, ABC):
 
     Args:
         levels: L, how many values, evenly from 0 to 1, a pixel of an image takes.
+        samples: S, draws of the noise for each image in training.
+        importance_weighted: training averages them inside the logarithm.
     """
 
-    def __init__(self, levels: int = 256) -> None:
+    levels: int
+
+    def __init__(self, levels: int = 256, samples: int = 1, importance_weighted: bool = False) -> None:
         super().__init__()
-        self.levels: int = levels
+        self.levels, self.num_samples, self.weighted = levels, samples, importance_weighted
+        self.best = "importance_weighted" if importance_weighted else "negative_elbo"
 
     @abstractmethod
     def log_density(self, values: Tensor) -> Tensor:
         """``log p`` in nats at values [S, B, C, H, W] in (0, 1), [S, B]."""
 
-    @abstractmethod
-    def sample(self, num_images: int) -> Tensor:
-        """Images [N, C, H, W] drawn from the model."""
-
     def initialize(self, images: Tensor) -> None:
-        """Start what starts from data with training images [N, C, H, W]."""
         start_from_data(self, images)
+
+    def updates(self, batch: Batch, step: int) -> Iterator[Update]:
+        weights = self(batch.images, self.num_samples)
+        bound = log_mean_exp(weights) if self.weighted else weights.mean(0)
+        yield Update("model", -bound.mean(), {"negative_elbo": -weights.detach().mean()})
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        weights = self(batch.images, self.num_samples if self.weighted else 1)
+        scores = {"negative_elbo": -weights.mean(0)}
+        return {"importance_weighted": -log_mean_exp(weights), **scores} if self.weighted else scores
 
     def cell(self, images: Tensor, noise: Tensor | float) -> Tensor:
         """Values in (0, 1) in the cells of images [B, C, H, W]; ``noise`` in [0, 1) says where in them."""
@@ -50,9 +62,13 @@ class DequantizedDensity(nn.Module, ABC):
         """The images in whose cells values lie; where they lie in none, the nearest."""
         return (values * self.levels).floor().clamp(0, self.levels - 1) / (self.levels - 1)
 
-    def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
-        """Log densities at ``num_samples`` draws of the noise for each of the images [B, C, H, W]."""
-        noise = torch.rand(num_samples, *images.shape, dtype=images.dtype, device=images.device)
-        likelihood = self.log_density(self.cell(images, noise)) - images[0].numel() * math.log(self.levels)
-        nothing = torch.zeros_like(likelihood)
-        return LogDensities(likelihood, nothing, nothing)
+    def forward(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
+        """Log weights [S, B] at draws of the noise for each of the images [B, C, H, W].
+
+        ``noise``: uniform in [0, 1), [S, B, C, H, W], or a generator to draw it from.
+        """
+        values = self.cell(images, uniform(noise, (num_samples, *images.shape), images))
+        return self.log_density(values) - images[0].numel() * math.log(self.levels)
+
+    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], Tensor]:
+        return lambda num_samples: self(images, num_samples, noise)

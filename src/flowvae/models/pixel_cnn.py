@@ -1,15 +1,23 @@
 """The causal network alone, as an exact density of binary images."""
 
-import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.models.exact import ExactDensity
+from flowvae.batch import Batch, DataSpec
+from flowvae.config import Config, System, TrainingConfig
+from flowvae.errors import UserError
+from flowvae.models.base import Model, Sampler, Scored, Update, log_mean_exp
+from flowvae.models.causal import CausalOptions
+from flowvae.models.sides import check_sides
 from flowvae.networks import CausalNetwork
+from flowvae.networks.causal import PATCH
+from flowvae.noise import Noise, integers, uniform
 
 
-class PixelCNN(ExactDensity):
+class PixelCNN(Model, Sampler, Scored):
     """``p(x) = prod_i p(x_i | x_1, ..., x_{i-1})`` over the 2x2 patches x_i of binary images.
 
     (van den Oord, Kalchbrenner & Kavukcuoglu 2016.) In place of a code's map the network's condition is a
@@ -23,6 +31,7 @@ class PixelCNN(ExactDensity):
         shape: (1, H, W).
     """
 
+    best = "nll"
     levels = 2
     initialized: Tensor
 
@@ -34,23 +43,53 @@ class PixelCNN(ExactDensity):
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:
-        """Start the network from the frequencies of patches; ``initialized`` says so."""
+        """Initialize the network from the frequencies of patches; ``initialized`` says so."""
         self.network.initialize(images)
         self.initialized.fill_(True)
 
-    def bound(self, images: Tensor) -> Tensor:
-        orders = torch.randint(self.network.orders, (len(images),)).to(images.device)
+    def updates(self, batch: Batch, step: int) -> Iterator[Update]:
+        loss = -self(batch.images).mean()
+        yield Update("model", loss, {"nll": loss.detach()})
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        return {"nll": -self.log_prob(batch.images)}
+
+    def forward(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """What training maximizes, [B]: log p_o(x) for an order o of each image, a lower bound on average."""
+        orders = integers(noise, self.network.orders, (len(images),), images)
         return self.network.log_prob(images, self.place, orders)
 
     def log_prob(self, images: Tensor) -> Tensor:
         number = self.network.orders
         orders = torch.arange(number, device=images.device).repeat_interleave(len(images))
-        each = self.network.log_prob(images, self.place, orders).view(number, -1)
-        return each.logsumexp(0) - math.log(number)
+        return log_mean_exp(self.network.log_prob(images, self.place, orders).view(number, -1))
 
     @torch.no_grad()
-    def sample(self, num_images: int) -> Tensor:
-        noise = torch.rand(
-            num_images, *self.place.shape[2:], dtype=self.place.dtype, device=self.place.device
-        )
+    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        if temperature != 1:
+            raise UserError("this model has no code; its samples take no temperature")
+        noise = uniform(noise, (num_images, *self.place.shape[2:]), self.place)
         return self.network.sample(noise, self.place)
+
+
+@dataclass(frozen=True)
+class PixelCNNOptions(CausalOptions, System):
+    """The causal network alone, without a code."""
+
+    name = "pixelcnn"
+
+    def build(self, data: DataSpec) -> PixelCNN:
+        check_sides(data.shape, PATCH)
+        return PixelCNN(self.network(data.shape, self.causal_channels), data.shape)
+
+    def describe(self) -> str:
+        orders = "1 order" if self.causal_orders == 1 else f"{self.causal_orders} orders"
+        return f"causal network without a code, {orders} of the patches"
+
+
+PRESETS: dict[str, Config] = {
+    "pixelcnn": Config(
+        model=PixelCNNOptions(causal_dropout=0.15, causal_orders=4),
+        training=TrainingConfig(batch_size=64, learning_rate=2e-3, weight_decay=0.01, minutes=60.0),
+    )
+}

@@ -2,20 +2,28 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.flows import Flow, squeeze, unsqueeze
+from flowvae.batch import DataSpec
+from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueeze
+from flowvae.models.base import Coded, Sampler
+from flowvae.models.couplings import Couplings, Normalization
 from flowvae.models.dequantized import DequantizedDensity
+from flowvae.models.sides import check_sides
+from flowvae.noise import Noise, normal
+from flowvae.parts import at_least
 
 MARGIN = 0.05
 """How far from 0 and 1 values are moved before their logit is taken (Dinh et al. 2017, section 4.1)."""
 
 
-class RealNVPDensity(DequantizedDensity):
+class RealNVPDensity(DequantizedDensity, Sampler, Coded):
     """A multi-scale flow from images to normal noise and back (Dinh, Sohl-Dickstein & Bengio 2017).
 
     ``y = logit(margin + (1 - 2 margin) x)``, then scale by scale (section 3.6): blocks of 2 x 2 pixels become
@@ -28,11 +36,19 @@ class RealNVPDensity(DequantizedDensity):
         shape: (C, H, W) of the images.
         scales: a flow for each scale. Its ``forward`` is the sampling direction; the first one's maps have
             4 C channels, the sides are halved and the channels doubled from each to the next.
-        levels: of a pixel.
+        levels: number of values that a pixel takes.
+        samples, importance_weighted: as in `DequantizedDensity`.
     """
 
-    def __init__(self, shape: tuple[int, int, int], scales: Sequence[Flow], levels: int = 256) -> None:
-        super().__init__(levels)
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        scales: Sequence[Flow],
+        levels: int = 256,
+        samples: int = 1,
+        importance_weighted: bool = False,
+    ) -> None:
+        super().__init__(levels, samples, importance_weighted)
         self.shape = shape
         self.scales = nn.ModuleList(scales)
         # For the place of what is drawn.
@@ -91,17 +107,98 @@ class RealNVPDensity(DequantizedDensity):
         z, log_determinant = self.normalize(values)
         return log_determinant - 0.5 * (z.square() + math.log(2 * math.pi)).sum(2)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def center(self, images: Tensor) -> Tensor:
         """Normal noise z [B, D] of the centers of the cells of images [B, C, H, W]."""
         return self.normalize(self.cell(images, 0.5).unsqueeze(0))[0][0]
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Images [B, C, H, W] that z [B, D] belongs to."""
-        return self.image(self.generate(z.unsqueeze(0))[0])
+    def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
+        return self.image(self.generate(codes.unsqueeze(0))[0])
+
+    def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
+        """On the arc ``cos(a) z_1 + sin(a) z_2``, where z stays as long as normal noise is.
+
+        (Dinh et al. 2017, section 4.2.) A straight line would pass the middle too close to zero.
+        """
+        angles = torch.linspace(0, 0.5 * math.pi, steps, device=first.device).view(-1, 1)
+        start, end = self.center(first).unsqueeze(1), self.center(second).unsqueeze(1)
+        return angles.cos() * start + angles.sin() * end
 
     @torch.no_grad()
-    def sample(self, num_images: int) -> Tensor:
-        place = cast(Tensor, self._place)
-        return self.decode(
-            torch.randn(num_images, math.prod(self.shape), dtype=place.dtype, device=place.device)
+    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        z = normal(noise, (num_images, math.prod(self.shape)), cast(Tensor, self._place))
+        return self.decode(temperature * z)
+
+
+@dataclass(frozen=True)
+class RealNVPDensityOptions(System):
+    """Real NVP as a density of images."""
+
+    name = "realnvp"
+
+    transformations: int = 4
+    """K, number of transformations at each scale"""
+    hidden: int = 64
+    """channels of the conditioners at the first scale; half as many more at each further one"""
+    blocks: int = 1
+    """residual blocks of each conditioner"""
+    normalization: Normalization = "weight"
+    """normalization inside the conditioners"""
+    flow_batch_norm: bool = False
+    """batch normalization as a flow after each transformation, in place of activation normalization"""
+    bounded: bool = True
+    """bound the log scale of affine transformations"""
+    objective: Literal["elbo", "importance-weighted"] = "elbo"
+    """what training maximizes: the mean of the log density over draws of the noise, or the log of its mean"""
+    samples: int = 1
+    """S, draws of the dequantization noise for each image in training"""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("transformations", 1), ("hidden", 1), ("blocks", 0), ("samples", 1)):
+            at_least(lowest, name, getattr(self, name))
+
+    def build(self, data: DataSpec) -> RealNVPDensity:
+        """Real NVP as a density.
+
+        Scales halve the sides while those are even and the smaller one has 8 pixels or more. At each there
+        are K transformations; every other one couples the fields of a checkerboard, those between them even
+        and odd channels, which sets the colours of a pixel against each other.
+        """
+        _, height, width = data.shape
+        check_sides(data.shape, 2)
+        scales = 1
+        while min(height, width) >= 8 * 2**scales and not (
+            height % 2 ** (scales + 1) or width % 2 ** (scales + 1)
+        ):
+            scales += 1
+        widths = [self.hidden * (2 + index) // 2 for index in range(scales)]
+        maps = RealNVPDensity.maps(data.shape, scales)
+        return RealNVPDensity(
+            data.shape,
+            [self._scale(channels, wide) for (channels, _, _), wide in zip(maps, widths, strict=True)],
+            samples=self.samples,
+            importance_weighted=self.objective == "importance-weighted",
         )
+
+    def _scale(self, channels: int, hidden: int) -> Flow:
+        couplings = Couplings(
+            self.transformations, hidden, self.normalization, bounded=self.bounded, blocks=self.blocks
+        )
+        flows: list[Flow] = []
+        # An image goes through it from its end: the checkerboard is what it meets first.
+        for alternate in reversed([k % 2 == 1 for k in range(self.transformations)]):
+            flows += [couplings.convolutional(channels, hidden, swap, alternate) for swap in (False, True)]
+            flows.append(BatchNormFlow(channels) if self.flow_batch_norm else ActNorm(channels))
+        return Chain(flows)
+
+    def describe(self) -> str:
+        return f"Real NVP as a density, K = {self.transformations} at each scale"
+
+
+PRESETS: dict[str, Config] = {
+    f"realnvp-density-{data}": Config(
+        DataConfig(data, "none"),
+        RealNVPDensityOptions(hidden=hidden),
+        TrainingConfig(batch_size=64, learning_rate=1e-3, weight_decay=0.01, validation_images=1000),
+    )
+    for data, hidden in (("mnist", 64), ("cifar10", 64), ("svhn", 64), ("celeba", 32))
+}

@@ -1,14 +1,84 @@
 """The variational autoencoder."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from flowvae.densities import Likelihood, LogDensities, Posterior, Prior
+from flowvae.batch import Batch, DataSpec
+from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.densities import (
+    BernoulliLikelihood,
+    FlowPosterior,
+    GaussianPosterior,
+    Likelihood,
+    LogDensities,
+    Posterior,
+    Prior,
+    VampPrior,
+    take_path_derivative,
+)
+from flowvae.errors import UserError
+from flowvae.flows import Flow
+from flowvae.models.base import Completing, Completions, Graph, Graphed, Inferring, Model, Sampler, Update
+from flowvae.models.completion import complete
+from flowvae.models.couplings import CodeShape
+from flowvae.models.likelihoods import (
+    BernoulliOptions,
+    CausalLikelihoodOptions,
+    LikelihoodOptions,
+    LogisticMixtureOptions,
+)
+from flowvae.models.posteriors import (
+    GaussianOptions,
+    InverseAutoregressiveOptions,
+    PlanarOptions,
+    PosteriorOptions,
+    RealNVPOptions,
+    build_posterior,
+)
+from flowvae.models.priors import NormalOptions, PriorOptions, RealNVPPriorOptions, VampOptions
+from flowvae.models.sides import check_sides
 from flowvae.models.starting import start_from_data
+from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
+from flowvae.networks.convolutional import STRIDE
+from flowvae.noise import Noise
+from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
+from flowvae.parts import Part, at_least, from_dict
 
 
-class VAE(nn.Module):
+@dataclass(frozen=True)
+class ELBO(Part):
+    """The evidence lower bound."""
+
+    name = "elbo"
+    path_derivative: bool = True
+    """the gradient takes log q(z|x) through z alone, which is less noisy; batch norm has the whole gradient"""
+    free_bits: float = 0.0
+    """nats of KL that cost nothing"""
+
+    def __post_init__(self) -> None:
+        at_least(0, "free_bits", self.free_bits)
+
+    def __call__(self, densities: LogDensities, beta: float) -> Tensor:
+        if self.free_bits:
+            return free_bits_elbo(densities, self.free_bits, beta)
+        return elbo(densities, beta).mean()
+
+
+@dataclass(frozen=True)
+class ImportanceWeighted(Part):
+    """The importance-weighted bound of S samples."""
+
+    name = "importance-weighted"
+
+    def __call__(self, densities: LogDensities, beta: float) -> Tensor:
+        return importance_weighted_bound(densities, beta).mean()
+
+
+class VAE(Model, Sampler, Inferring, Completing, Graphed):
     """A variational autoencoder (Kingma & Welling 2014): composes its parts and does nothing else.
 
     Args:
@@ -16,48 +86,408 @@ class VAE(nn.Module):
         posterior: q(z|x), from the features.
         prior: ``prior()`` is the distribution p(z).
         likelihood: ``likelihood(z)`` is the distribution p(x|z), batch shape [S, B].
+        objective: what training maximizes.
+        samples: S, posterior samples of an image in training.
+        kl_warm_up: steps over which the weight of ``log p(z) - log q(z|x)`` rises from 0 to 1.
     """
 
     def __init__(
-        self, encoder: nn.Module, posterior: Posterior, prior: Prior, likelihood: Likelihood
+        self,
+        encoder: nn.Module,
+        posterior: Posterior,
+        prior: Prior,
+        likelihood: Likelihood,
+        objective: ELBO | ImportanceWeighted = ELBO(),  # noqa: B008  # immutable
+        samples: int = 1,
+        kl_warm_up: int = 0,
     ) -> None:
         super().__init__()
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
+        self.objective, self.num_samples, self.kl_warm_up = objective, samples, kl_warm_up
+        weighted = isinstance(objective, ImportanceWeighted)
+        self.best = "importance_weighted" if weighted else "negative_elbo"
+        self.levels = likelihood.levels
+        self.draws = self.draws_pixels = likelihood.draws
+        if isinstance(objective, ELBO) and objective.path_derivative:
+            take_path_derivative(self)
 
     @property
-    def levels(self) -> int | None:
-        """How many values a pixel takes; None where it is any number."""
-        return self.likelihood.levels
+    def dimension(self) -> int:
+        """D"""
+        return self.prior().event_shape[0]
 
     def initialize(self, images: Tensor) -> None:
-        """Start all that starts from data with training images [N, C, H, W]."""
         self.prior.initialize(images)
         self.likelihood.initialize(images)
         start_from_data(self, images)
 
-    def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
-        """Log densities at ``num_samples`` draws from the posterior of each of the images [B, C, H, W]."""
-        return self.log_densities(images, self.encoder(images), num_samples)
+    # Training.
 
-    def log_densities(self, images: Tensor, features: Tensor, num_samples: int) -> LogDensities:
-        """As ``forward``, with features [B, F] that are there already: for drawing samples in portions."""
-        z, posterior = self.posterior(features, num_samples)
-        return LogDensities(self.likelihood(z).log_prob(images), self.prior().log_prob(z), posterior)
+    def updates(self, batch: Batch, step: int) -> Iterator[Update]:
+        densities = self(batch.images, self.num_samples)
+        with torch.no_grad():
+            reconstruction = -densities.likelihood.mean()
+            kl = (densities.posterior - densities.prior).mean()
+        shown = {"negative_elbo": reconstruction + kl, "kl": kl, "reconstruction": reconstruction}
+        yield Update("model", -self.objective(densities, warm_up(step, self.kl_warm_up)), shown)
 
-    def encode(self, images: Tensor, num_samples: int = 1) -> Tensor:
-        """Draws z [S, B, D] from q(z|x)."""
-        return self.posterior(self.encoder(images), num_samples)[0]
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        weighted = self.best == "importance_weighted"
+        densities = self(batch.images, self.num_samples if weighted else 1)
+        reconstruction = -densities.likelihood.mean(0)
+        kl = (densities.posterior - densities.prior).mean(0)
+        scores = {"negative_elbo": reconstruction + kl, "kl": kl, "reconstruction": reconstruction}
+        if weighted:
+            scores = {"importance_weighted": -importance_weighted_bound(densities), **scores}
+        return scores
 
-    def decode(self, z: Tensor) -> Distribution:
-        """p(x|z) for z [S, B, D]."""
-        return self.likelihood(z)
+    # Densities.
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Mean images [B, C, H, W] of p(x|z) at the center of each image's posterior."""
-        return self.decode(self.posterior.center(self.encoder(images))).mean[0]
+    def forward(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> LogDensities:
+        """Log densities at ``num_samples`` draws from the posterior of each of the images [B, C, H, W].
+
+        ``noise``: the posterior's, [S, B, D], or a generator of all that is drawn.
+        """
+        return self._densities(images, self.encoder(images), num_samples, noise)
+
+    def _densities(self, images: Tensor, features: Tensor, num_samples: int, noise: Noise) -> LogDensities:
+        z, posterior = self.posterior(features, num_samples, noise)
+        generator = None if isinstance(noise, Tensor) else noise
+        return LogDensities(
+            self.likelihood(z, generator).log_prob(images), self.prior().log_prob(z), posterior
+        )
+
+    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
+        features = self.encoder(images)
+        return lambda num_samples: self._densities(images, features, num_samples, noise)
+
+    # Codes.
+
+    def encode(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
+        return self.posterior(self.encoder(images), num_samples, noise)[0]
+
+    def center(self, images: Tensor) -> Tensor:
+        return self.posterior.center(self.encoder(images))[0]
+
+    def unroll(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        return self.posterior.unroll(self.encoder(images), num_samples, noise)
+
+    def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
+        return self.likelihood.images(codes.unsqueeze(0), noise)[0]
+
+    def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
+        """The embedding moves in a straight line, and each point of it goes the way of any embedding.
+
+        That is through the base's mean and the flow with its context. For a Gaussian posterior it is a
+        straight line between the two means; a flow bends it to where the prior has its mass.
+        """
+        start, end = self.encoder(first), self.encoder(second)
+        weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+        weights = weights.view(-1, *[1] * (start.ndim - 1))
+        path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights)  # [B, steps, F, ...]
+        return self.posterior.center(path.flatten(0, 1))[0].unflatten(0, path.shape[:2])
+
+    def sample_codes(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        return self.prior.sample(num_codes, noise, temperature)
+
+    # Images.
 
     @torch.no_grad()
-    def sample(self, num_images: int) -> Tensor:
-        """Mean images [N, C, H, W] of p(x|z) for z from the prior."""
-        z = self.prior().sample((1, num_images))
-        return self.likelihood(z).mean[0]
+    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        generator = None if isinstance(noise, Tensor) else noise
+        return self.decode(self.sample_codes(num_images, noise, temperature), generator)
+
+    def complete(
+        self,
+        image: Tensor,
+        known: Tensor,
+        count: int,
+        sweeps: int = 20,
+        candidates: int = 8,
+        noise: torch.Generator | None = None,
+    ) -> Completions:
+        return complete(self, image, known, count, sweeps, candidates, noise)
+
+    def graphs(self, shape: tuple[int, int, int]) -> dict[str, Graph]:
+        """``encoder``, ``decoder`` and ``sampler``, whose noise is an input.
+
+        - encoder: ``images`` [B, C, H, W] and ``noise`` [S, B, D] to ``z`` [S, B, D], a draw from q(z|x), and
+          ``log_posterior`` [S, B], log q(z|x) in nats;
+        - decoder: ``z`` [S, B, D] to ``images`` [S, B, C, H, W], the means of p(x|z);
+        - sampler: ``noise`` [N, D] to ``images`` [N, C, H, W], the means of p(x|z) for z from the prior.
+
+        Raises:
+            UserError: the model draws more than standard normal noise.
+        """
+        if self.likelihood.draws or isinstance(self.prior, VampPrior):
+            what = "pixels one after the other" if self.likelihood.draws else "a component of its prior"
+            raise UserError(
+                f"the model draws {what}, and a graph takes standard normal noise alone; use the model from "
+                "Python"
+            )
+        images = torch.zeros(3, *shape, device=next(self.parameters()).device)
+        noise = torch.zeros(2, 3, self.dimension, device=images.device)
+        codes = {0: "S", 1: "B"}
+        return {
+            "encoder": Graph(
+                _Encoder(self), {"images": images, "noise": noise}, ({0: "B"}, codes), ["z", "log_posterior"]
+            ),
+            "decoder": Graph(_Decoder(self), {"z": noise}, (codes,), ["images"]),
+            "sampler": Graph(_Sampler(self), {"noise": noise[0]}, ({0: "B"},), ["images"]),
+        }
+
+
+class _Encoder(nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return self.vae.posterior(self.vae.encoder(images), noise.shape[0], noise)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.vae.likelihood.images(z)
+
+
+class _Sampler(nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.vae.sample(noise.shape[0], noise)
+
+
+# Options.
+
+
+@dataclass(frozen=True)
+class VectorOptions(Part):
+    """A code of D numbers."""
+
+    name = "vector"
+    features: int = 256
+    """width of the encoder's embedding, and of the decoder's first layer"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "features", self.features)
+
+
+@dataclass(frozen=True)
+class MapOptions(Part):
+    """A code that is maps at a quarter of the images' sides, with convolutional flows."""
+
+    name = "map"
+
+
+@dataclass(frozen=True)
+class VAEOptions(System):
+    """A variational autoencoder: what its posterior, prior, likelihood and networks are."""
+
+    name = "vae"
+
+    posterior: PosteriorOptions = GaussianOptions()
+    """approximate posterior q(z|x): a Gaussian, alone or transformed by a flow"""
+    prior: PriorOptions = NormalOptions()
+    """prior p(z): standard normal, one that Real NVP transforms, or the mixture of posteriors of pseudo-inputs"""
+    likelihood: LikelihoodOptions = BernoulliOptions()
+    """p(x|z) of binary pixels, independent or in patches of 2x2 each given those before it; or of 8-bit
+    pixels, as a discretized logistic or a mixture of them"""
+    code: VectorOptions | MapOptions = VectorOptions()
+    """the code z: D numbers, or maps at a quarter of the images' sides"""
+    objective: ELBO | ImportanceWeighted = ELBO()
+    """what training maximizes; validation follows it"""
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    """covariance of the posterior's Gaussian; a full one is a triangular factor from the embedding"""
+    latent: int = 40
+    """D, number of latent dimensions; of a code that is a map, number of its channels"""
+    channels: int = 64
+    """width of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
+    blocks: int = 1
+    """residual blocks at either size of encoder and decoder, and of each convolutional conditioner"""
+    samples: int = 1
+    """S, posterior samples of each image in training"""
+    kl_warm_up: int = 500
+    """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("latent", 1), ("channels", 2), ("blocks", 0), ("samples", 1), ("kl_warm_up", 0)):
+            at_least(lowest, name, getattr(self, name))
+        is_map = isinstance(self.code, MapOptions)
+        if self.covariance == "full" and (is_map or isinstance(self.prior, VampOptions)):
+            what = "a code that is a map" if is_map else "the vamp prior"
+            raise UserError(
+                f"{what} takes a Gaussian of independent dimensions; choose --covariance diagonal"
+            )
+
+    def code_shape(self, shape: tuple[int, int, int]) -> CodeShape:
+        """What a code is, for images of ``shape`` (C, H, W)."""
+        sides = (shape[1] // STRIDE, shape[2] // STRIDE) if isinstance(self.code, MapOptions) else None
+        return CodeShape(self.latent, sides)
+
+    def build(self, data: DataSpec) -> VAE:
+        return self.with_parts(data.shape)
+
+    def with_parts(
+        self,
+        shape: tuple[int, int, int],
+        encoder: nn.Module | None = None,
+        posterior: Posterior | None = None,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        flow: Flow | None = None,
+    ) -> VAE:
+        """The autoencoder for images of ``shape`` (C, H, W), with given parts in place of those described."""
+        check_sides(shape, STRIDE)
+        code = self.code_shape(shape)
+        if isinstance(self.code, VectorOptions):
+            features = self.code.features
+            first = VectorCode(self.latent, shape[1:], features, self.channels)
+            own = Encoder(shape, features, self.channels, self.blocks) if encoder is None else encoder
+        else:
+            features = self.channels
+            first = MapCode((self.latent, shape[1] // STRIDE, shape[2] // STRIDE), self.channels)
+            own = Downsampler(shape[0], self.channels, self.blocks) if encoder is None else encoder
+        if encoder is not None:
+            with torch.no_grad():
+                features = encoder(torch.zeros(2, *shape)).shape[1]
+        full = self.covariance == "full"
+        if flow is not None:
+            posterior = FlowPosterior(GaussianPosterior(features, self.latent, full=full), flow, features)
+        elif posterior is None:
+            posterior = build_posterior(self.posterior, code, features, full, self.blocks)
+        if prior is None:
+            prior = self.prior.prior(code, self.blocks, shape, own, posterior)
+        if likelihood is None:
+            likelihood = self.likelihood.likelihood(first, self.blocks, shape)
+        return VAE(own, posterior, prior, likelihood, self.objective, self.samples, self.kl_warm_up)
+
+    def describe(self) -> str:
+        size = f"D = {self.latent}" if isinstance(self.code, VectorOptions) else f"{self.latent} maps as code"
+        transformations = getattr(self.posterior, "transformations", 0)
+        posterior = self.posterior.name + (f", K = {transformations}" if transformations else "")
+        what = f"autoencoder, {size}; posterior {posterior}"
+        if self.prior.name != "normal" or self.likelihood.name != "bernoulli":
+            what += f"; prior {self.prior.name}, likelihood {self.likelihood.name}"
+        return what
+
+
+def vae(
+    shape: tuple[int, int, int],
+    *,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    flow: Flow | None = None,
+    posterior: Posterior | str = "gaussian",
+    prior: Prior | str = "normal",
+    likelihood: Likelihood | str = "bernoulli",
+    **options: Any,
+) -> VAE:
+    """A variational autoencoder for images of ``shape`` (C, H, W), of parts of your own and of named ones.
+
+    Args:
+        shape: (C, H, W); height and width are multiples of 4.
+        encoder: maps images [B, C, H, W] to features [B, F].
+        decoder: maps codes [N, D] to logits of binary pixels [N, C, H, W].
+        flow: of codes [S, B, D], that transforms a Gaussian posterior.
+        posterior: q(z|x), or its name.
+        prior: p(z), or its name.
+        likelihood: p(x|z), or its name.
+        options: all else, by the names that ``flowvae train vae --help`` lists.
+
+    Raises:
+        UserError: an option that there is not, or two parts of which one would replace the other.
+
+    >>> from flowvae.flows import Planar
+    >>> model = vae((1, 28, 28), latent=8, flow=Planar(8, transformations=4, amortized=True))
+    >>> model.encode(torch.zeros(7, 1, 28, 28), num_samples=5).shape
+    torch.Size([5, 7, 8])
+    """
+    if decoder is not None and likelihood != "bernoulli":
+        raise UserError("a decoder of your own gives logits of binary pixels; leave likelihood out")
+    if flow is not None and posterior != "gaussian":
+        raise UserError("a flow of your own transforms a Gaussian; leave posterior out")
+    if decoder is not None:
+        likelihood = BernoulliLikelihood(decoder, shape)
+    given = {"posterior": posterior, "prior": prior, "likelihood": likelihood}
+    named = {name: value for name, value in given.items() if isinstance(value, str)}
+    made = {name: value for name, value in given.items() if not isinstance(value, str)}
+    described = from_dict(VAEOptions, {**named, **options})
+    return described.with_parts(shape, encoder=encoder, flow=flow, **made)
+
+
+# What takes many more multiplications an image, and so fewer images in a step, was measured with these.
+_SMALL_STEPS = TrainingConfig(batch_size=64, learning_rate=2e-3, weight_decay=0.01)
+
+_BOTH_FLOWS = VAEOptions(
+    RealNVPOptions(transformations=2, flow_of="noise"),
+    RealNVPPriorOptions(prior_transformations=4),
+    CausalLikelihoodOptions(causal_dropout=0.15, causal_orders=4),
+    covariance="full",
+    latent=32,
+)
+
+# Of colour images: the code is a map, and pixels are mixtures whose colours depend on each other.
+_COLOUR = VAEOptions(
+    likelihood=LogisticMixtureOptions(), code=MapOptions(), latent=16, channels=96, blocks=2
+)
+_COLOUR_POSTERIORS = {
+    "": _COLOUR,
+    "-planar": replace(_COLOUR, posterior=PlanarOptions(transformations=10)),
+    "-realnvp": replace(
+        _COLOUR, posterior=RealNVPOptions(transformations=4, hidden=64, normalization="weight")
+    ),
+    "-realnvp-prior": replace(
+        _COLOUR,
+        prior=RealNVPPriorOptions(prior_transformations=4, prior_hidden=64, prior_normalization="weight"),
+    ),
+}
+
+PRESETS: dict[str, Config] = {
+    "vae": Config(model=VAEOptions()),
+    **{
+        f"planar-{k}": Config(model=VAEOptions(PlanarOptions(transformations=k))) for k in (4, 10, 20, 40)
+    },
+    **{
+        f"realnvp-{k}": Config(
+            model=VAEOptions(
+                RealNVPOptions(transformations=k, flow_of="noise", normalization="weight"), covariance="full"
+            )
+        )
+        for k in (2, 5, 10, 20)
+    },
+    "iaf-4": Config(
+        model=VAEOptions(
+            InverseAutoregressiveOptions(transformations=4, flow_of="noise", hidden=320), covariance="full"
+        )
+    ),
+    "density-small": Config(model=_BOTH_FLOWS, training=replace(_SMALL_STEPS, minutes=60.0)),
+    "density": Config(
+        model=replace(
+            _BOTH_FLOWS,
+            likelihood=CausalLikelihoodOptions(
+                causal_channels=96, causal_blocks=6, causal_dropout=0.2, causal_orders=8
+            ),
+            code=VectorOptions(features=512),
+            blocks=2,
+        ),
+        training=replace(_SMALL_STEPS, minutes=160.0, weight_decay=0.05),
+    ),
+    **{
+        data + suffix: Config(
+            DataConfig(data, "none"),
+            model,
+            replace(_SMALL_STEPS, minutes=180.0, validation_images=1000),
+        )
+        for data in ("cifar10", "svhn", "celeba")
+        for suffix, model in _COLOUR_POSTERIORS.items()
+    },
+}

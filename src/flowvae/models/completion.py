@@ -1,26 +1,26 @@
-"""Parts of an image from the rest of it."""
+"""Hidden pixels drawn given the known ones, by resampled pseudo-Gibbs sampling."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from flowvae.densities import LogisticMixture
-from flowvae.densities.causal import CausalImages
 from flowvae.errors import UserError
-from flowvae.models import VAE
+from flowvae.models.base import Completions
 
-
-class Completions(NamedTuple):
-    images: Tensor
-    """[N, C, H, W]: known pixels as they were, the others at their mean given the code"""
-    effective_samples: Tensor
-    """[N]: how many of each chain's last candidates carry the weight, from 1 to their number"""
+if TYPE_CHECKING:
+    from flowvae.models.vae import VAE
 
 
 @torch.no_grad()
 def complete(
-    model: VAE, image: Tensor, known: Tensor, count: int, sweeps: int = 20, candidates: int = 8
+    model: "VAE",
+    image: Tensor,
+    known: Tensor,
+    count: int,
+    sweeps: int = 20,
+    candidates: int = 8,
+    noise: torch.Generator | None = None,
 ) -> Completions:
     """Independent completions of one image [C, H, W], of which the pixels ``known`` [C, H, W] are given.
 
@@ -38,22 +38,23 @@ def complete(
         count: N, chains.
         sweeps: at least 1.
         candidates: S, for each chain in each sweep.
+        noise: a generator to draw from, or None for torch's own.
 
     Raises:
         UserError: the likelihood ties hidden pixels to known ones.
     """
-    pixels = model.decode(model.prior().sample((1, count)))
-    if isinstance(pixels, CausalImages):
+    if model.likelihood.independent == "none":
         raise UserError("pixels of this model are not independent given the code; it cannot fill in a part")
-    if isinstance(pixels, LogisticMixture) and (known != known[:1]).any():
+    if model.likelihood.independent == "places" and (known != known[:1]).any():
         raise UserError("this model ties the channels of a place to one another; hide all of them or none")
+    pixels = model.likelihood(model.prior.sample(count, noise).unsqueeze(0))
     effective = torch.ones(count)
     for _ in range(sweeps):
-        x = torch.where(known, image, pixels.sample()[0])
-        z, log_posterior = model.posterior(model.encoder(x), candidates)  # [S, N, D], [S, N]
-        log_likelihood = torch.stack([model.decode(few.unsqueeze(0)).log_prob(x)[0] for few in z])
+        x = torch.where(known, image, pixels.sample(noise=noise)[0])
+        z, log_posterior = model.posterior(model.encoder(x), candidates, noise)  # [S, N, D], [S, N]
+        log_likelihood = torch.stack([model.likelihood(few.unsqueeze(0)).log_prob(x)[0] for few in z])
         weights = (log_likelihood + model.prior().log_prob(z) - log_posterior).softmax(0)
         effective = 1 / weights.square().sum(0)
-        chosen = torch.multinomial(weights.T, 1)[:, 0]
-        pixels = model.decode(z[chosen, torch.arange(count)].unsqueeze(0))
+        chosen = torch.multinomial(weights.T, 1, generator=noise)[:, 0]
+        pixels = model.likelihood(z[chosen, torch.arange(count)].unsqueeze(0))
     return Completions(torch.where(known, image, pixels.mean[0]), effective)

@@ -1,0 +1,50 @@
+"""What models with a causal network share: its options, and how it is built."""
+
+from dataclasses import dataclass
+
+from flowvae.errors import UserError
+from flowvae.networks import CausalNetwork
+from flowvae.parts import at_least
+
+
+@dataclass(frozen=True)
+class CausalOptions:
+    """Options of a causal network over 2x2 patches of binary pixels."""
+
+    causal_channels: int = 64
+    """width of the causal network"""
+    causal_blocks: int = 4
+    """gated blocks of the causal network"""
+    causal_dropout: float = 0.0
+    """share of the causal network's gated activations that are dropped in training"""
+    causal_orders: int = 1
+    """number of orders of the patches, 1 to 8, that the causal network learns and the likelihood averages"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "causal_channels", self.causal_channels)
+        at_least(0, "causal_blocks", self.causal_blocks)
+        if not 0 <= self.causal_dropout < 1:
+            raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
+        if not 1 <= self.causal_orders <= 8:
+            raise UserError(f"causal_orders is {self.causal_orders}; it must be 1 to 8")
+
+    def network(self, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
+        """The network for images of ``shape`` (C, H, W), given maps of ``condition`` channels.
+
+        Raises:
+            UserError: the images have several channels, or sides that it does not take.
+        """
+        if shape[0] != 1:
+            raise UserError(
+                f"images have {shape[0]} channels; the causal network takes binary images of one"
+            )
+        if self.causal_orders > 4 and shape[1] != shape[2]:
+            raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders are those of a square")
+        return CausalNetwork(
+            shape[1:],
+            self.causal_channels,
+            self.causal_blocks,
+            condition,
+            self.causal_dropout,
+            self.causal_orders,
+        )

@@ -1,0 +1,74 @@
+"""The likelihoods that an autoencoder is given by name, with their options."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from flowvae.densities import (
+    BernoulliLikelihood,
+    CausalLikelihood,
+    DiscretizedLogisticLikelihood,
+    Likelihood,
+    LogisticMixtureLikelihood,
+)
+from flowvae.models.causal import CausalOptions
+from flowvae.networks import Decoder, MapCode, Upsampler, VectorCode
+from flowvae.parts import Part, at_least
+
+
+@dataclass(frozen=True)
+class LikelihoodPart(Part):
+    """A kind of likelihood. To add one: subclass this, and `likelihood`."""
+
+    @abstractmethod
+    def likelihood(self, code: VectorCode | MapCode, blocks: int, shape: tuple[int, int, int]) -> Likelihood:
+        """p(x|z) for images of ``shape``, with a decoder that begins with ``code``."""
+
+
+@dataclass(frozen=True)
+class BernoulliOptions(LikelihoodPart):
+    """Binary pixels, independent given the code."""
+
+    name = "bernoulli"
+
+    def likelihood(self, code, blocks, shape) -> Likelihood:
+        return BernoulliLikelihood(Decoder(code, shape[0], blocks), shape)
+
+
+@dataclass(frozen=True)
+class CausalLikelihoodOptions(CausalOptions, LikelihoodPart):
+    """Binary pixels in patches of 2x2, each given the code and those before it (Gulrajani et al. 2017)."""
+
+    name: ClassVar[str] = "causal"
+
+    def likelihood(self, code, blocks, shape) -> Likelihood:
+        return CausalLikelihood(Upsampler(code, blocks), self.network(shape, code.channels // 2), shape)
+
+
+@dataclass(frozen=True)
+class LogisticOptions(LikelihoodPart):
+    """8-bit pixels, independent given the code, each a discretized logistic."""
+
+    name = "logistic"
+
+    def likelihood(self, code, blocks, shape) -> Likelihood:
+        return DiscretizedLogisticLikelihood(Decoder(code, 2 * shape[0], blocks), shape)
+
+
+@dataclass(frozen=True)
+class LogisticMixtureOptions(LikelihoodPart):
+    """8-bit pixels, each a mixture of discretized logistics (Salimans et al. 2017)."""
+
+    name = "logistic-mixture"
+    components: int = 5
+    """number of mixture components"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "components", self.components)
+
+    def likelihood(self, code, blocks, shape) -> Likelihood:
+        outputs = LogisticMixtureLikelihood.outputs(shape[0], self.components)
+        return LogisticMixtureLikelihood(Decoder(code, outputs, blocks), shape, self.components)
+
+
+LikelihoodOptions = BernoulliOptions | CausalLikelihoodOptions | LogisticOptions | LogisticMixtureOptions

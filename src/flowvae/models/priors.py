@@ -1,0 +1,94 @@
+"""The priors that an autoencoder is given by name, with their options."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from torch import nn
+
+from flowvae.densities import (
+    FlowPosterior,
+    FlowPrior,
+    GaussianPosterior,
+    Posterior,
+    Prior,
+    StandardNormal,
+    VampPrior,
+)
+from flowvae.models.couplings import CodeShape, Couplings
+from flowvae.parts import Part, at_least
+
+
+@dataclass(frozen=True)
+class PriorPart(Part):
+    """A kind of prior. To add one: subclass this, and `prior`."""
+
+    @abstractmethod
+    def prior(
+        self,
+        code: CodeShape,
+        blocks: int,
+        shape: tuple[int, int, int],
+        encoder: nn.Module,
+        posterior: Posterior,
+    ) -> Prior:
+        """p(z), for codes; ``shape``, encoder and posterior are for pseudo-inputs."""
+
+
+@dataclass(frozen=True)
+class NormalOptions(PriorPart):
+    """A standard normal prior."""
+
+    name = "normal"
+
+    def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
+        return StandardNormal(code.dimension)
+
+
+@dataclass(frozen=True)
+class RealNVPPriorOptions(PriorPart):
+    """A standard normal that pairs of affine couplings transform (Xu et al. 2019)."""
+
+    name = "realnvp"
+    prior_transformations: int = 4
+    """number of Real NVP transformations of the prior"""
+    prior_hidden: int = 128
+    """hidden units, or channels, of the prior's conditioners"""
+    # No batch norm: the density of a code must not depend on the others of its batch.
+    prior_normalization: Literal["none", "weight", "act"] = "none"
+    """normalization inside the prior's conditioners"""
+    prior_bounded: bool = True
+    """bound the log scale of the prior's transformations"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "prior_transformations", self.prior_transformations)
+        at_least(1, "prior_hidden", self.prior_hidden)
+
+    def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
+        couplings = Couplings(
+            self.prior_transformations,
+            self.prior_hidden,
+            self.prior_normalization,
+            bounded=self.prior_bounded,
+            blocks=blocks,
+        )
+        return FlowPrior(code.dimension, couplings.flow(code))
+
+
+@dataclass(frozen=True)
+class VampOptions(PriorPart):
+    """The mixture of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018)."""
+
+    name = "vamp"
+    pseudo_inputs: int = 100
+    """number of pseudo-inputs"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "pseudo_inputs", self.pseudo_inputs)
+
+    def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
+        base = posterior.base if isinstance(posterior, FlowPosterior) else posterior
+        return VampPrior(encoder, cast(GaussianPosterior, base), shape, self.pseudo_inputs)
+
+
+PriorOptions = NormalOptions | RealNVPPriorOptions | VampOptions

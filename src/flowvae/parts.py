@@ -1,0 +1,172 @@
+"""Options whose parts are chosen by name: dataclasses in dataclasses as one flat list of names and values."""
+
+import dataclasses
+import types
+from abc import ABC
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from flowvae.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part(ABC):
+    """A part that can be chosen, such as a kind of posterior, with the options that only it has.
+
+    To add a part:
+
+    - write a frozen dataclass that subclasses this one, or the base class of its kind;
+    - give it a ``name``, by which it is chosen;
+    - make each option a field with a default and, in a docstring below, what it does;
+    - add the class to the union that is the type of the field which chooses.
+
+    Names of options are unique among the options of a system, except that parts among which one chooses may
+    share them: then what was said of one part is kept for the other.
+    """
+
+    name: ClassVar[str]
+
+
+@lru_cache
+def choices(kind: type) -> dict[str, dict[str, type[Part]]]:
+    """The fields of a dataclass that choose a part, with the parts by name, in their order."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        if kinds and all(isinstance(each, type) and issubclass(each, Part) for each in kinds):
+            found[name] = {each.name: each for each in kinds}
+    return found
+
+
+def to_dict(options: Any) -> dict[str, Any]:
+    """Options with their parts as flat names and JSON-able values; `from_dict` undoes it."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Part):
+            flat |= {field.name: value.name, **to_dict(value)}
+        else:
+            flat[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
+    return flat
+
+
+def from_dict(kind: type[T], values: Any) -> T:
+    """The dataclass ``kind`` from the form that `to_dict` gives; what is left out has its default.
+
+    Raises:
+        UserError: an unknown name (with the nearest known one), an option of a part that is not chosen, a
+            value of the wrong type or out of range.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{kind.__name__} is {values!r}; expected names and values")
+    hints, selectors = get_type_hints(kind), choices(kind)
+    arguments, unused = {}, dict(values)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # T is a dataclass
+        if field.name in selectors:
+            arguments[field.name] = _chosen(field, selectors[field.name], unused)
+        elif field.name in unused:
+            arguments[field.name] = _checked(hints[field.name], field.name, unused.pop(field.name))
+    for name in unused:
+        raise UserError(no_effect(kind, str(name), values))
+    return kind(**arguments)
+
+
+def _chosen(field: dataclasses.Field[Any], known: Mapping[str, type[Part]], values: dict[str, Any]) -> Part:
+    """Takes a part's name and its options out of ``values``."""
+    default = field.default
+    assert isinstance(default, Part)
+    name = values.pop(field.name, default.name)
+    if not isinstance(name, str) or name not in known:
+        raise UserError(f"{field.name} is {name!r}; {did_you_mean(str(name), known)}")
+    part = known[name]
+    if name != default.name:
+        default = part()
+    hints = get_type_hints(part)
+    given = {
+        each.name: _checked(hints[each.name], each.name, values.pop(each.name))
+        for each in dataclasses.fields(part)
+        if each.name in values
+    }
+    return dataclasses.replace(default, **given)
+
+
+def no_effect(kind: type, name: str, values: Mapping[str, Any]) -> str:
+    """Why there is no option ``name`` where ``values`` choose the parts of ``kind``, and what to do."""
+    for selector, known in choices(kind).items():
+        owners = [each for each, part in known.items() if name in names(part)]
+        if owners:
+            chosen = values.get(selector, _default(kind, selector).name)
+            return f"{name} has no effect with {selector} {chosen}; leave it out, or choose {_or(owners)}"
+    known = [*names(kind), *(each for selector in choices(kind) for each in _all_names(kind, selector))]
+    return f"{kind.__name__} has no option {name!r}; {did_you_mean(name, known)}"
+
+
+def _all_names(kind: type, selector: str) -> list[str]:
+    return [name for part in choices(kind)[selector].values() for name in names(part)]
+
+
+def names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _default(kind: Any, selector: str) -> Part:
+    return next(field.default for field in dataclasses.fields(kind) if field.name == selector)
+
+
+def _or(words: Iterable[str]) -> str:
+    """
+    >>> _or(["planar", "realnvp", "iaf"])
+    'planar, realnvp or iaf'
+    """
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def revised(options: T, changes: Mapping[str, Any]) -> T:
+    """The same options with other values, by flat names.
+
+    Where another part is chosen, what both parts have keeps its value, and all else of the new one has its
+    default.
+
+    Raises:
+        UserError: as `from_dict`.
+    """
+    kind, flat = type(options), to_dict(options)
+    for selector, known in choices(kind).items():
+        chosen = changes.get(selector, flat[selector])
+        if chosen != flat[selector] and chosen in known:
+            kept = names(known[chosen])
+            for name in names(known[flat[selector]]):
+                if name not in kept:
+                    del flat[name]
+    return from_dict(kind, {**flat, **changes})
+
+
+def _checked(hint: Any, name: str, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)  # type: ignore[arg-type]  # a class, not an instance
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        if value not in allowed:
+            raise UserError(f"{name} is {value!r}; {did_you_mean(str(value), allowed)}")
+        return value
+    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds and type(value) is int and abs(value) <= 2**53:  # a float holds it exactly
+        value = float(value)
+    if type(value) not in kinds:  # `isinstance` would take True for an int
+        expected = ("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise UserError(f"{name} is {value!r}; expected {' or '.join(expected)}")
+    return value
+
+
+def at_least(lowest: int, name: str, value: float) -> None:
+    """
+    Raises:
+        UserError: the value is lower, or not a number.
+    """
+    if not value >= lowest:  # as is nan
+        raise UserError(f"{name} is {value}; it must be at least {lowest}")
