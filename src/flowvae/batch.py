@@ -1,7 +1,9 @@
 """What a model is told of its data: before it is built, and at every step."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -29,3 +31,16 @@ class Batch(NamedTuple):
     """int64 [B], -1 where unknown; None without labels"""
     observed: Tensor | None = None
     """which pixels are known, bool [B, C, H, W]; None: all of them"""
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(None if part is None else part.to(device) for part in self))
+
+    def split(self, size: int) -> "Iterator[Batch]":
+        """Batches of ``size`` images, the last perhaps of fewer.
+
+        >>> batch = Batch(torch.zeros(5, 1, 2, 2), torch.arange(5))
+        >>> [len(part.images) for part in batch.split(2)]
+        [2, 2, 1]
+        """
+        for start in range(0, len(self.images), size):
+            yield Batch(*(None if part is None else part[start : start + size] for part in self))

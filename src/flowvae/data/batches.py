@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from flowvae.batch import Batch
 from flowvae.data.binarization import bernoulli_thresholds
 from flowvae.data.dataset import Dataset, as_float
 from flowvae.data.seeding import Purpose, generator
@@ -30,8 +31,8 @@ def _epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
 
 def training_batch(
     dataset: Dataset, batch_size: int, seed: int, step: int, rank: int = 0, world_size: int = 1
-) -> Tensor:
-    """The images of training step ``step`` (counted from 0 over all epochs): float32 [B, C, H, W] in [0, 1].
+) -> Batch:
+    """The images of training step ``step`` (counted from 0 over all epochs), and what is known of them.
 
     Every epoch goes through the images in a new order drawn from (seed, epoch); under dynamic
     binarization the pixels are drawn from (seed, step). B is ``batch_size``, or the number of images
@@ -48,10 +49,12 @@ def training_batch(
         )
     share = slice(rank * size // world_size, (rank + 1) * size // world_size)
     order = _epoch_order(len(images), seed, epoch)
-    batch = images.index_select(0, order[position * size : (position + 1) * size][share])
+    places = order[position * size : (position + 1) * size][share]
+    labels = None if dataset.train.labels is None else dataset.train.labels[places]
+    batch = images.index_select(0, places)
     if dataset.binarization == "dynamic":
         # Drawn for the whole batch, so that the images do not depend on the number of processes.
         shape = torch.Size((size, *images.shape[1:]))
         thresholds = bernoulli_thresholds(generator(seed, Purpose.BATCH_NOISE, step), shape)[share]
-        return (batch > thresholds).float()
-    return as_float(batch, dataset.levels)
+        return Batch((batch > thresholds).float(), places, labels)
+    return Batch(as_float(batch, dataset.levels), places, labels)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from flowvae.batch import Batch, DataSpec
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -39,6 +41,13 @@ class Dataset:
         return channels, height, width
 
     @property
+    def spec(self) -> DataSpec:
+        """What a model is told of the data before it is built."""
+        labels = self.train.labels
+        classes = 0 if labels is None else int(labels.max()) + 1
+        return DataSpec(self.shape, self.levels, len(self.train.images), classes)
+
+    @property
     def levels(self) -> int:
         """How many values a pixel takes where the likelihood sees it: 2, or 256 without binarization."""
         return 256 if self.binarization == "none" else 2
@@ -47,6 +56,16 @@ class Dataset:
     def training_levels(self) -> int:
         """How many values a stored training pixel takes: 256 too where every batch is binarized anew."""
         return 256 if self.binarization == "dynamic" else self.levels
+
+    def batch(self, split: str, places: Tensor) -> Batch:
+        """The images at ``places`` [B] of train, valid or test, as the likelihood sees them.
+
+        Raises:
+            ValueError: training images under dynamic binarization, which ``training_batch`` draws.
+        """
+        chosen: Split = getattr(self, split)
+        labels = None if chosen.labels is None else chosen.labels[places]
+        return Batch(as_float(chosen.images[places], self.levels), places, labels)
 
 
 def as_float(images: Tensor, levels: int) -> Tensor:

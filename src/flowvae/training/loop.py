@@ -10,32 +10,30 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor
 
 from flowvae import runs
-from flowvae.build import build_model
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
-from flowvae.densities import LogDensities, take_path_derivative
+from flowvae.densities.posterior import BATCH_NORMS
 from flowvae.errors import UserError
-from flowvae.evaluation import Bounds, bounds, check_levels
+from flowvae.evaluation import check_levels
 from flowvae.flows import checkpoint_transformations
-from flowvae.memory import keep_freed_memory
 from flowvae.models import Model
-from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
+from flowvae.models.registry import build_model
 from flowvae.training.averaging import averaged
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
-from flowvae.training.optimizer import Muon, adamw
+from flowvae.training.parallel import agreed, share
+from flowvae.training.players import diverged, make_players, updates
 from flowvae.training.progress import display
 from flowvae.training.records import Records
-from flowvae.training.schedule import learning_rate, spent
+from flowvae.training.schedule import rate_factor, spent
 from flowvae.training.trackers import check_tracker, start_tracker
 
 SAVE_EVERY = 60.0  # seconds
-DIVERGED = "the loss stopped being finite"
+IMAGES_AT_ONCE = 256  # in validation
 START_IMAGES = 10_000  # from which a model takes what it starts with, such as the mean image
 
 
@@ -102,8 +100,7 @@ def _take_steps(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    parallel, state.optimizer = accelerator.prepare(state.model, state.optimizer)
-    forward = torch.compile(parallel) if settings.compile else parallel
+    model, players = state.model, state.players
     half = settings.precision == "bfloat16"
     images_at_hand = len(dataset.train.images)
     per_epoch = steps_per_epoch(images_at_hand, settings.batch_size)
@@ -116,40 +113,37 @@ def _take_steps(
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
         fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
+        share(accelerator, [*model.parameters(), *model.buffers()])
         while fraction < 1 and not stop:
             runs.seed_everything(settings.seed, state.step, process)
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(settings, state.step, fraction)
-            images = training_batch(
+            factor = rate_factor(settings, state.step, fraction)
+            batch = training_batch(
                 dataset, settings.batch_size, settings.seed, state.step, process, processes
-            )
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
-                densities = forward(images.to(accelerator.device), settings.samples)
-            loss = -_objective(settings, densities, state.step)
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(parallel.parameters(), settings.gradient_clipping)
-            if not math.isfinite(loss.item() + float(norm or 0)):
-                raise _not_finite(state.step)
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-            state.average.update_parameters(state.model)
+            ).to(accelerator.device)
+            numbers: dict[str, Tensor] = {}
+            for player, loss, shown_of_it in updates(model, players, batch, state.step, half):
+                if not players[player].move(loss, factor, settings.gradient_clipping, accelerator):
+                    raise diverged(f"the loss of {player}", state.step)
+                numbers |= shown_of_it
+            model.after_step()
+            share(accelerator, model.buffers())
+            state.average.update_parameters(model)
             state.step += 1
-            state.seconds, stop = _agreed(accelerator, time.monotonic() - began, interrupted())
+            state.seconds, stop = agreed(accelerator, time.monotonic() - began, interrupted())
             fraction = spent(settings, state.step, per_epoch, state.seconds)
-            records.training(densities, fraction, min(settings.batch_size, images_at_hand))
+            records.training(numbers, fraction, min(settings.batch_size, images_at_hand))
 
             validate = fraction >= 1 or state.step % per_epoch == 0
             if main and validate:
                 scores = _validate(state, dataset, settings, accelerator.device)
-                weighted = settings.objective == "importance-weighted"
-                score = scores.negative_log_marginal if weighted else scores.negative_elbo
-                if not math.isfinite(value := score.mean().item()):
-                    raise _not_finite(state.step)  # before a state is saved that no resuming could mend
+                value = scores[model.best]
+                if not math.isfinite(value):  # before a state is saved that no resuming could mend
+                    raise diverged(f"{model.best} of validation images", state.step)
                 if value < state.best:
                     state.best = value
                     runs.write_weights(run, state.average.module)
                 state.seconds = time.monotonic() - began
-                records.validation(scores, settings.objective)
+                records.validation(scores)
             if main and (validate or state.seconds - saved > SAVE_EVERY):
                 state.save(run, metrics)
                 saved = state.seconds
@@ -157,26 +151,40 @@ def _take_steps(
             state.save(run, metrics)
             if not (run / runs.WEIGHTS).exists():  # no validation yet, but something to look at
                 runs.write_weights(run, state.average.module)
-            shown.line(f"stopped at step {state.step}; go on with: flowvae train --resume {run}")
+            shown.line(f"stopped at step {state.step}; resume with: flowvae train --resume {run}")
     return fraction >= 1
 
 
-def _start(config: Config, dataset: Dataset, device: torch.device, resume: bool = False) -> State:
+def _start(
+    config: Config, dataset: Dataset, device: torch.device, resume: bool = False, model: Model | None = None
+) -> State:
     settings = config.training
     runs.seed_everything(settings.seed)
-    model = build_model(config.model, dataset.shape)
+    if model is None:
+        assert config.model is not None
+        model = build_model(config.model, dataset.spec)
     check_levels(model, dataset)
-    if settings.gradient_checkpointing and not checkpoint_transformations(model):
-        raise UserError("gradient_checkpointing is for chains of transformations, and this model has none")
+    if settings.gradient_checkpointing:
+        _checkpoint(model)
     model.initialize(_some_images(dataset, settings.seed))
     if settings.start_from is not None and not resume:
         runs.load_weights(Path(settings.start_from), config.model, model)
-    if settings.path_derivative and settings.objective == "elbo":
-        take_path_derivative(model)
     model.to(device)
-    make = Muon if settings.optimizer == "muon" else adamw
-    optimizer = make(model.parameters(), settings.learning_rate, settings.weight_decay)
-    return State(model, averaged(model, settings.averaging), optimizer)
+    state = State(model, averaged(model, settings.averaging), make_players(model, settings))
+    if settings.compile:  # but not the average, which is used too rarely
+        for module in model.players().values():
+            module.compile()
+    return state
+
+
+def _checkpoint(model: Model) -> None:
+    if any(isinstance(part, BATCH_NORMS) for part in model.modules()):
+        raise UserError(
+            "gradient_checkpointing computes twice what moves the statistics of batch norm; choose "
+            "--normalization weight or act"
+        )
+    if not checkpoint_transformations(model):
+        raise UserError("gradient_checkpointing is for chains of transformations, and this model has none")
 
 
 def _some_images(dataset: Dataset, seed: int) -> Tensor:
@@ -186,40 +194,23 @@ def _some_images(dataset: Dataset, seed: int) -> Tensor:
     return as_float(everything[chosen[:START_IMAGES]], dataset.training_levels)
 
 
-def _not_finite(step: int) -> UserError:
-    return UserError(
-        f"{DIVERGED} at step {step}; lower --learning-rate and train again (the model and "
-        "the state saved before, if any, are kept)"
-    )
-
-
-def _agreed(accelerator: Accelerator, seconds: float, stop: bool) -> tuple[float, bool]:
-    """The main process's clock and wish to stop: processes that leave the loop apart wait for ever."""
-    if accelerator.num_processes == 1:
-        return seconds, stop
-    said = broadcast(torch.tensor([seconds, stop], dtype=torch.float64, device=accelerator.device))
-    seconds, wish = cast(Tensor, said).tolist()
-    return seconds, bool(wish)
-
-
-def _objective(settings: TrainingConfig, densities: LogDensities, step: int) -> Tensor:
-    beta = warm_up(step, settings.kl_warm_up)
-    if settings.objective == "importance-weighted":
-        return importance_weighted_bound(densities, beta).mean()
-    if settings.free_bits:
-        return free_bits_elbo(densities, settings.free_bits, beta)
-    return elbo(densities, beta).mean()
-
-
-def _validate(state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device) -> Bounds:
+@torch.no_grad()
+def _validate(
+    state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device
+) -> dict[str, float]:
     """The averaged weights on validation images: the same ones, and the same noise, every time.
 
-    Whatever the seed of the run: the choice of 2,000 images moves the mean by more than most seeds do.
+    Whatever the seed of the run: the choice of 2,000 images moves the mean by more than most seeds do. The
+    number that chooses the weights comes first.
     """
-    everything = dataset.valid.images
-    chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
-    images = as_float(everything[chosen[: settings.validation_images]], dataset.levels)
+    available = len(dataset.valid.images)
+    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(0))
+    batch = dataset.batch("valid", chosen[: settings.validation_images]).to(device)
+    model = cast(Model, state.average.module).eval()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        samples = settings.samples if settings.objective == "importance-weighted" else 1
-        return bounds(cast(Model, state.average.module).eval(), images.to(device), samples)
+        parts = [model.validate(few) for few in batch.split(IMAGES_AT_ONCE)]
+    scores = {name: torch.cat([part[name] for part in parts]).double().mean().item() for name in parts[0]}
+    if model.best not in scores:
+        raise UserError(f"validate gives {', '.join(scores)}, and not {model.best}, which chooses the weights")
+    return {model.best: scores.pop(model.best), **scores}

@@ -23,13 +23,20 @@ class Muon(torch.optim.Optimizer):
         parameters: all; those of four axes whose matrix has no side below 16 are kernels.
         learning_rate: of both.
         weight_decay: decoupled, of both.
+        beta1: of AdamW.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        weight_decay: float,
+        beta1: float = 0.9,
+    ) -> None:
         parameters = list(parameters)
         kernels = [parameter for parameter in parameters if _is_kernel(parameter)]
         others = [parameter for parameter in parameters if not _is_kernel(parameter)]
-        self._adamw = adamw(others, learning_rate, weight_decay)
+        self._adamw = adamw(others, learning_rate, weight_decay, beta1)
         own = {"params": kernels, "lr": learning_rate, "weight_decay": weight_decay}
         super().__init__([*self._adamw.param_groups, own], {})
 
@@ -61,11 +68,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def adamw(
-    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, beta1: float = 0.9
 ) -> torch.optim.Optimizer:
     """AdamW for short runs, which have to forget the first steps' gradients soon."""
     return torch.optim.AdamW(
-        parameters, learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+        parameters, learning_rate, betas=(beta1, 0.99), weight_decay=weight_decay, fused=True
     )
 
 

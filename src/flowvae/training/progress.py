@@ -1,31 +1,42 @@
 """The live display of a training run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from flowvae.titles import title
+
+MOST = 2
+"""of the numbers that a model shows are on the display"""
+
 
 class Display:
-    """A bar with epoch, -ELBO, KL, images/s and time left; above it a line for every validation."""
+    """A bar with epoch, the model's first numbers, images/s and time left; above it a line per validation."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
         self._task = progress.add_task(name, total=1.0, numbers="starting")
 
     def update(
-        self, fraction: float, epoch: int, negative_elbo: float, kl: float, rate: float, seconds: float
+        self, fraction: float, epoch: int, shown: Mapping[str, float], rate: float, seconds: float
     ) -> None:
         left = int(seconds * (1 - fraction) / fraction) if fraction else 0
         numbers = (
-            f"epoch {epoch}  -ELBO {negative_elbo:6.2f}  KL {kl:5.2f}  {rate:5.0f} images/s  "
-            f"{left // 60}:{left % 60:02d} left"
+            f"epoch {epoch}  {_first(shown)}  {rate:5.0f} images/s  {left // 60}:{left % 60:02d} left"
         )
         self._progress.update(self._task, completed=fraction, numbers=numbers)
 
+    def validation(self, step: int, epoch: float, scores: Mapping[str, float]) -> None:
+        self.line(f"step {step:6d}  epoch {epoch:6.2f}  validation  {_first(scores)}")
+
     def line(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
+
+
+def _first(numbers: Mapping[str, float]) -> str:
+    return "  ".join(f"{title(name)} {value:6.2f}" for name, value in list(numbers.items())[:MOST])
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """The metrics of a run: metrics.jsonl, trackers, and the numbers on the display."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from flowvae.densities import LogDensities
-from flowvae.evaluation import Bounds
 from flowvae.training.checkpoint import State
 from flowvae.training.progress import Display
 
@@ -17,10 +17,10 @@ EVERY = 25  # steps
 class Records:
     """Writes one JSON line for every few training steps and for every validation.
 
-    Each has ``split``, ``step``, ``epoch`` (a fraction), ``seconds``, ``negative_elbo``, ``reconstruction``
-    and ``kl`` in nats per image; those of training are means over the steps since the last line, and have
-    ``images_per_second`` and ``learning_rate``. Those of validation have ``importance_weighted`` as well, the
-    bound with its sign changed, where that is the objective: weights are kept by it.
+    Each has ``split``, ``step``, ``epoch`` (a fraction), ``seconds``, and the numbers that the model shows,
+    the most telling first. Those of training are means over the steps since the last line, with
+    ``images_per_second`` and the ``learning_rate`` of the first player. Those of validation are means over
+    the validation images; weights are kept by the first of them.
     """
 
     def __init__(
@@ -30,59 +30,45 @@ class Records:
         self._state, self._per_epoch = state, per_epoch
         self._last_step, self._last_seconds = state.step, state.seconds
         self._seconds = state.seconds  # after the last training step
-        self._sums = torch.zeros(2, device=accelerator.device)
+        self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def training(self, densities: LogDensities, fraction: float, batch_size: int) -> None:
+    def training(self, shown: Mapping[str, Tensor], fraction: float, batch_size: int) -> None:
         """Add a training step; ``fraction`` of the budget is used up."""
-        reconstruction = -densities.likelihood.mean()
-        self._sums += torch.stack([reconstruction, (densities.posterior - densities.prior).mean()])
+        for name, value in shown.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._seconds = self._state.seconds
         # By the step itself, so that a resumed run writes at the same steps as an unbroken one.
         if self._state.step % EVERY and fraction < 1:
             return
         steps = self._state.step - self._last_step
-        reconstruction, kl = (self._sums / steps).tolist()
+        means = {name: value.item() / steps for name, value in self._sums.items()}
         rate = steps * batch_size / (self._state.seconds - self._last_seconds)
-        self._write(
-            "train",
-            reconstruction,
-            kl,
-            images_per_second=rate,
-            learning_rate=self._state.optimizer.param_groups[0]["lr"],
-        )
+        learning_rate = next(iter(self._state.players.values())).learning_rate
+        self._write("train", means, images_per_second=rate, learning_rate=learning_rate)
         epoch = self._state.step // self._per_epoch
-        self._display.update(fraction, epoch, reconstruction + kl, kl, rate, self._state.seconds)
+        self._display.update(fraction, epoch, means, rate, self._state.seconds)
         self._last_step, self._last_seconds = self._state.step, self._state.seconds
-        self._sums.zero_()
+        self._sums.clear()
 
-    def validation(self, scores: Bounds, objective: str) -> None:
+    def validation(self, scores: Mapping[str, float]) -> None:
         """Write the scores of the validation images."""
-        reconstruction, kl = scores.reconstruction.mean().item(), scores.kl.mean().item()
-        more = {}
-        if objective == "importance-weighted":
-            more["importance_weighted"] = scores.negative_log_marginal.mean().item()
-        self._write("valid", reconstruction, kl, **more)
-        self._display.line(
-            f"step {self._state.step:6d}  epoch {self._state.step / self._per_epoch:6.2f}  validation  "
-            f"-ELBO {reconstruction + kl:7.2f}  KL {kl:6.2f}"
-        )
+        self._write("valid", scores)
+        self._display.validation(self._state.step, self._state.step / self._per_epoch, scores)
         self._last_seconds += self._state.seconds - self._seconds  # what validation took is not training
 
-    def _write(self, split: str, reconstruction: float, kl: float, **more: float) -> None:
+    def _write(self, split: str, numbers: Mapping[str, float], **more: float) -> None:
         state = self._state
         record: dict[str, Any] = {
             "split": split,
             "step": state.step,
             "epoch": round(state.step / self._per_epoch, 4),
             "seconds": round(state.seconds, 2),
-            "negative_elbo": reconstruction + kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
+            **numbers,
             **more,
         }
         if self._accelerator.is_main_process:
             self._file.write(json.dumps(record).encode() + b"\n")
             self._file.flush()
-        numbers = {f"{split}/{name}": record[name] for name in record if name not in ("split", "step")}
-        self._accelerator.log(numbers, step=state.step)
+        logged = {f"{split}/{name}": record[name] for name in record if name not in ("split", "step")}
+        self._accelerator.log(logged, step=state.step)

@@ -23,12 +23,14 @@ def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: fl
     return max(fractions, default=seconds / (60 * DEFAULT_MINUTES))
 
 
-def learning_rate(settings: TrainingConfig, step: int, fraction: float) -> float:
-    """A straight rise over the first steps, times a cosine over the budget.
+def rate_factor(settings: TrainingConfig, step: int, fraction: float) -> float:
+    """Share of its highest learning rate that an optimizer takes.
 
-    >>> settings = TrainingConfig(learning_rate=1.0, learning_rate_warm_up=10)
-    >>> [round(learning_rate(settings, step, step / 1000), 3) for step in (0, 10, 500, 1000)]
+    A straight rise over the first steps, times a cosine over the budget.
+
+    >>> settings = TrainingConfig(learning_rate_warm_up=10)
+    >>> [round(rate_factor(settings, step, step / 1000), 3) for step in (0, 10, 500, 1000)]
     [0.1, 1.0, 0.5, 0.0]
     """
     rise = min(1.0, (step + 1) / max(1, settings.learning_rate_warm_up))
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fraction))
+    return rise * 0.5 * (1 + math.cos(math.pi * fraction))

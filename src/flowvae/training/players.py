@@ -1,0 +1,92 @@
+"""The players of a model: the parts that have an optimizer each."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from flowvae.batch import Batch
+from flowvae.config import TrainingConfig
+from flowvae.errors import UserError, did_you_mean
+from flowvae.models import Model, Update
+from flowvae.training.optimizer import Muon, adamw
+from flowvae.training.parallel import average
+
+DIVERGED = "stopped being finite"
+
+
+@dataclass
+class Player:
+    """Some parameters with their optimizer; ``rates`` are the highest learning rates of its groups."""
+
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    rates: list[float]
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def move(self, loss: Tensor, factor: float, clipping: float, accelerator: Accelerator) -> bool:
+        """Take a step at ``factor`` times the highest rate; whether loss and gradient are finite.
+
+        Where they are not, in whichever process, no process takes the step.
+        """
+        loss.backward(inputs=self.parameters)  # other players' gradients cost nothing
+        loss = loss.detach().clone()
+        average(accelerator, [loss, *(each.grad for each in self.parameters if each.grad is not None)])
+        norm = nn.utils.clip_grad_norm_(self.parameters, clipping)
+        finite = math.isfinite(loss.item() + norm.item())
+        if finite:
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = factor * rate
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return finite
+
+
+def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
+    """The model's players by name, each with the run's optimizer, unless the model has one for it."""
+    own = model.optimizers()
+    made = {}
+    for name, module in model.players().items():
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if name in own:
+            optimizer = own[name](parameters)
+        else:
+            make = Muon if settings.optimizer == "muon" else adamw
+            optimizer = make(parameters, settings.learning_rate, settings.weight_decay, settings.beta1)
+        made[name] = Player(parameters, optimizer, [group["lr"] for group in optimizer.param_groups])
+    return made
+
+
+def updates(model: Model, players: Mapping[str, Player], batch: Batch, step: int, half: bool) -> Iterator[Update]:
+    """The model's updates of one step, each checked; with ``half``, its networks compute in bfloat16.
+
+    Raises:
+        UserError: an update of an unknown player, or a loss that is no scalar.
+    """
+    iterator = model.updates(batch, step)
+    while True:
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=half):
+            update = next(iterator, None)
+        if update is None:
+            return
+        if update.player not in players:
+            raise UserError(f"no player {update.player!r} at step {step}; {did_you_mean(update.player, players)}")
+        if update.loss.ndim:
+            raise UserError(
+                f"the loss of {update.player} has the shape {tuple(update.loss.shape)} at step {step}; "
+                "updates give a scalar"
+            )
+        yield update
+
+
+def diverged(what: str, step: int) -> UserError:
+    return UserError(
+        f"{what} {DIVERGED} at step {step}; lower --learning-rate and train again (the model and the state "
+        "saved before, if any, are kept)"
+    )
