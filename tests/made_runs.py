@@ -40,9 +40,9 @@ def moved_model(config: Config = CONFIG) -> VAE:
     return model
 
 
-def trained_state(model: VAE) -> State:
+def trained_state(model: VAE, optimizer: torch.optim.Optimizer | None = None) -> State:
     """After one step of training, so that the optimizer has something to save."""
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = optimizer or torch.optim.AdamW(model.parameters())
     (-model(torch.zeros(2, *SHAPE)).likelihood.mean()).backward()
     optimizer.step()
     state = State(model, averaged(model, 0.9), optimizer, step=1)

@@ -1,7 +1,9 @@
 """Damaged runs: every kind is one line that names the file."""
 
+import copy
 import dataclasses
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from made_runs import CONFIG, SHAPE, contents, message, moved_model, trained_state
+from tiny_runs import assert_equal
 
 from flowvae.config import to_dict
 from flowvae.errors import UserError
@@ -19,6 +22,7 @@ from flowvae.runs import (
     load,
     read_config,
 )
+from flowvae.training.optimizer import Muon, adamw
 
 
 def whole() -> dict[str, Any]:
@@ -202,6 +206,97 @@ BAD_STATES: dict[str, Callable[[Path], Any]] = {
     "a number for the optimizer": state_with(lambda values: values.update(optimizer=3)),
     "an empty model": state_with(lambda values: values.update(model={})),
     "an empty optimizer": state_with(lambda values: values.update(optimizer={})),
+    "a part too many": state_with(lambda values: values.update(surplus=1)),
+    **{
+        f"{name} = {value!r}": state_with(lambda values, name=name, value=value: values.update({name: value}))
+        for name, bad in {
+            "step": (-5, True, 3.0, 10**400, None, torch.tensor(3)),
+            "seconds": (math.nan, math.inf, -1.0, 1e300, 3, "nine"),
+            "best": (math.nan, -math.inf, 80, None),
+            "metrics_bytes": (-1, False, 2.0, 10**30),
+        }.items()
+        for value in bad
+    },
+}
+
+
+def first_moment(values: dict[str, Any], change: Callable[[torch.Tensor], Any]) -> None:
+    state = values["optimizer"]["state"][0]
+    state["exp_avg"] = change(state["exp_avg"])
+
+
+def option(name: str, value: Any) -> Callable[[Path], None]:
+    return state_with(lambda values: values["optimizer"]["param_groups"][0].update({name: value}))
+
+
+# What PyTorch loads without a word. At best training goes wrong, at worst an optimizer writes past the end of
+# its memory.
+UNFIT_STATES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "moment too short": (
+        state_with(lambda values: first_moment(values, lambda old: old[:1])),
+        "0.exp_avg has shape",
+    ),
+    "moment of one number": (
+        state_with(lambda values: first_moment(values, lambda old: torch.zeros(()))),
+        "0.exp_avg has shape",
+    ),
+    "moment of doubles": (
+        state_with(lambda values: first_moment(values, torch.Tensor.double)),
+        "0.exp_avg has type",
+    ),
+    "moment of integers": (
+        state_with(lambda values: first_moment(values, torch.Tensor.int)),
+        "0.exp_avg has type",
+    ),
+    "sparse moment": (
+        state_with(lambda values: first_moment(values, torch.Tensor.to_sparse)),
+        "0.exp_avg has layout",
+    ),
+    "moment that is no number": (
+        state_with(lambda values: first_moment(values, lambda old: old * math.nan)),
+        "0.exp_avg is not finite",
+    ),
+    "moment that is a word": (
+        state_with(lambda values: first_moment(values, lambda old: "word")),
+        "0.exp_avg is a str",
+    ),
+    "no moment": (
+        state_with(lambda values: values["optimizer"]["state"][0].pop("exp_avg")),
+        "0 has no exp_avg",
+    ),
+    "moment too many": (
+        state_with(lambda values: values["optimizer"]["state"][0].update(surplus=torch.zeros(1))),
+        "'surplus'",
+    ),
+    "state of no parameter": (
+        state_with(lambda values: values["optimizer"]["state"].update({999: {}})),
+        "999",
+    ),
+    "group too many": (state_with(lambda values: values["optimizer"]["param_groups"].append({})), ""),
+    "parameters in another order": (
+        state_with(lambda values: values["optimizer"]["param_groups"][0]["params"].reverse()),
+        "params[0]",
+    ),
+    "decay that is no number": (option("weight_decay", math.nan), "weight_decay"),
+    "betas above one": (option("betas", (2.0, 3.0)), "betas"),
+    "not fused": (option("fused", 7), "fused"),
+    "option too many": (option("surplus", 1), "'surplus'"),
+    "weights that are not finite": (
+        state_with(lambda values: values["model"][NAME].fill_(math.inf)),
+        f"model.{NAME} is not finite",
+    ),
+    "weights of doubles": (
+        state_with(lambda values: values["model"].update({NAME: values["model"][NAME].double()})),
+        f"model.{NAME} has type",
+    ),
+    "average that is not finite": (
+        state_with(lambda values: values["average"][f"module.{NAME}"].fill_(math.nan)),
+        f"average.module.{NAME} is not finite",
+    ),
+    "average of fewer updates than none": (
+        state_with(lambda values: values["average"]["n_averaged"].fill_(-10)),
+        "n_averaged is below zero",
+    ),
 }
 
 
@@ -215,6 +310,48 @@ def test_a_damaged_state_is_one_line(damage, run):
     message(error, path, "damaged")
     assert contents(run) == before
     assert not (path.parent / "made").exists(), "code in the file was run"
+
+
+@pytest.mark.parametrize("damage", UNFIT_STATES)
+def test_a_state_that_does_not_fit_is_one_line_and_nothing_of_it_is_taken(damage, run):
+    change, hint = UNFIT_STATES[damage]
+    path = run / "resume" / "state.pt"
+    change(path)
+    before, state = contents(run), trained_state(moved_model())
+    weights, moments = copy.deepcopy(state.model.state_dict()), str(state.optimizer.state_dict())
+    with pytest.raises(UserError) as error:
+        state.restore(run)
+    message(error, path, "damaged", hint)
+    assert contents(run) == before
+    assert_equal(state.model.state_dict(), weights)
+    assert str(state.optimizer.state_dict()) == moments
+
+
+@pytest.mark.parametrize("make", [adamw, Muon])
+def test_a_state_may_not_claim_more_memory_than_it_has(make, run):
+    """Moments of the right shape, all entries on top of a single number, past which a fused step runs."""
+    model = moved_model()
+    state = trained_state(model, make(model.parameters(), 0.001, 0.0))
+    with (run / "metrics.jsonl").open("ab") as metrics:
+        state.save(run, metrics)
+
+    def overlay(values: dict[str, Any]) -> None:
+        for moments in values["optimizer"]["state"].values():
+            for name, value in moments.items():
+                moments[name] = torch.zeros((1,) * value.ndim).expand(value.shape)
+
+    state_with(overlay)(run / "resume" / "state.pt")
+    state.restore(run)
+    for moments in state.optimizer.state.values():
+        for value in moments.values():
+            assert value.untyped_storage().nbytes() >= 4 * value.numel()
+    state.optimizer.step()
+
+
+def test_a_state_of_a_pytorch_with_fewer_options_is_resumed(run):
+    path = run / "resume" / "state.pt"
+    state_with(lambda values: values["optimizer"]["param_groups"][0].pop("fused"))(path)
+    trained_state(moved_model()).restore(run)
 
 
 def test_the_state_of_another_model_is_refused(run):

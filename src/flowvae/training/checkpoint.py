@@ -1,10 +1,12 @@
 """What a run needs to go on exactly where it stopped: ``resume/state.pt``."""
 
+import copy
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -12,8 +14,18 @@ from torch.optim.swa_utils import AveragedModel
 from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.runs import reason, replacing
+from flowvae.training.form import fitted
 
 FILE = Path("resume") / "state.pt"
+
+# What the numbers of a state can be. The limits are out of every run's reach, and low enough that a clock of
+# so many seconds still tells one step from the next.
+NUMBERS: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: type(value) is int and 0 <= value < 2**53,
+    "seconds": lambda value: type(value) is float and 0 <= value < 1e10,
+    "best": lambda value: type(value) is float and value > -math.inf,  # infinite before the first validation
+    "metrics_bytes": lambda value: type(value) is int and 0 <= value < 2**53,
+}
 
 
 @dataclass
@@ -38,10 +50,7 @@ class State:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "best": self.best,
-            "metrics_bytes": self.metrics_bytes,
+            **{name: getattr(self, name) for name in NUMBERS},
         }
         (run / FILE).parent.mkdir(exist_ok=True)
         # In memory first: where the disk is full, torch.save itself fails with words that do not say so.
@@ -51,7 +60,7 @@ class State:
             partial.write_bytes(buffer.getbuffer())
 
     def restore(self, run: Path) -> None:
-        """Take over what `save` wrote.
+        """Take over what `save` wrote: all of it, or, where anything does not fit, nothing.
 
         Raises:
             UserError: there is nothing to resume, or it is damaged.
@@ -60,11 +69,43 @@ class State:
         if not path.exists():
             raise UserError(f"{path} is missing; there is nothing to resume, train again with another --out")
         try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(values["model"])
-            self.average.load_state_dict(values["average"])
-            self.optimizer.load_state_dict(values["optimizer"])
-            self.step, self.metrics_bytes = int(values["step"]), int(values["metrics_bytes"])
-            self.seconds, self.best = float(values["seconds"]), float(values["best"])
+            values = self._checked(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # PyTorch has a dozen ways to say that bytes are wrong
             raise UserError(f"{path} is damaged ({reason(error)}); train again with another --out") from None
+        self.model.load_state_dict(values["model"])
+        self.average.load_state_dict(values["average"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        for name in NUMBERS:
+            setattr(self, name, values[name])
+
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What was read, where it fits the objects that it goes into; else an error says what does not."""
+        for name, can_be in NUMBERS.items():
+            if not can_be(values.get(name)):
+                raise ValueError(f"{name} is {values.get(name)!r}")
+        optimizer = values["optimizer"]
+        form = _after_a_step(self.optimizer)
+        # A parameter that never had a gradient has no state.
+        form["state"] = {key: value for key, value in form["state"].items() if key in optimizer["state"]}
+        # The learning rate follows the schedule, and another version of PyTorch may have had fewer options.
+        groups = [
+            {**mine, **theirs, "lr": mine["lr"]}
+            for mine, theirs in zip(form["param_groups"], optimizer["param_groups"], strict=True)
+        ]
+        template = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": form,
+            **{name: values[name] for name in NUMBERS},
+        }
+        return fitted({**values, "optimizer": {**optimizer, "param_groups": groups}}, template, "state")
+
+
+def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The form that an optimizer's state has after a step; before, there is none of it."""
+    copied = copy.deepcopy(optimizer)
+    for group in copied.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    copied.step()
+    return copied.state_dict()

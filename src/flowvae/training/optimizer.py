@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,9 @@ class Muon(torch.optim.Optimizer):
         self._adamw = adamw(others, learning_rate, weight_decay, beta1)
         own = {"params": kernels, "lr": learning_rate, "weight_decay": weight_decay}
         super().__init__([*self._adamw.param_groups, own], {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_adamw": self._adamw}  # a copy needs it, too
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closures
