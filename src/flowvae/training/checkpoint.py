@@ -15,6 +15,7 @@ from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.runs import reason, replacing
 from flowvae.training.form import fitted
+from flowvae.training.players import Player
 
 FILE = Path("resume") / "state.pt"
 
@@ -34,7 +35,7 @@ class State:
 
     model: Model
     average: AveragedModel
-    optimizer: torch.optim.Optimizer
+    players: dict[str, Player]
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf
@@ -49,7 +50,7 @@ class State:
         values = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
             **{name: getattr(self, name) for name in NUMBERS},
         }
         (run / FILE).parent.mkdir(exist_ok=True)
@@ -69,12 +70,16 @@ class State:
         if not path.exists():
             raise UserError(f"{path} is missing; there is nothing to resume, train again with another --out")
         try:
-            values = self._checked(torch.load(path, map_location="cpu", weights_only=True))
+            values = torch.load(path, map_location="cpu", weights_only=True)
+            if "optimizer" in values:  # a run of the time when a model was one player
+                values = {**values, "optimizers": {"model": values.pop("optimizer")}}
+            values = self._checked(values)
         except Exception as error:  # PyTorch has a dozen ways to say that bytes are wrong
             raise UserError(f"{path} is damaged ({reason(error)}); train again with another --out") from None
         self.model.load_state_dict(values["model"])
         self.average.load_state_dict(values["average"])
-        self.optimizer.load_state_dict(values["optimizer"])
+        for name, player in self.players.items():
+            player.optimizer.load_state_dict(values["optimizers"][name])
         for name in NUMBERS:
             setattr(self, name, values[name])
 
@@ -83,22 +88,31 @@ class State:
         for name, can_be in NUMBERS.items():
             if not can_be(values.get(name)):
                 raise ValueError(f"{name} is {values.get(name)!r}")
-        optimizer = values["optimizer"]
-        form = _after_a_step(self.optimizer)
-        # A parameter that never had a gradient has no state.
-        form["state"] = {key: value for key, value in form["state"].items() if key in optimizer["state"]}
-        # The learning rate follows the schedule, and another version of PyTorch may have had fewer options.
-        groups = [
-            {**mine, **theirs, "lr": mine["lr"]}
-            for mine, theirs in zip(form["param_groups"], optimizer["param_groups"], strict=True)
-        ]
+        forms, optimizers = {}, dict(values["optimizers"])
+        for name, player in self.players.items():
+            forms[name], optimizers[name] = _comparable(player.optimizer, optimizers[name])
         template = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": form,
+            "optimizers": forms,
             **{name: values[name] for name in NUMBERS},
         }
-        return fitted({**values, "optimizer": {**optimizer, "param_groups": groups}}, template, "state")
+        return fitted({**values, "optimizers": optimizers}, template, "state")
+
+
+def _comparable(
+    optimizer: torch.optim.Optimizer, values: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The form that an optimizer's state has to have, and the state that was read, without what may differ."""
+    form = _after_a_step(optimizer)
+    # A parameter that never had a gradient has no state.
+    form["state"] = {key: value for key, value in form["state"].items() if key in values["state"]}
+    # The learning rate follows the schedule, and another version of PyTorch may have had fewer options.
+    groups = [
+        {**mine, **theirs, "lr": mine["lr"]}
+        for mine, theirs in zip(form["param_groups"], values["param_groups"], strict=True)
+    ]
+    return form, {**values, "param_groups": groups}
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
