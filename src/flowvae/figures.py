@@ -95,22 +95,33 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, ove
 
 
 def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit = "minutes") -> Figure:
-    """-ELBO over minutes or epochs of training, for the metrics of several runs.
+    """What runs are validated by, over minutes or epochs of training, a panel for each kind of number.
 
     Training faint, validation marked. Minutes say what a model costs, if all runs had the same machine.
     """
+    kinds: dict[str, dict[str, Sequence[Mapping[str, Any]]]] = {}
+    for name, records in runs.items():
+        kinds.setdefault(judged_by(records) or "negative_elbo", {})[name] = records
+    figure = Figure(figsize=(6.5, 3.6 * max(1, len(kinds))), layout="constrained")
+    panels = figure.subplots(max(1, len(kinds)), squeeze=False)[:, 0]
+    for axes, (number, chosen) in zip(panels, kinds.items(), strict=False):
+        _draw_panel(axes, number, chosen, over)
+    return figure
+
+
+def _draw_panel(
+    axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit
+) -> None:
 
     def spent(record: Mapping[str, Any]) -> float:
         return record["seconds"] / 60 if over == "minutes" else record["epoch"]
 
-    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
-    axes = figure.subplots()
     compared: list[float] = []
     for index, (name, records) in enumerate(runs.items()):
         end = max((spent(record) for record in records), default=0.0)
         for split in ("train", "valid"):
-            chosen = [record for record in records if record["split"] == split]
-            values = [record["negative_elbo"] for record in chosen]
+            chosen = [record for record in records if record["split"] == split and number in record]
+            values = [record[number] for record in chosen]
             (line,) = axes.plot(
                 [spent(record) for record in chosen], values, color=f"C{index % 10}", linewidth=1.2
             )
@@ -119,23 +130,22 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit = "m
             else:
                 line.set(alpha=0.4, linewidth=0.8)
             # The first steps are hundreds of nats away; what follows them is what one compares.
-            compared += [record["negative_elbo"] for record in chosen if spent(record) > 0.15 * end]
+            compared += [record[number] for record in chosen if spent(record) > 0.15 * end]
     compared = [value for value in compared if math.isfinite(value)]
     if compared:
         margin = 0.05 * (max(compared) - min(compared)) or 1.0
         axes.set_ylim(min(compared) - margin, max(compared) + margin)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"training, {over}", fontsize=FONT_SIZE)
-    axes.set_ylabel("-ELBO, nats", fontsize=FONT_SIZE)
+    axes.set_ylabel(title_with_unit(number), fontsize=FONT_SIZE)
     axes.tick_params(labelsize=FONT_SIZE - 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, linewidth=0.6)
     training = any(record["split"] == "train" for records in runs.values() for record in records)
-    title = "validation (faint: training)" if training else "validation"
+    legend = "validation (faint: training)" if training else "validation"
     # Beside the curves: there may be ten of them, anywhere.
     beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-    axes.legend(title=title, fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False, **beside)
-    return figure
+    axes.legend(title=legend, fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False, **beside)
 
 
 def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) -> None:

@@ -21,3 +21,15 @@ def title(name: str) -> str:
     ('-ELBO', 'active units')
     """
     return TITLES.get(name, name.replace("_", " "))
+
+
+NATS = {"negative_elbo", "nll", "importance_weighted", "kl", "reconstruction"}
+
+
+def title_with_unit(name: str) -> str:
+    """As `title`, with nats where that is the unit.
+
+    >>> title_with_unit("nll"), title_with_unit("energy_score")
+    ('-log p(x), nats', 'energy score')
+    """
+    return f"{title(name)}, nats" if name in NATS else title(name)

@@ -1,38 +1,23 @@
 """Paths through the latent space, and how smooth and likely they are."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowvae.evaluation.likelihood import log_marginal
-from flowvae.models import VAE, RealNVPDensity
+from flowvae.models import VAE, Coded
+from flowvae.noise import Noise
 
 
 @torch.no_grad()
-def interpolate(model: VAE | RealNVPDensity, first: Tensor, second: Tensor, steps: int = 10) -> Tensor:
-    """Mean images [B, steps, C, H, W] on the way from ``first`` to ``second``, each [B, C, H, W].
+def interpolate(model: Coded, first: Tensor, second: Tensor, steps: int = 10, noise: Noise = None) -> Tensor:
+    """Images [B, steps, C, H, W] on the way from ``first`` to ``second``, each [B, C, H, W].
 
-    An autoencoder's embedding moves in a straight line, and each point of it goes the way of any embedding:
-    through the base's mean and the flow with its context. For a Gaussian posterior that is a straight line
-    between the two means; a flow bends it to where the prior has its mass.
-
-    The noise that Real NVP turns images into moves on the arc ``cos(a) z_1 + sin(a) z_2`` (Dinh et al. 2017,
-    section 4.2), where it stays as long as normal noise is; a straight line would pass the middle too close
-    to zero.
+    The model says which way its codes go: see the ``path`` of each.
     """
-    if isinstance(model, RealNVPDensity):
-        angles = torch.linspace(0, 0.5 * math.pi, steps, device=first.device).view(-1, 1)
-        start, end = model.encode(first).unsqueeze(1), model.encode(second).unsqueeze(1)
-        path = angles.cos() * start + angles.sin() * end  # [B, steps, D]
-        return model.decode(path.flatten(0, 1)).unflatten(0, path.shape[:2])
-    start, end = model.encoder(first), model.encoder(second)
-    weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
-    weights = weights.view(-1, *[1] * (start.ndim - 1))
-    path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights)  # [B, steps, F, ...]
-    images = model.decode(model.posterior.center(path.flatten(0, 1))).mean[0]
-    return images.unflatten(0, path.shape[:2])
+    codes = model.path(first, second, steps)
+    return model.decode(codes.flatten(0, 1), noise).unflatten(0, codes.shape[:2])
 
 
 class PathQuality(NamedTuple):

@@ -1,15 +1,15 @@
 """Bounds and estimates of log p(x), streamed so that memory does not grow with the number of samples."""
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowvae.densities import LogDensities
-from flowvae.models import VAE, DequantizedDensity, ExactDensity, Model
+from flowvae.models import Bounded, Scored
+from flowvae.noise import Noise
 
 CHUNK = 256
 """Pairs of image and sample at once. Maps of 128 channels and 14 x 14 places are then below the 32 MiB of
@@ -19,65 +19,76 @@ CHUNK = 256
 class Bounds(NamedTuple):
     """Per image, in nats, [B]: averages over S posterior samples, and the importance-weighted estimate."""
 
-    reconstruction: Tensor
-    """``-E_q log p(x|z)``"""
-    kl: Tensor
-    """``E_q[log q(z|x) - log p(z)]``"""
+    negative_elbo: Tensor
+    """``-E_q[log p(x, z) - log q(z|x)]``"""
     negative_log_marginal: Tensor
     """``-log (1/S) sum_s p(x, z_s) / q(z_s|x)``, an upper bound on -log p(x) in expectation"""
-
-    @property
-    def negative_elbo(self) -> Tensor:
-        return self.reconstruction + self.kl
+    reconstruction: Tensor | None = None
+    """``-E_q log p(x|z)``, of a model with a code"""
+    kl: Tensor | None = None
+    """``E_q[log q(z|x) - log p(z)]``, of a model with a code"""
 
 
 @torch.no_grad()
-def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = CHUNK) -> Bounds:
+def bounds(
+    model: Bounded, images: Tensor, num_samples: int, chunk: int = CHUNK, noise: Noise = None
+) -> Bounds:
     """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` pairs of the two at once.
 
     The samples of a dequantized density are draws of its noise.
 
     The embedding is computed once per image. Call it in ``eval()`` mode: a batch norm in training mode would
-    make each density depend on the whole batch. An exact density needs no samples and gets the same number
-    for all.
+    make each density depend on the whole batch.
 
     Raises:
         ValueError: no samples.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
-    if isinstance(model, ExactDensity):
-        exact = torch.cat([-model.log_prob(few).cpu().double() for few in images.split(chunk)])
-        return Bounds(exact, torch.zeros_like(exact), exact)
-    parts = [
-        accumulated(_draws(model, few), num_samples, max(1, chunk // len(few))) for few in images.split(chunk)
-    ]
-    return Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    return joined(
+        accumulated(model.draws_for(few, noise), num_samples, max(1, chunk // len(few)))
+        for few in images.split(chunk)
+    )
 
 
-def _draws(model: VAE | DequantizedDensity, images: Tensor) -> Callable[[int], LogDensities]:
-    if isinstance(model, VAE):
-        return partial(model.log_densities, images, model.encoder(images))
-    return partial(model, images)
+def joined(parts: Iterable[Bounds]) -> Bounds:
+    """The bounds of the images of all parts."""
+    fields = zip(*parts, strict=True)
+    return Bounds(*(None if field[0] is None else torch.cat(field) for field in fields))
 
 
-def accumulated(draw: Callable[[int], LogDensities], num_samples: int, at_once: int) -> Bounds:
+def accumulated(draw: Callable[[int], LogDensities | Tensor], num_samples: int, at_once: int) -> Bounds:
     """Bounds from ``draw(n)``, the log densities of n samples, that is asked for few at a time."""
-    likelihood = divergence = torch.zeros((), dtype=torch.float64)
-    log_sum = torch.full_like(likelihood, -math.inf)
+    likelihood = total = torch.zeros((), dtype=torch.float64)
+    log_sum, has_code = torch.full_like(total, -math.inf), True
     for start in range(0, num_samples, at_once):
-        # On the CPU, since not every device has 64 bits.
-        densities = LogDensities(*(each.cpu().double() for each in draw(min(at_once, num_samples - start))))
-        likelihood = likelihood + densities.likelihood.sum(0)
-        divergence = divergence + (densities.posterior - densities.prior).sum(0)
-        weights = densities.likelihood + densities.prior - densities.posterior
+        drawn = draw(min(at_once, num_samples - start))
+        has_code = isinstance(drawn, LogDensities)
+        if isinstance(drawn, LogDensities):
+            # On the CPU, since not every device has 64 bits.
+            drawn = LogDensities(*(each.cpu().double() for each in drawn))
+            likelihood = likelihood + drawn.likelihood.sum(0)
+            weights = drawn.likelihood + drawn.prior - drawn.posterior
+        else:
+            weights = drawn.cpu().double()
+        total = total + weights.sum(0)
         log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
-    return Bounds(-likelihood / num_samples, divergence / num_samples, math.log(num_samples) - log_sum)
+    negative_elbo = -total / num_samples
+    found = Bounds(negative_elbo, math.log(num_samples) - log_sum)
+    if not has_code:
+        return found
+    reconstruction = -likelihood / num_samples
+    return found._replace(reconstruction=reconstruction, kl=negative_elbo - reconstruction)
 
 
-def log_marginal(model: Model, images: Tensor, num_samples: int, chunk: int = CHUNK) -> Tensor:
-    """Importance-weighted estimate of log p(x) in nats, [B] (Burda et al. 2016, equation 8).
+@torch.no_grad()
+def log_marginal(
+    model: Bounded | Scored, images: Tensor, num_samples: int, chunk: int = CHUNK, noise: Noise = None
+) -> Tensor:
+    """log p(x) in nats, [B], exact or the importance-weighted estimate (Burda et al. 2016, equation 8).
 
-    In expectation a lower bound that grows towards log p(x) with the number of samples.
+    The estimate is in expectation a lower bound that grows towards log p(x) with the number of samples.
     """
-    return -bounds(model, images, num_samples, chunk).negative_log_marginal
+    if isinstance(model, Scored):
+        return torch.cat([model.log_prob(few).cpu().double() for few in images.split(chunk)])
+    return -bounds(model, images, num_samples, chunk, noise).negative_log_marginal

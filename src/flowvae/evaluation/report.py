@@ -6,16 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from flowvae.data import Dataset, as_float
+from flowvae.batch import Batch
+from flowvae.data import Dataset
 from flowvae.errors import UserError, did_you_mean
-from flowvae.evaluation.likelihood import Bounds, bounds
+from flowvae.evaluation.likelihood import bounds
 from flowvae.evaluation.usage import active_units
-from flowvae.memory import keep_freed_memory
-from flowvae.models import VAE, ExactDensity, Model
+from flowvae.models import Bounded, Inferring, Model, Scored
+from flowvae.models.base import evaluating
 
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
 SPLITS = ("train", "valid", "test")
+PARTS_OF_A_SUM = ("reconstruction", "kl")  # whose standard errors would say little
 
 
 @torch.no_grad()
@@ -28,27 +31,26 @@ def evaluate(
     seed: int = 0,
     report: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Any]:
-    """Score a model, in ``eval()`` mode, on ``num_images`` images of a split drawn at random (None: all).
+    """Score a model on ``num_images`` images of a split drawn at random (None: all).
 
     Args:
-        model: moved to where it shall be scored.
+        model: moved to where it shall be scored; it is scored in ``eval()`` mode, and left as it was.
         dataset: its binarization decides what the numbers are comparable with.
         split: train, valid or test.
-        num_samples: S, posterior samples an image, or draws of a dequantized density's noise; an exact
-            density takes none.
+        num_samples: S, posterior samples an image, or draws of a dequantized density's noise; a model that
+            gives no bound takes none.
         num_images: None for the whole split.
         seed: of the choice of images and of the samples.
         report: is told the fraction that is done.
 
     Returns:
-        What evaluation.json holds: nats summed over an image's dimensions and averaged over images, their
-        standard errors over images, and what they were measured on.
+        What evaluation.json holds: averages over images, their standard errors, and what they were measured
+        on. Likelihoods are in nats, summed over an image's dimensions. A model without a likelihood has the
+        numbers by which it is validated. A number that a model has not got is absent.
     """
-    keep_freed_memory()
     if split not in SPLITS:
         raise UserError(f"split is {split}; {did_you_mean(split, SPLITS)}")
-    images = getattr(dataset, split).images
-    available = len(images)
+    available = len(getattr(dataset, split).images)
     num_images = available if num_images is None else num_images
     check_levels(model, dataset)
     if num_samples < 1:
@@ -57,28 +59,28 @@ def evaluate(
         raise UserError(f"images is {num_images}; the {split} split of {dataset.name} has 1 to {available}")
     device = next(model.parameters()).device
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
-    images = as_float(images[chosen], dataset.levels).to(device)
-    model.eval()
-    with torch.random.fork_rng(devices=[]):
+    with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts: list[Bounds] = []
-        for few in images.split(IMAGES_AT_ONCE):
-            parts.append(bounds(model, few, num_samples))
+        parts: list[dict[str, Tensor]] = []
+        for start in range(0, num_images, IMAGES_AT_ONCE):
+            batch = dataset.batch(split, chosen[start : start + IMAGES_AT_ONCE]).to(device)
+            parts.append(_numbers(model, batch, num_samples))
             report(min(1.0, len(parts) * IMAGES_AT_ONCE / num_images))
-        scores = Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
-        units = active_units(model, images[:2000]) if isinstance(model, VAE) else 0
-    nll = scores.negative_log_marginal
+        of_images = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
+        few = dataset.batch(split, chosen[:2000]).images.to(device)
+        units = {"active_units": active_units(model, few)} if isinstance(model, Inferring) else {}
+    scores: dict[str, Any] = {}
+    for name, values in of_images.items():
+        scores[name] = values.mean().item()
+        if name not in PARTS_OF_A_SUM:
+            scores[f"{name}_standard_error"] = _standard_error(values)
+    if "nll" in scores:
+        scores["bits_per_dim"] = scores["nll"] / math.log(2) / math.prod(dataset.shape)
     return {
-        "reconstruction": scores.reconstruction.mean().item(),
-        "kl": scores.kl.mean().item(),
-        "negative_elbo": scores.negative_elbo.mean().item(),
-        "negative_elbo_standard_error": _standard_error(scores.negative_elbo),
-        "nll": nll.mean().item(),
-        "nll_standard_error": _standard_error(nll),
-        "bits_per_dim": nll.mean().item() / math.log(2) / math.prod(dataset.shape),
-        "samples": None if isinstance(model, ExactDensity) else num_samples,
+        **scores,
+        **({"samples": num_samples} if isinstance(model, Bounded) else {}),
         "images": num_images,
-        "active_units": units,
+        **units,
         "dataset": dataset.name,
         "binarization": dataset.binarization,
         "split": split,
@@ -88,6 +90,22 @@ def evaluate(
     }
 
 
+def _numbers(model: Model, batch: Batch, num_samples: int) -> dict[str, Tensor]:
+    """What is measured of each image of a batch, [B] each, by what the model can do."""
+    if isinstance(model, Scored):
+        return {"nll": -model.log_prob(batch.images)}
+    if isinstance(model, Bounded):
+        found = bounds(model, batch.images, num_samples)
+        numbers = {
+            "reconstruction": found.reconstruction,
+            "kl": found.kl,
+            "negative_elbo": found.negative_elbo,
+            "nll": found.negative_log_marginal,
+        }
+        return {name: value for name, value in numbers.items() if value is not None}
+    return model.validate(batch)
+
+
 def check_levels(model: Model, dataset: Dataset) -> None:
     """Make sure that pixels take the values that the model's likelihood is one of.
 
@@ -95,16 +113,14 @@ def check_levels(model: Model, dataset: Dataset) -> None:
         UserError: they take others; it says how to choose a binarization or a likelihood that fits.
     """
     if model.levels not in (None, dataset.levels):
-        data, likelihood = (
-            ("--binarization static or dynamic", "--likelihood logistic-mixture")
+        data, pixels = (
+            ("--binarization static or dynamic", "8-bit")
             if model.levels == 2
-            else ("--binarization none and images that are not binary", "a likelihood of binary pixels")
+            else ("--binarization none and images that are not binary", "binary")
         )
-        # Other models than autoencoders have the likelihood that they have.
-        remedy = f"choose {data}, or {likelihood}" if isinstance(model, VAE) else f"choose {data}"
         raise UserError(
             f"pixels of {dataset.name} take {dataset.levels} values, those of the model {model.levels}; "
-            + remedy
+            f"choose {data}, or a model of {pixels} pixels"
         )
 
 

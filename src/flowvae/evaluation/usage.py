@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from flowvae.evaluation.likelihood import CHUNK
-from flowvae.models import VAE
+from flowvae.models import Inferring
 
 THRESHOLD = 0.01
 
 
 @torch.no_grad()
-def active_units(model: VAE, images: Tensor, num_samples: int = 32) -> int:
+def active_units(model: Inferring, images: Tensor, num_samples: int = 32) -> int:
     """Dimensions whose posterior mean varies over images: ``Cov_x(E_q[z_i]) > 0.01`` (Burda et al. 2016, C).
 
     The mean under a flow posterior is known from samples alone; the covariance between the means of two
