@@ -1,26 +1,38 @@
 """Deep generative models whose likelihood can be trusted.
 
 >>> import flowvae
->>> model = flowvae.build_model(flowvae.preset("realnvp-2").model, shape=(1, 28, 28))
+>>> data = flowvae.DataSpec(shape=(1, 28, 28), levels=2)
+>>> model = flowvae.build_model(flowvae.preset("realnvp-2").model, data)
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowvae.build import build_model
+    from flowvae.batch import Batch, DataSpec
+    from flowvae.config import Config, DataConfig, TrainingConfig
     from flowvae.data import load_dataset
     from flowvae.evaluation import evaluate, log_marginal
     from flowvae.hub import from_pretrained, push_to_hub, save_pretrained
+    from flowvae.models.base import Model, Update
+    from flowvae.models.registry import build_model, preset
+    from flowvae.models.vae import vae
     from flowvae.objectives import elbo, importance_weighted_bound
     from flowvae.onnx import export_onnx
-    from flowvae.presets import preset
-    from flowvae.runs import load
+    from flowvae.runs import Run, load
     from flowvae.training import train
 
 # Imported when first used, so that `flowvae --help` need not wait for torch.
 _HOMES = {
-    "build_model": "build",
+    "Batch": "batch",
+    "Config": "config",
+    "DataConfig": "config",
+    "DataSpec": "batch",
+    "Model": "models.base",
+    "Run": "runs",
+    "TrainingConfig": "config",
+    "Update": "models.base",
+    "build_model": "models.registry",
     "elbo": "objectives",
     "evaluate": "evaluation",
     "export_onnx": "onnx",
@@ -29,13 +41,22 @@ _HOMES = {
     "load": "runs",
     "load_dataset": "data",
     "log_marginal": "evaluation",
-    "preset": "presets",
+    "preset": "models.registry",
     "push_to_hub": "hub",
     "save_pretrained": "hub",
     "train": "training",
+    "vae": "models.vae",
 }
 
 __all__ = [
+    "Batch",
+    "Config",
+    "DataConfig",
+    "DataSpec",
+    "Model",
+    "Run",
+    "TrainingConfig",
+    "Update",
     "build_model",
     "elbo",
     "evaluate",
@@ -49,6 +70,7 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
     "train",
+    "vae",
 ]
 
 

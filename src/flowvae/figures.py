@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from torch import Tensor
 
 from flowvae.errors import UserError, did_you_mean
-from flowvae.runs import replacing
+from flowvae.runs import judged_by, replacing
+from flowvae.titles import title_with_unit
 
 GAP = 2  # pixels between images
 GAP_SHADE = 0.85

@@ -11,6 +11,12 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 from flowvae.errors import UserError, did_you_mean
 
 T = TypeVar("T")
+TRAINING_ONLY = "training only"
+
+
+def training_only(default: T) -> T:
+    """A field whose value matters to training and not to the trained model."""
+    return dataclasses.field(default=default, metadata={TRAINING_ONLY: True})
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,28 @@ def to_dict(options: Any) -> dict[str, Any]:
         else:
             flat[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
     return flat
+
+
+def shaping(options: Any) -> dict[str, Any]:
+    """As `to_dict`, without what matters to training alone: models that agree in it have the same weights."""
+    flat = to_dict(options)
+    parts = [getattr(options, name) for name in choices(type(options))]
+    for field in (field for part in (options, *parts) for field in dataclasses.fields(part)):
+        if field.metadata.get(TRAINING_ONLY):
+            del flat[field.name]
+            value = getattr(options, field.name, None)
+            for name in names(value) if isinstance(value, Part) else ():
+                del flat[name]
+    return flat
+
+
+def available(kind: type, values: Mapping[str, Any]) -> list[str]:
+    """The names of options that there are where ``values`` choose the parts of ``kind``."""
+    found = names(kind)
+    for selector, known in choices(kind).items():
+        part = known.get(values.get(selector, _default(kind, selector).name))
+        found += [] if part is None else names(part)
+    return found
 
 
 def from_dict(kind: type[T], values: Any) -> T:

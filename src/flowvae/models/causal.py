@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flowvae.errors import UserError
 from flowvae.networks import CausalNetwork
-from flowvae.parts import at_least
+from flowvae.parts import at_least, training_only
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class CausalOptions:
     """width of the causal network"""
     causal_blocks: int = 4
     """gated blocks of the causal network"""
-    causal_dropout: float = 0.0
+    causal_dropout: float = training_only(0.0)
     """share of the causal network's gated activations that are dropped in training"""
     causal_orders: int = 1
     """number of orders of the patches, 1 to 8, that the causal network learns and the likelihood averages"""

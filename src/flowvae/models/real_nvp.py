@@ -17,7 +17,7 @@ from flowvae.models.couplings import Couplings, Normalization
 from flowvae.models.dequantized import DequantizedDensity
 from flowvae.models.sides import check_sides
 from flowvae.noise import Noise, normal
-from flowvae.parts import at_least
+from flowvae.parts import at_least, training_only
 
 MARGIN = 0.05
 """How far from 0 and 1 values are moved before their logit is taken (Dinh et al. 2017, section 4.1)."""
@@ -147,9 +147,9 @@ class RealNVPDensityOptions(System):
     """batch normalization as a flow after each transformation, in place of activation normalization"""
     bounded: bool = True
     """bound the log scale of affine transformations"""
-    objective: Literal["elbo", "importance-weighted"] = "elbo"
+    objective: Literal["elbo", "importance-weighted"] = training_only("elbo")
     """what training maximizes: the mean of the log density over draws of the noise, or the log of its mean"""
-    samples: int = 1
+    samples: int = training_only(1)
     """S, draws of the dequantization noise for each image in training"""
 
     def __post_init__(self) -> None:

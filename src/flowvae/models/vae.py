@@ -46,7 +46,7 @@ from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
 from flowvae.networks.convolutional import STRIDE
 from flowvae.noise import Noise
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
-from flowvae.parts import Part, at_least, from_dict
+from flowvae.parts import Part, at_least, from_dict, training_only
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class VAEOptions(System):
     pixels, as a discretized logistic or a mixture of them"""
     code: VectorOptions | MapOptions = VectorOptions()
     """the code z: D numbers, or maps at a quarter of the images' sides"""
-    objective: ELBO | ImportanceWeighted = ELBO()
+    objective: ELBO | ImportanceWeighted = training_only(ELBO())
     """what training maximizes; validation follows it"""
     covariance: Literal["diagonal", "full"] = "diagonal"
     """covariance of the posterior's Gaussian; a full one is a triangular factor from the embedding"""
@@ -313,9 +313,9 @@ class VAEOptions(System):
     """width of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
     blocks: int = 1
     """residual blocks at either size of encoder and decoder, and of each convolutional conditioner"""
-    samples: int = 1
+    samples: int = training_only(1)
     """S, posterior samples of each image in training"""
-    kl_warm_up: int = 500
+    kl_warm_up: int = training_only(500)
     """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
 
     def __post_init__(self) -> None:

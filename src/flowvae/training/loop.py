@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import check_levels
 from flowvae.flows import checkpoint_transformations
 from flowvae.models import Model
-from flowvae.models.registry import build_model
+from flowvae.models.registry import SYSTEMS, build_model
 from flowvae.training.averaging import averaged
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
@@ -30,6 +31,7 @@ from flowvae.training.players import diverged, make_players, updates
 from flowvae.training.progress import display
 from flowvae.training.records import Records
 from flowvae.training.schedule import rate_factor, spent
+from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker
 
 SAVE_EVERY = 60.0  # seconds
@@ -37,47 +39,80 @@ IMAGES_AT_ONCE = 256  # in validation
 START_IMAGES = 10_000  # from which a model takes what it starts with, such as the mean image
 
 
-def train(run: str | Path, config: Config, resume: bool = False) -> bool:
-    """Train into the folder ``run`` until a budget of the configuration is used up, or Ctrl-C or SIGTERM.
+def train(run: str | Path, config: Config, resume: bool = False, model: Model | None = None) -> bool:
+    """Train into the directory ``run`` until a budget of the configuration is used up, or Ctrl-C or SIGTERM.
 
-    The folder gets the averaged weights that score best on validation images (``model.safetensors``), the
+    The directory gets the averaged weights that score best on validation images (``model.safetensors``), the
     metrics, and the state to resume from, after every epoch and every minute. Batches and noise are a pure
     function of (seed, step): with a budget in steps or epochs, a run that was killed and resumed ends with
-    the weights of an unbroken one, bit for bit on a CPU.
+    the weights of an unbroken one, bit for bit on a CPU. The generators of the caller are left as they were.
+
+    Args:
+        run: the directory, which is made.
+        config: data, model and training.
+        resume: go on with the run that is there.
+        model: a freshly made module of your own, in place of ``config.model``.
 
     Returns:
         Whether the budget is used up: False where a signal came first.
 
     Raises:
-        UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data or the weights
-            to start from cannot be read, or the loss stops being finite.
+        UserError: the directory exists (or, with ``resume``, holds nothing to resume), the data or the
+            weights to start from cannot be read, or a loss stops being finite.
     """
-    keep_freed_memory()
     run, settings = Path(run), config.training
+    system = _system(config, model)
     check_tracker(settings.track)
-    accelerator = Accelerator(
-        mixed_precision="no",  # ours is a setting of the run, whatever accelerate's own is
-        log_with=None if settings.track == "none" else settings.track,
-        project_dir=run,
-    )
+    with unchanged_environment():
+        accelerator = Accelerator(
+            mixed_precision="no",  # ours is a setting of the run, whatever accelerate's own is
+            log_with=None if settings.track == "none" else settings.track,
+            project_dir=run,
+        )
     main = accelerator.is_main_process
     if resume:
-        runs.check_revision(run, config)
+        runs.check_revision(runs.Run(run), config, system)
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
-    state = _start(config, dataset, accelerator.device, resume)
-    if resume:
-        state.restore(run)
-    if main and resume:
-        runs.revise(run, config)
-        runs.cut_metrics(run, state.metrics_bytes)
-    elif main:
-        runs.create(run, config, dataset.shape)
-    accelerator.wait_for_everyone()
-    with _removed_unless_saved(run, made=main and not resume):
-        start_tracker(accelerator, run, config)
-        finished = _take_steps(accelerator, state, dataset, run, settings)
+    with torch.random.fork_rng():
+        state = _start(config, dataset, accelerator.device, resume, model)
+        if resume:
+            state.restore(run)
+        if main and resume:
+            runs.revise(runs.Run(run), config)
+            runs.cut_metrics(run, state.metrics_bytes)
+        elif main:
+            runs.create(run, config, dataset.spec, system)
+        accelerator.wait_for_everyone()
+        with _removed_unless_saved(run, made=main and not resume):
+            start_tracker(accelerator, run, config)
+            finished = _take_steps(accelerator, state, dataset, run, settings)
     accelerator.end_training()
     return finished
+
+
+def _system(config: Config, model: Model | None) -> str:
+    """What the run calls its system.
+
+    Raises:
+        UserError: there are two models, or none.
+    """
+    if (config.model is None) == (model is None):
+        raise UserError("give one model: that of the configuration, or a module with configuration.model None")
+    if config.model is not None and SYSTEMS.get(config.model.name) is type(config.model):
+        return config.model.name
+    kind = type(model if config.model is None else config.model)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+@contextmanager
+def unchanged_environment() -> Iterator[None]:
+    """What libraries set in the environment inside is unset again."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
@@ -115,7 +150,7 @@ def _take_steps(
         fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
         share(accelerator, [*model.parameters(), *model.buffers()])
         while fraction < 1 and not stop:
-            runs.seed_everything(settings.seed, state.step, process)
+            seed_everything(settings.seed, state.step, process)
             factor = rate_factor(settings, state.step, fraction)
             batch = training_batch(
                 dataset, settings.batch_size, settings.seed, state.step, process, processes
@@ -159,7 +194,7 @@ def _start(
     config: Config, dataset: Dataset, device: torch.device, resume: bool = False, model: Model | None = None
 ) -> State:
     settings = config.training
-    runs.seed_everything(settings.seed)
+    seed_everything(settings.seed)
     if model is None:
         assert config.model is not None
         model = build_model(config.model, dataset.spec)

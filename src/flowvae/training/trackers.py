@@ -6,8 +6,9 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
-from flowvae.config import Config, to_dict
+from flowvae.config import Config
 from flowvae.errors import UserError
+from flowvae.parts import to_dict
 from flowvae.runs import reason
 
 
@@ -40,8 +41,9 @@ def start_tracker(accelerator: Accelerator, run: Path, config: Config) -> None:
     }
     settings = {
         f"{part}.{name}": value
-        for part, values in to_dict(config).items()
-        for name, value in values.items()
+        for part in ("data", "model", "training")
+        if getattr(config, part) is not None
+        for name, value in to_dict(getattr(config, part)).items()
         if value is not None
     }
     try:
