@@ -5,16 +5,14 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
-from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
 from flowvae.errors import UserError, did_you_mean
 from flowvae.options import given, parse
-from flowvae.presets import PRESETS, preset
 
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
@@ -27,59 +25,58 @@ def _default(text: str) -> Any:
     return arg(help_behavior_hint=f"(default: {text})")
 
 
-@dataclass(frozen=True)
-class Training:
-    """Train a preset into a new folder, or go on with a run.
-
-    Begin with: flowvae train PRESET [options]. Go on, exactly where it stopped, with: flowvae train --resume
-    RUN, and a budget if it shall be another. Ctrl-C or SIGTERM stops and saves.
-    """
-
-    data: OmitArgPrefixes[DataConfig]
-    model: OmitArgPrefixes[ModelConfig]
-    training: OmitArgPrefixes[TrainingConfig]
-    out: Annotated[Path | None, _default("runs/PRESET")] = None
-    """folder of the new run"""
-    resume: Path | None = None
-    """folder of the run to go on with"""
-
-
 def train(words: list[str]) -> None:
-    """Train a preset into a folder, or go on with a run that was stopped."""
+    """Train a preset into a directory, or resume a run that was stopped."""
     name = words[0] if words and not words[0].startswith("-") else None
     resumed = given("--resume", words)
-    if name is not None:
-        config, words = preset(name), words[1:]
-    elif resumed is not None:
-        if not resumed:
-            raise UserError("--resume has no value; give the folder of the run to go on with")
-        from flowvae.runs import read_config
+    if name is None and resumed is None and not {"--help", "-h"} & set(words):
+        from flowvae.models.registry import PRESETS
 
-        config = read_config(Path(resumed))[0]
-    elif {"--help", "-h"} & set(words):
-        config = Config()
-    else:
         raise UserError(f"name a preset first: flowvae train PRESET; known: {', '.join(PRESETS)}")
-    training = config.training
-    if any(given(budget, words) is not None for budget in ("--epochs", "--steps", "--minutes")):
-        training = training.with_budget()
-    default = Training(config.data, config.model, training)
-    chosen = parse(Training, words, f"flowvae train {name or 'PRESET'}", default=default)
-    if name is not None and chosen.resume is not None:
+    if resumed == "":
+        raise UserError("--resume has no value; give the directory of the run to resume")
+    if resumed is not None and given("--out", words) is not None:
+        raise UserError("--resume goes on in the run's own directory; leave --out out")
+
+    from flowvae.forms import read_training
+    from flowvae.user_presets import named_preset
+
+    if resumed is None:
+        config = named_preset(name or "vae")
+    elif name is None or ":" in name:
+        config = _resumed(Path(resumed), name)
+    else:
         raise UserError(f"--resume goes on with a run's own preset; leave {name!r} out")
-    if chosen.resume is not None and chosen.out is not None:
-        raise UserError("--resume goes on in the run's own folder; leave --out out")
+    if any(given(budget, words) is not None for budget in ("--epochs", "--steps", "--minutes")):
+        config = replace(config, training=config.training.with_budget())
+    chosen = read_training(config, words[name is not None :], f"flowvae train {name or 'PRESET'}")
 
     from accelerate import PartialState
 
     from flowvae.training import train as train_run
 
-    run = chosen.resume or chosen.out or Path("runs") / str(name)
-    config = Config(chosen.data, chosen.model, chosen.training)
-    if not train_run(run, config, resume=chosen.resume is not None):
+    run = chosen.resume or chosen.out or Path("runs") / str(name).rpartition(":")[2]
+    if not train_run(run, chosen.config, resume=chosen.resume is not None):
         raise KeyboardInterrupt
     if PartialState().is_main_process:  # once, however many processes there are
         print(f"{run} is trained; flowvae evaluate {run} scores it")
+
+
+def _resumed(path: Path, name: str | None) -> Any:
+    """The configuration of a run; of one whose system is not flowvae's own, with that of the preset ``name``."""
+    from flowvae.parts import from_dict
+    from flowvae.runs import Run
+    from flowvae.user_presets import named_preset
+
+    described = Run(path).described
+    if described.config.model is not None and name is None:
+        return described.config
+    if name is None:
+        raise UserError(
+            f"{path} is of the system {described.system}; name its preset: flowvae train MODULE:NAME --resume {path}"
+        )
+    model = named_preset(name).model
+    return replace(described.config, model=model and from_dict(type(model), described.options))
 
 
 def evaluate(
@@ -101,7 +98,7 @@ def evaluate(
         seed: of the choice of images and of the samples
     """
     from flowvae.commands import evaluate_run
-    from flowvae.evaluation.table import markdown, titles
+    from flowvae.runs.table import markdown, titles
 
     evaluation = evaluate_run(run, samples, images, split, data, seed)
     print(markdown([{"name": titles([run])[0], **evaluation}]), end="")
@@ -126,8 +123,6 @@ def sample(
     """
     from flowvae.commands import picture_samples
 
-    # A model that comes with the package is a name, and no folder to write into.
-    out = out or (run if run.is_dir() else Path()) / f"{show}.png"
     print(picture_samples(run, images, seed, out, show))
 
 
@@ -147,7 +142,7 @@ def reconstruct(
     """
     from flowvae.commands import picture_reconstructions
 
-    print(picture_reconstructions(run, images, seed, out or run / "reconstructions.png"))
+    print(picture_reconstructions(run, images, seed, out))
 
 
 def interpolate(
@@ -169,7 +164,7 @@ def interpolate(
     from flowvae.commands import picture_interpolations
 
     _at_least_one(runs)
-    print(picture_interpolations(runs, pairs, steps, seed, out or runs[0] / "interpolations.png"))
+    print(picture_interpolations(runs, pairs, steps, seed, out))
 
 
 def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:
@@ -179,7 +174,7 @@ def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = 
         runs: folders of runs
         out: file to write, .md, .csv or .json by its name
     """
-    from flowvae.evaluation.table import collect, markdown, write_table
+    from flowvae.runs.table import collect, markdown, write_table
 
     _at_least_one(runs)
     rows = collect(list(runs))
@@ -204,7 +199,7 @@ def export(
     """
     from flowvae.commands import export_run
 
-    for path in export_run(run, format, out or run / format):
+    for path in export_run(run, format, out):
         print(path)
 
 
@@ -226,18 +221,11 @@ def explore(
 
 def presets() -> None:
     """List the named experiments."""
+    from flowvae.models.registry import PRESETS
+
     for name, config in PRESETS.items():
-        model = config.model
-        if model.family == "realnvp":
-            what = f"Real NVP as a density, K = {model.transformations} at each scale"
-        elif model.family == "pixelcnn":
-            what = "a causal network without a code"
-        else:
-            size = f"D = {model.latent}" if model.code == "vector" else f"a map of {model.latent} channels"
-            what = f"posterior {model.posterior}, K = {model.transformations}, {size}"
-            if model.prior != "normal" or model.likelihood != "bernoulli":
-                what += f"; prior {model.prior}, likelihood {model.likelihood}"
-        print(f"{name:24} {what}, {config.data.data}")
+        what = "" if config.model is None else config.model.describe()
+        print(f"{name:24} {what}; {config.data.data}")
 
 
 def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:

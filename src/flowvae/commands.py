@@ -11,16 +11,16 @@ from rich.progress import Progress
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.config import Config
 from flowvae.data import as_float
-from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
 from flowvae.evaluation import evaluate, interpolate, nearest
-from flowvae.evaluation.table import collect, markdown, titles, write_table
 from flowvae.hub import save_pretrained
-from flowvae.models import VAE, RealNVPDensity
+from flowvae.models import Coded, Inferring, Sampler
+from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
-from flowvae.presets import preset
+from flowvae.runs import Run
+from flowvae.runs.capability import needs
+from flowvae.runs.table import collect, markdown, titles, write_table
 from flowvae.training import train
 
 # What a picture can hold and still be looked at; more would first fill the memory.
@@ -28,25 +28,24 @@ MOST_IMAGES = 10_000
 
 
 def evaluate_run(
-    run: Path,
+    path: Path,
     num_samples: int,
     num_images: int,
     split: str = "test",
     data: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json into its folder."""
+    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json into its directory."""
     _check_seed(seed)
-    model = runs.load(run)
-    config, _ = runs.read_config(run)
-    dataset = runs.read_dataset(run, data)
+    run = Run(path)
+    model, dataset = run.model, run.read_dataset(data)
     if split == "train" and dataset.binarization == "dynamic":
         raise UserError(
             "dynamic binarization draws training images anew for every batch; evaluate valid or test"
         )
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"evaluating {titles([run])[0]}", total=1.0)
+        task = progress.add_task(f"evaluating {run.name}", total=1.0)
         scores = evaluate(
             model,
             dataset,
@@ -56,42 +55,42 @@ def evaluate_run(
             seed,
             lambda done: progress.update(task, completed=done),
         )
-    records = runs.read_metrics(run)
     training = {
-        "training_steps": records[-1]["step"] if records else None,
-        "training_seconds": records[-1]["seconds"] if records else None,
-        "training_seed": config.training.seed,
+        "training_steps": run.records[-1]["step"] if run.records else None,
+        "training_seconds": run.records[-1]["seconds"] if run.records else None,
+        "training_seed": run.config.training.seed,
     }
     evaluation = {**scores, **training}
-    if run.is_dir():  # and no model that comes with the package
-        runs.write_json(run / runs.EVALUATION, evaluation)
+    if not run.bundled:
+        runs.write_json(run.path / runs.EVALUATION, evaluation)
     return evaluation
 
 
-def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str = "samples") -> Path:
-    """A grid of images for codes from the prior: their mean, or draws where the likelihood has none.
+def picture_samples(
+    path: Path, num_images: int, seed: int, out: Path | None = None, show: str = "samples"
+) -> Path:
+    """A grid of images that the model makes up.
 
     Args:
-        run: folder of the run.
+        path: directory of the run.
         num_images: how many.
-        seed: of the draws.
+        seed: random seed of the draws.
         out: the picture.
-        show: ``"samples"``; ``"crossed"``: images in a column have the code in common, and those in a row the
-            noise by which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
+        show: ``"samples"``; ``"crossed"``: images in a column share the code, and those in a row the noise by
+            which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
     """
     _check_seed(seed)
     _check_count("images", num_images)
-    model = runs.load(run)
+    run = Run(path)
+    out = out or run.place_for(f"{show}.png")
+    model, noise = needs(Sampler, run), torch.Generator().manual_seed(seed)
     if show == "crossed":
-        images, title = _crossed(runs.load_vae(run), run, num_images, seed), "a code a column, a noise a row"
-        figures.save_panels({title: images}, out, columns=10)
+        title = "columns share a code, rows share the noise"
+        figures.save_panels({title: _crossed(run, num_images, noise)}, out, columns=10)
         return out
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        images = model.sample(num_images)
+    images = model.sample(num_images, noise)
     if show == "nearest":
-        dataset = runs.read_dataset(run)
-        training, levels = dataset.train.images, dataset.training_levels
+        training, levels = run.dataset.train.images, run.dataset.training_levels
         found = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
         _save_pairs("samples, each above the nearest training image", images, found, out)
     else:
@@ -100,52 +99,58 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str 
 
 
 @torch.no_grad()
-def _crossed(model: VAE, run: Path, num_images: int, seed: int) -> Tensor:
+def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
     """Rows of ten codes, the same in all rows, with a noise for each row."""
-    if not isinstance(model.likelihood, CausalLikelihood):
+    model = needs(Inferring, run)
+    if model.pixel_noise is None:
         raise UserError(
-            f"{run} draws pixels apart from each other; crossed samples are of a causal likelihood"
+            f"{run.path} shows means of p(x|z), which no noise changes; --show crossed is for a likelihood "
+            "that draws pixels one after the other"
         )
-    torch.manual_seed(seed)
     columns = 10
     rows = math.ceil(num_images / columns)
-    given = model.likelihood(model.prior().sample(torch.Size((1, columns))).repeat(rows, 1, 1))
-    noise = torch.rand(rows, 1, *given.condition.shape[3:]).expand(-1, columns, -1, -1)
-    return given.sample(noise=noise).flatten(0, 1)[:num_images]
+    codes = model.sample_codes(columns, noise).repeat(rows, 1)
+    of_rows = torch.rand(rows, *model.pixel_noise, generator=noise)
+    return model.decode(codes, of_rows.repeat_interleave(columns, 0))[:num_images]
 
 
-def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) -> Path:
+def picture_reconstructions(path: Path, num_images: int, seed: int, out: Path | None = None) -> Path:
     """Rows of test images, each row above the row of their reconstructions."""
-    model = runs.load_vae(run)
-    images = test_images(run, num_images, seed)
+    run = Run(path)
+    out = out or run.place_for("reconstructions.png")
+    model, images = needs(Coded, run), test_images(run, num_images, seed)
     with torch.no_grad():
-        reconstructed = model.reconstruct(images)
+        reconstructed = model.reconstruct(images, torch.Generator().manual_seed(seed))
     _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
     return out
 
 
-def picture_interpolations(compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path) -> Path:
-    """The same walks between test images for each run, side by side."""
+def picture_interpolations(
+    compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path | None = None
+) -> Path:
+    """The same interpolations between test images for each run, side by side."""
     _check_count("pairs", pairs)
     if steps < 2:
-        raise UserError(f"steps is {steps}; a walk has at least its 2 ends")
+        raise UserError(f"steps is {steps}; it must be at least 2")
     _check_count("pairs times steps", pairs * steps)
-    panels = {}
-    for title, run in zip(titles(compared), compared, strict=True):
+    panels, opened = {}, [Run(path) for path in compared]
+    for title, run in zip(titles(compared), opened, strict=True):
         ends = test_images(run, 2 * pairs, seed)
-        model = runs.load(run)
-        if not isinstance(model, RealNVPDensity):
-            model = runs.load_vae(run)
-        panels[title] = interpolate(model, ends[:pairs], ends[pairs:], steps).flatten(0, 1)
+        noise = torch.Generator().manual_seed(seed)
+        path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise)
+        panels[title] = path.flatten(0, 1)
+    out = out or opened[0].place_for("interpolations.png")
     figures.save_panels(panels, out, columns=steps)
     return out
 
 
-def export_run(run: Path, format: str, out: Path) -> list[Path]:
-    """Write the run's model into the folder ``out``, as ONNX graphs ("onnx") or as a hub wants it ("hub")."""
+def export_run(path: Path, format: str, out: Path | None = None) -> list[Path]:
+    """Write the run's model into the directory ``out``, as ONNX graphs ("onnx") or as a hub wants it ("hub")."""
+    run = Run(path)
+    out = out or run.place_for(format)
     if format == "hub":
-        return save_pretrained(run, out)
-    return export_onnx(runs.load_vae(run), runs.read_config(run)[1], out)
+        return save_pretrained(path, out)
+    return export_onnx(run.model, run.spec.shape, out)
 
 
 def run_demo(minutes: float, out: Path) -> None:
@@ -154,9 +159,7 @@ def run_demo(minutes: float, out: Path) -> None:
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     folders = [out / name for name in ("vae", "realnvp-2")]
     for folder in folders:
-        config = preset(folder.name)
-        config = Config(config.data, config.model, config.training.with_budget(minutes=minutes))
-        if not train(folder, config):
+        if not train(folder, preset(folder.name).revised(minutes=minutes)):
             raise KeyboardInterrupt
     for folder in folders:
         evaluate_run(folder, num_samples=100, num_images=1000)
@@ -172,16 +175,15 @@ def run_demo(minutes: float, out: Path) -> None:
         print(path)
 
 
-def test_images(run: Path, count: int, seed: int) -> Tensor:
+def test_images(run: Run, count: int, seed: int) -> Tensor:
     """Images [N, C, H, W] of the test split that a run's data has, drawn at random."""
     _check_seed(seed)
     _check_count("images", count)
-    dataset = runs.read_dataset(run)
-    available = len(dataset.test.images)
+    available = len(run.dataset.test.images)
     if count > available:
-        raise UserError(f"{count} test images are asked for; {dataset.name} has {available}")
+        raise UserError(f"{count} test images are asked for; {run.dataset.name} has {available}")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    return as_float(dataset.test.images[chosen], dataset.levels)
+    return run.dataset.batch("test", chosen).images
 
 
 def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:

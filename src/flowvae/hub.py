@@ -11,14 +11,15 @@ from typing import Any
 from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
 
 from flowvae import runs
-from flowvae.config import Config, to_dict
+from flowvae.config import Config
 from flowvae.errors import UserError
-from flowvae.evaluation.table import COLUMNS, collect, markdown
 from flowvae.models import Model
+from flowvae.runs.formats import written
+from flowvae.runs.table import collect, markdown
+from flowvae.titles import title
 
 CARD = "README.md"
 FILES = [runs.CONFIG, runs.WEIGHTS, runs.EVALUATION, CARD]
-_TAGS = {"vae": "variational-autoencoder"}
 SCORES = ("negative_elbo", "nll", "bits_per_dim")
 
 
@@ -39,9 +40,9 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     Raises:
         UserError: no such run, or one of its files is damaged; or ``folder`` holds something else.
     """
-    run, folder = Path(run), Path(folder)
-    runs.load(run)  # complains of whatever is damaged
-    config, shape = runs.read_config(run)
+    run, folder = runs.Run(run), Path(folder)
+    _ = run.model  # complains of whatever is missing or damaged
+    config = run.config
     strangers = {path.name for path in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
     if strangers:
         raise UserError(f"{folder} holds {min(strangers)}, which is no model's; choose another folder")
@@ -51,14 +52,14 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
         training=replace(config.training, start_from=None),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / runs.CONFIG, {**to_dict(config), "shape": list(shape)})
+    runs.write_json(folder / runs.CONFIG, written(config, run.spec, run.described.system))
     for name in (runs.WEIGHTS, runs.EVALUATION):
-        if (run / name).exists():
+        if (run.path / name).exists():
             with runs.replacing(folder / name) as partial:
-                shutil.copyfile(run / name, partial)
+                shutil.copyfile(run.path / name, partial)
     if not (folder / CARD).exists():
         with runs.replacing(folder / CARD) as partial:
-            partial.write_text(model_card(folder, run.resolve().name))
+            partial.write_text(model_card(runs.Run(folder), run.name))
     return [folder / name for name in FILES if (folder / name).exists()]
 
 
@@ -119,14 +120,14 @@ def push_to_hub(
             )
 
 
-def model_card(run: Path, name: str) -> str:
+def model_card(run: runs.Run, name: str) -> str:
     """What the hub shows of a model: its scores with their protocol, and how to use it."""
-    config, shape = runs.read_config(run)
-    evaluation = collect([run])[0] if (run / runs.EVALUATION).exists() else None
+    config, shape = run.config, run.spec.shape
+    evaluation = collect([run.path])[0] if (run.path / runs.EVALUATION).exists() else None
     data = ModelCardData(
         library_name="flowvae",
         model_name=name,
-        tags=["flowvae", _TAGS.get(config.model.family, config.model.family)],
+        tags=["flowvae", run.described.system],
         eval_results=_results(evaluation) if evaluation else None,
     )
     channels, height, width = shape
@@ -155,26 +156,19 @@ images = model.sample(16)  # [16, {channels}, {height}, {width}]
 
 
 def _kind(config: Config) -> str:
-    model = config.model
-    if model.family != "vae":
-        return f"a model of the family {model.family}, without a latent code"
-    code = "latent dimensions" if model.code == "vector" else "maps for a code"
-    kind = f"a variational autoencoder with {model.latent} {code}, a Gaussian posterior"
-    if model.transformations:
-        kind += f" made flexible by {model.transformations} {model.posterior} transformations"
-    return f"{kind}, a {model.prior} prior and a {model.likelihood} likelihood"
+    return config.model.describe() if config.model is not None else "a model of its author's own"
 
 
 def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
     if evaluation is None:
         return "Not measured yet.\n"
-    samples = evaluation["samples"]
+    samples = evaluation.get("samples")
     estimate = "exact" if samples is None else f"importance-weighted with {samples:,} samples"
+    likelihood = f"; -log p(x) is {estimate}, in nats per image" if "nll" in evaluation else ""
     return (
         f"{markdown([{**evaluation, 'name': name}])}\n"
-        f"Nats per image (bits/dim where it says so), lower is better, on {evaluation['images']:,} random "
-        f"images of the {evaluation['split']} split of {evaluation['dataset']} "
-        f"({evaluation['binarization']}); -log p(x) is {estimate}, the standard error is over images. "
+        f"Lower is better, on {evaluation['images']:,} random images of the {evaluation['split']} split of "
+        f"{evaluation['dataset']} ({evaluation['binarization']}){likelihood}; standard errors are over images. "
         f"Measured by flowvae {evaluation['version']} with seed {evaluation['seed']}.\n"
     )
 
@@ -187,10 +181,11 @@ def _results(evaluation: dict[str, Any]) -> list[EvalResult]:
             dataset_name=f"{evaluation['dataset']} ({evaluation['binarization']})",
             dataset_split=evaluation["split"],
             metric_type=key,
-            metric_name=COLUMNS[key][0],
+            metric_name=title(key),
             metric_value=round(evaluation[key], 4),
         )
         for key in SCORES
+        if key in evaluation
     ]
 
 

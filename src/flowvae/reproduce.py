@@ -22,11 +22,14 @@ from flowvae import figures, runs
 from flowvae.commands import test_images
 from flowvae.errors import UserError
 from flowvae.evaluation import interpolate, path_quality
-from flowvae.evaluation.table import COLUMNS, markdown
-from flowvae.presets import preset
+from flowvae.models import Inferring
+from flowvae.models.registry import preset
+from flowvae.runs.capability import needs
+from flowvae.runs.table import markdown
+from flowvae.titles import title
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.interrupt import interruptible
-from flowvae.training.loop import DIVERGED
+from flowvae.training.players import DIVERGED
 from flowvae.training.schedule import spent
 
 
@@ -42,11 +45,8 @@ def _presets(*names: str) -> dict[str, Variant]:
     return {name: Variant(name) for name in names}
 
 
-_GAUSSIAN = (
-    *("--posterior", "gaussian", "--transformations", "0"),
-    *("--flow-of", "code", "--covariance", "diagonal"),
-)
-_NORMAL = ("--prior", "normal", "--prior-transformations", "0")
+_GAUSSIAN = ("--posterior", "gaussian", "--covariance", "diagonal")
+_NORMAL = ("--prior", "normal")
 _INDEPENDENT = ("--likelihood", "bernoulli")
 
 TABLES: dict[str, dict[str, Variant]] = {
@@ -120,7 +120,7 @@ ORIGINAL_RECONSTRUCTION = {
     "realnvp-10": 75.01,
     "realnvp-20": 81.37,
 }
-REPORTED = {"original_reconstruction": ("-log p(x|z) in 2017", ".2f"), **COLUMNS}
+REPORTED_FIRST = {"original_reconstruction": ".2f"}
 
 
 @dataclass(frozen=True)
@@ -163,15 +163,15 @@ class Row:
     def is_done(self, request: "Request") -> bool:
         return self.result.exists() and runs.read_json(self.result).get("asked") == request.of(self)
 
-    def state(self) -> tuple[float, float | None]:
-        """Fraction of the run's budget that is spent, and its latest -ELBO."""
+    def state(self) -> tuple[float, tuple[str, float] | None]:
+        """Fraction of the run's budget that is spent, and the first number of its latest record."""
         records = runs.read_metrics(self.run)
         if not records:
             return 0.0, None
         last = records[-1]
-        training = runs.read_config(self.run)[0].training
+        training = runs.Run(self.run).config.training
         steps_per_epoch = round(last["step"] / last["epoch"]) if last["epoch"] else 1
-        return spent(training, last["step"], steps_per_epoch, last["seconds"]), last["negative_elbo"]
+        return spent(training, last["step"], steps_per_epoch, last["seconds"]), runs.first_number(last)
 
 
 @dataclass(frozen=True)
@@ -289,15 +289,17 @@ def reproduce_table(
 
 
 def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
+    records = runs.read_metrics(row.run)
     validation = [
-        [round(record["seconds"] / 60, 3), round(record["negative_elbo"], 3)]
-        for record in runs.read_metrics(row.run)
+        [round(record["seconds"] / 60, 3), round(runs.first_number(record)[1], 3)]
+        for record in records
         if record["split"] == "valid"
     ]
     result = {
         "asked": request.of(row),
         **scores,
         "original_reconstruction": ORIGINAL_RECONSTRUCTION.get(row.title),
+        "validated_by": runs.judged_by(records) or "negative_elbo",
         "validation": validation,
     }
     runs.write_json(row.result, result)
@@ -312,11 +314,11 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     if not results:
         return
     runs.write_json(folder / "table.json", results)
-    (folder / "table.md").write_text(markdown(results, REPORTED))
+    (folder / "table.md").write_text(markdown(results, REPORTED_FIRST))
     # More seeds would hide the rows behind one another.
     curves = {
         result["name"]: [
-            {"split": "valid", "seconds": 60 * minutes, "epoch": epoch, "negative_elbo": value}
+            {"split": "valid", "seconds": 60 * minutes, "epoch": epoch, result.get("validated_by", "negative_elbo"): value}
             for epoch, (minutes, value) in enumerate(result["validation"], start=1)
         ]
         for row, result in zip(finished, results, strict=True)
@@ -343,12 +345,13 @@ def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
         def look() -> None:
             for row, task in tasks.items():
                 if row.is_done(request):
-                    value = runs.read_json(row.result).get("negative_elbo")
-                    note = "diverged" if value is None else f"-ELBO {value:.2f}"
+                    result = runs.read_json(row.result)
+                    number = result.get("validated_by", "negative_elbo")
+                    note = "diverged" if result.get("diverged") else _note(number, result[number])
                     progress.update(task, completed=1.0, note=note)
                 elif (row.run / runs.CONFIG).exists():
-                    fraction, value = row.state()
-                    note = "scoring" if fraction >= 1 else f"-ELBO {value:.2f}" if value is not None else ""
+                    fraction, latest = row.state()
+                    note = "scoring" if fraction >= 1 else _note(*latest) if latest else ""
                     progress.update(task, completed=fraction, note=note)
 
         def watch() -> None:
@@ -363,6 +366,10 @@ def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
             over.set()
             watcher.join()
             look()
+
+
+def _note(name: str, value: float) -> str:
+    return f"{title(name)} {value:.2f}"
 
 
 def reproduce_figure(
@@ -380,11 +387,11 @@ def reproduce_figure(
     """
     panels: dict[str, list[tuple[Tensor, str]]] = {}
     numbers: dict[str, list[dict[str, float]]] = {}
-    torch.manual_seed(seed)
-    for run in compared:
-        model, ends = runs.load_vae(run), test_images(run, 2 * pairs, seed)
-        paths = interpolate(model, ends[:pairs], ends[pairs:], steps)
-        quality = path_quality(model, paths, num_samples)
+    noise = torch.Generator().manual_seed(seed)
+    for run in map(runs.Run, compared):
+        model, ends = needs(Inferring, run), test_images(run, 2 * pairs, seed)
+        paths = interpolate(model, ends[:pairs], ends[pairs:], steps, noise)
+        quality = path_quality(model, paths, run.spec.levels, num_samples, noise)
         panels[run.name], numbers[run.name] = [], []
         for path, largest, nll in zip(paths, *(values.tolist() for values in quality), strict=True):
             panels[run.name].append((path, f"largest step {largest:.2f}   -log p(x) {nll:.1f}"))

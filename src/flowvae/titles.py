@@ -9,6 +9,7 @@ TITLES = {
     "bits_per_dim": "bits/dim",
     "importance_weighted": "importance-weighted bound",
     "samples": "S",
+    "original_reconstruction": "-log p(x|z) in 2017",
     "training_seconds": "training, s",
     "training_steps": "steps",
 }

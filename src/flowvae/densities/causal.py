@@ -71,13 +71,13 @@ class CausalLikelihood(Likelihood):
     """
 
     levels = 2
-    draws = True
     independent = "none"
     initialized: Tensor
 
     def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.upsampler, self.network, self.shape = upsampler, network, shape
+        self.pixel_noise = tuple(network.offset.shape[1:])
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:

@@ -20,8 +20,8 @@ class Likelihood(nn.Module, ABC):
 
     levels: int | None = None
 
-    draws: bool = False
-    """whether ``images`` are draws, where the mean of p(x|z) has no closed form"""
+    pixel_noise: tuple[int, ...] | None = None
+    """shape of the uniform noise by which ``images`` draws one, where the mean of p(x|z) has no closed form"""
 
     independent: Literal["pixels", "places", "none"] = "pixels"
     """what is independent given the code: all pixels, or places with all of their channels, or nothing"""
@@ -36,7 +36,10 @@ class Likelihood(nn.Module, ABC):
         """
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:
-        """Images [S, B, C, H, W] to look at for z [S, B, D]: the means of p(x|z), or draws if ``draws``."""
+        """Images [S, B, C, H, W] to look at for z [S, B, D]: the means of p(x|z), or draws.
+
+        ``noise``: uniform, [S, B, *pixel_noise], or a generator to draw it from.
+        """
         return self(z).mean
 
     def initialize(self, images: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowvae.evaluation.likelihood import log_marginal
-from flowvae.models import VAE, Coded
+from flowvae.models import Bounded, Coded, Scored
 from flowvae.noise import Noise
 
 
@@ -31,11 +31,20 @@ class PathQuality(NamedTuple):
 
 
 @torch.no_grad()
-def path_quality(model: VAE, paths: Tensor, num_samples: int = 100) -> PathQuality:
-    """Judge the paths [B, steps, C, H, W] that `interpolate` gives, with S samples for each -log p(x)."""
+def path_quality(
+    model: Bounded | Scored,
+    paths: Tensor,
+    levels: int | None,
+    num_samples: int = 100,
+    noise: Noise = None,
+) -> PathQuality:
+    """Judge the paths [B, steps, C, H, W] that `interpolate` gives, with S samples for each -log p(x).
+
+    ``levels`` is how many values a pixel takes; None where it is any number.
+    """
     changes = (paths[:, 1:] - paths[:, :-1]).abs().flatten(2).sum(2)  # [B, steps - 1]
     images = paths.flatten(0, 1)
-    if model.levels is not None:
-        images = (images * (model.levels - 1)).round() / (model.levels - 1)
-    nll = -log_marginal(model, images, num_samples).unflatten(0, paths.shape[:2])
+    if levels is not None:
+        images = (images * (levels - 1)).round() / (levels - 1)
+    nll = -log_marginal(model, images, num_samples, noise=noise).unflatten(0, paths.shape[:2])
     return PathQuality(changes.amax(1) / changes.mean(1), nll.mean(1))

@@ -113,8 +113,8 @@ class Bounded(ABC):
 class Coded(ABC):
     """Has a code for every image, and an image for every code."""
 
-    draws_pixels: bool = False
-    """whether an image is drawn from p(x|z), whose mean has no closed form"""
+    pixel_noise: tuple[int, ...] | None = None
+    """shape of the uniform noise by which ``decode`` draws an image, where the mean of p(x|z) has no closed form"""
 
     @abstractmethod
     def center(self, images: Tensor) -> Tensor:
@@ -122,7 +122,10 @@ class Coded(ABC):
 
     @abstractmethod
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
-        """Images [B, C, H, W] for codes [B, D]: means of p(x|z), or draws where ``draws_pixels`` says so."""
+        """Images [B, C, H, W] for codes [B, D]: means of p(x|z), or draws.
+
+        ``noise``: uniform, [B, *pixel_noise], or a generator to draw it from.
+        """
 
     @abstractmethod
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:

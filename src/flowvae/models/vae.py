@@ -107,7 +107,8 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         weighted = isinstance(objective, ImportanceWeighted)
         self.best = "importance_weighted" if weighted else "negative_elbo"
         self.levels = likelihood.levels
-        self.draws = self.draws_pixels = likelihood.draws
+        self.pixel_noise = likelihood.pixel_noise
+        self.draws = self.pixel_noise is not None
         if isinstance(objective, ELBO) and objective.path_derivative:
             take_path_derivative(self)
 
@@ -175,6 +176,7 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         return self.posterior.unroll(self.encoder(images), num_samples, noise)
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
+        noise = noise.unsqueeze(0) if isinstance(noise, Tensor) else noise
         return self.likelihood.images(codes.unsqueeze(0), noise)[0]
 
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
@@ -221,8 +223,8 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         Raises:
             UserError: the model draws more than standard normal noise.
         """
-        if self.likelihood.draws or isinstance(self.prior, VampPrior):
-            what = "pixels one after the other" if self.likelihood.draws else "a component of its prior"
+        if self.draws or isinstance(self.prior, VampPrior):
+            what = "pixels one after the other" if self.draws else "a component of its prior"
             raise UserError(
                 f"the model draws {what}, and a graph takes standard normal noise alone; use the model from "
                 "Python"

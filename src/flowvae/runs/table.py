@@ -8,27 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from flowvae.errors import UserError, did_you_mean
-from flowvae.runs import EVALUATION, read_json, replacing
+from flowvae.runs.files import read_json, replacing
+from flowvae.runs.folder import EVALUATION
+from flowvae.titles import title
 
-# Column titles and how their numbers are shown. Where a model can be better or worse, lower is better.
-COLUMNS: dict[str, tuple[str, str]] = {
-    "reconstruction": ("-log p(x|z)", ".2f"),
-    "kl": ("KL", ".2f"),
-    "negative_elbo": ("-ELBO", ".2f"),
-    "nll": ("-log p(x)", ".2f"),
-    "nll_standard_error": ("standard error", ".2f"),
-    "bits_per_dim": ("bits/dim", ".4f"),
-    "active_units": ("active units", "d"),
-    "samples": ("S", "d"),
-    "images": ("images", "d"),
-    "parameters": ("parameters", ",d"),
-    "training_seconds": ("training, s", ".0f"),
-    "training_steps": ("steps", ",d"),
+# How numbers are shown, in their order. Where a model can be better or worse, lower is better.
+COLUMNS: dict[str, str] = {
+    "reconstruction": ".2f",
+    "kl": ".2f",
+    "negative_elbo": ".2f",
+    "nll": ".2f",
+    "nll_standard_error": ".2f",
+    "bits_per_dim": ".4f",
+    "active_units": "d",
+    "samples": "d",
+    "images": "d",
+    "parameters": ",d",
+    "training_seconds": ".0f",
+    "training_steps": ",d",
 }
+MEASURED = ".4g"  # what only some systems are measured by
 
 
 # What numbers must have in common to be compared; shown of rows that differ in it.
-PROTOCOL = {"dataset": ("data", ""), "binarization": ("binarization", ""), "split": ("split", "")}
+PROTOCOL = {"dataset": "", "binarization": "", "split": ""}
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns of some evaluations: also what only some systems have, known by its standard error.
+
+    >>> list(columns_of([{"name": "gan", "energy_score": 5.0, "energy_score_standard_error": 0.1}]))[0]
+    'energy_score'
+    """
+    error = "_standard_error"
+    more = [key.removesuffix(error) for row in rows for key in row if key.endswith(error)]
+    return {**{key: MEASURED for key in more if key not in COLUMNS}, **COLUMNS}
 
 
 def titles(runs: Sequence[Path]) -> list[str]:
@@ -50,8 +64,8 @@ def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
         UserError: a run was not evaluated, or its evaluation is damaged.
     """
     return [
-        {"name": title, **_read_evaluation(run / EVALUATION)}
-        for title, run in zip(titles(runs), runs, strict=True)
+        {"name": name, **_read_evaluation(run / EVALUATION)}
+        for name, run in zip(titles(runs), runs, strict=True)
     ]
 
 
@@ -61,7 +75,7 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no evaluation; evaluate the run again")
-    for key, (_, form) in (PROTOCOL | COLUMNS).items():
+    for key, form in (PROTOCOL | columns_of([values])).items():
         value = values.get(key)
         kinds = (int,) if form.endswith("d") else (int, float) if form else (str,)
         if value is not None and type(value) not in kinds:
@@ -69,11 +83,11 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     return values
 
 
-def markdown(rows: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]] = COLUMNS) -> str:
+def markdown(rows: Sequence[dict[str, Any]], first: Mapping[str, str] | None = None) -> str:
     """A Markdown table of the columns that a reader compares; numbers are nats per image unless said.
 
-    ``columns`` has the title and the format of each field that is shown, in their order. Before them comes
-    what rows were measured on, as far as they differ in it.
+    ``first`` has the formats of fields that come before all others. Before them comes what rows were
+    measured on, as far as they differ in it.
 
     >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}, {"name": "iaf-4", "kl": 26.0}]))
     | model |    KL | -log p(x) |
@@ -83,13 +97,12 @@ def markdown(rows: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, st
     <BLANKLINE>
     """
     differing = {key: PROTOCOL[key] for key in PROTOCOL if len({row.get(key) for row in rows}) > 1}
-    columns = {**differing, **columns}
+    columns = {**differing, **(first or {}), **columns_of(rows)}
     keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
     written = [_aligned(["model", *(row["name"] for row in rows)], str.ljust, ":{}-")]
     for key in keys:
-        title, form = columns[key]
-        numbers = ["" if row.get(key) is None else format(row[key], form) for row in rows]
-        written.append(_aligned([title, *numbers], str.rjust, "-{}:"))
+        numbers = ["" if row.get(key) is None else format(row[key], columns[key]) for row in rows]
+        written.append(_aligned([title(key), *numbers], str.rjust, "-{}:"))
     return "".join("|" + "|".join(line) + "|\n" for line in zip(*written, strict=True))
 
 
@@ -97,8 +110,8 @@ def _aligned(cells: list[str], justify: Callable[[str, int], str], rule: str) ->
     """The cells of a column at one width, with the rule that Markdown wants under the first."""
     cells = [cell.replace("|", "\\|") for cell in cells]
     width = max(map(len, cells))
-    title, *others = (f" {justify(cell, width)} " for cell in cells)
-    return [title, rule.format("-" * width), *others]
+    head, *others = (f" {justify(cell, width)} " for cell in cells)
+    return [head, rule.format("-" * width), *others]
 
 
 def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
