@@ -1,21 +1,26 @@
 """What is not the same in two configurations."""
 
-import dataclasses
 from typing import Any
 
 from flowvae.config import Config
+from flowvae.parts import to_dict
 
 
 def differences(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
-    """The settings that differ, in their order: (name, value of one, value of the other).
+    """The settings that differ, in their order: (name, value of one, value of the other); None where it has none.
 
-    >>> from flowvae.presets import preset
+    >>> from flowvae.models.registry import preset
     >>> differences(preset("realnvp-2"), preset("realnvp-5"))
     [('transformations', 2, 5)]
     """
+    mine, yours = _settings(one), _settings(other)
     return [
-        (field.name, getattr(mine, field.name), getattr(yours, field.name))
-        for mine, yours in ((one.data, other.data), (one.model, other.model), (one.training, other.training))
-        for field in dataclasses.fields(mine)
-        if getattr(mine, field.name) != getattr(yours, field.name)
+        (name, mine.get(name), yours.get(name))
+        for name in mine | yours
+        if mine.get(name) != yours.get(name)
     ]
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    system = {} if config.model is None else {"system": config.model.name, **to_dict(config.model)}
+    return {**to_dict(config.data), **system, **to_dict(config.training)}

@@ -1,9 +1,7 @@
 """A run as the explorer holds it: opened once, asked many times."""
 
 import functools
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowvae import runs
 from flowvae.config import Config
 from flowvae.data import Dataset, as_float
 from flowvae.errors import UserError
-from flowvae.evaluation.table import collect, titles
-from flowvae.models import VAE
+from flowvae.runs import EVALUATION, Run
+from flowvae.runs.table import collect, titles
 
 SAMPLE = 2000
 
@@ -28,14 +25,11 @@ class Explored:
     title: str
     folder: Path
     config: Config
-    model: VAE
+    model: Any
+    """views take it for what it can do: each is built for the runs that can do what it needs"""
     dataset: Dataset
     records: list[dict[str, Any]]
     evaluation: dict[str, Any]
-
-    @property
-    def transformations(self) -> int:
-        return self.config.model.transformations
 
     def test_image(self, number: int) -> Tensor:
         """[C, H, W] in [0, 1]; numbers past the end begin anew."""
@@ -64,7 +58,7 @@ class Explored:
     def sample_codes(self) -> Tensor:
         """The centers of the posteriors of ``sample``, [N, D]."""
         few = self.sample_images.split(256)
-        return torch.cat([self.model.posterior.center(self.model.encoder(images))[0] for images in few])
+        return torch.cat([self.model.center(images) for images in few])
 
 
 def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored]:
@@ -73,34 +67,34 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
     The page has one set of test images for all of them: what is compared has to be about the same image.
 
     Raises:
-        UserError: a run cannot be read, has no latent code, or has other test images than the first.
+        UserError: a run cannot be read, or has other test images than the first.
     """
     if not folders:
         raise UserError("name at least one folder of a run")
     datasets: dict[tuple[str, str], Dataset] = {}
     explored: list[Explored] = []
     for title, folder in zip(titles(folders), folders, strict=True):
-        config, shape = runs.read_config(folder)
-        if explored and shape != explored[0].dataset.shape:
+        run = Run(folder)
+        if explored and run.spec.shape != explored[0].dataset.shape:
             raise UserError(f"{folder} has images of another shape than {folders[0]}; explore them apart")
-        source = (data or config.data.data, config.data.binarization)
+        source = (data or run.config.data.data, run.config.data.binarization)
         if source not in datasets:
-            datasets[source] = runs.read_dataset(folder, data)
+            datasets[source] = run.read_dataset(data)
         if explored and not _same_test_images(datasets[source], explored[0].dataset):
             raise UserError(
                 f"{folder} has other test images than {folders[0]} (another source or binarization); "
                 "explore them apart"
             )
-        evaluated = (folder / runs.EVALUATION).exists()
+        evaluated = (run.path / EVALUATION).exists()
         explored.append(
             Explored(
                 title,
                 folder,
-                config,
-                runs.load_vae(folder),
+                run.config,
+                run.model,
                 datasets[source],
-                runs.read_metrics(folder),
-                {**collect([folder])[0], "name": title} if evaluated else {"name": title},
+                run.records,
+                {**collect([run.path])[0], "name": title} if evaluated else {"name": title},
             )
         )
     return explored
@@ -113,12 +107,6 @@ def _same_test_images(one: Dataset, other: Dataset) -> bool:
     return one.levels == other.levels and torch.equal(one.test.images, other.test.images)
 
 
-_GENERATOR = threading.Lock()
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from torch's generator as seeded, one at a time: the page's requests come in several threads."""
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
-        yield
+def seeded(seed: int) -> torch.Generator:
+    """A generator of its own for each request: they come in several threads."""
+    return torch.Generator().manual_seed(int(seed))

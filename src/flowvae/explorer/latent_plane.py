@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowvae.models import VAE
+from flowvae.models import Coded
+from flowvae.noise import Noise
 
 
 class Plane(NamedTuple):
@@ -54,9 +55,9 @@ def grid(low: float, high: float, steps: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def decode(model: VAE, codes: Tensor) -> Tensor:
-    """Mean images [N, C, H, W] for codes [N, D]; draws, where the likelihood's mean has no closed form."""
-    return torch.cat([model.decode(few.unsqueeze(0)).mean[0] for few in codes.split(256)])
+def decode(model: Coded, codes: Tensor, noise: Noise = None) -> Tensor:
+    """Images [N, C, H, W] for codes [N, D], a few at a time."""
+    return torch.cat([model.decode(few, noise) for few in codes.split(256)])
 
 
 def nearest_labels(points: Tensor, labelled: Tensor, labels: Tensor) -> Tensor:

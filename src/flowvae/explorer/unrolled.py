@@ -8,7 +8,8 @@ from contourpy import LineType, contour_generator
 from torch import Tensor
 
 from flowvae.errors import UserError
-from flowvae.models import VAE
+from flowvae.models import Inferring
+from flowvae.noise import Noise
 
 MASSES = (0.3, 0.6, 0.9)
 """Share of the samples that lie within each contour."""
@@ -32,15 +33,9 @@ class Unrolled(NamedTuple):
 
 
 @torch.no_grad()
-def unroll(model: VAE, image: Tensor, num_samples: int, transformations: int) -> Unrolled:
-    """Follow S samples of q(z|x) through the K transformations, for an image [C, H, W].
-
-    What belongs to one transformation, such as two couplings and a batch norm, is one step.
-    """
-    steps = model.posterior.unroll(model.encoder(image.unsqueeze(0)), num_samples)
-    size = (len(steps) - 1) // transformations if transformations else 1
-    kept = steps[::size]
-    z, log_density = zip(*kept, strict=True)
+def unroll(model: Inferring, image: Tensor, num_samples: int, noise: Noise = None) -> Unrolled:
+    """Follow S samples of q(z|x) through the K transformations, for an image [C, H, W]."""
+    z, log_density = zip(*model.unroll(image.unsqueeze(0), num_samples, noise), strict=True)
     return Unrolled(torch.stack(z)[:, :, 0], torch.stack(log_density)[:, :, 0])
 
 

@@ -150,7 +150,7 @@ class Inferring(Coded, Bounded):
     def unroll(
         self, images: Tensor, num_samples: int = 1, noise: Noise = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Draws before and after each step of the posterior's flow, and log q(z|x) of each: [S, B, D], [S, B]."""
+        """Draws before and after each transformation of the posterior, with log q(z|x): [S, B, D], [S, B]."""
 
     @abstractmethod
     def sample_codes(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:

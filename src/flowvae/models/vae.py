@@ -89,6 +89,7 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         objective: what training maximizes.
         samples: S, posterior samples of an image in training.
         kl_warm_up: steps over which the weight of ``log p(z) - log q(z|x)`` rises from 0 to 1.
+        transformations: K, of the posterior's flow; 0 where each of its steps is one.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         objective: ELBO | ImportanceWeighted = ELBO(),  # noqa: B008  # immutable
         samples: int = 1,
         kl_warm_up: int = 0,
+        transformations: int = 0,
     ) -> None:
         super().__init__()
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
         self.objective, self.num_samples, self.kl_warm_up = objective, samples, kl_warm_up
+        self.transformations = transformations
         weighted = isinstance(objective, ImportanceWeighted)
         self.best = "importance_weighted" if weighted else "negative_elbo"
         self.levels = likelihood.levels
@@ -173,7 +176,9 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
     def unroll(
         self, images: Tensor, num_samples: int = 1, noise: Noise = None
     ) -> list[tuple[Tensor, Tensor]]:
-        return self.posterior.unroll(self.encoder(images), num_samples, noise)
+        steps = self.posterior.unroll(self.encoder(images), num_samples, noise)
+        # What belongs to one transformation, such as two couplings and a batch norm, is one step.
+        return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
         noise = noise.unsqueeze(0) if isinstance(noise, Tensor) else noise
@@ -361,16 +366,18 @@ class VAEOptions(System):
         if encoder is not None:
             with torch.no_grad():
                 features = encoder(torch.zeros(2, *shape)).shape[1]
-        full = self.covariance == "full"
+        full, transformations = self.covariance == "full", 0
         if flow is not None:
             posterior = FlowPosterior(GaussianPosterior(features, self.latent, full=full), flow, features)
         elif posterior is None:
             posterior = build_posterior(self.posterior, code, features, full, self.blocks)
+            transformations = getattr(self.posterior, "transformations", 0)
         if prior is None:
             prior = self.prior.prior(code, self.blocks, shape, own, posterior)
         if likelihood is None:
             likelihood = self.likelihood.likelihood(first, self.blocks, shape)
-        return VAE(own, posterior, prior, likelihood, self.objective, self.samples, self.kl_warm_up)
+        training = self.objective, self.samples, self.kl_warm_up
+        return VAE(own, posterior, prior, likelihood, *training, transformations)
 
     def describe(self) -> str:
         size = f"D = {self.latent}" if isinstance(self.code, VectorOptions) else f"{self.latent} maps as code"

@@ -9,7 +9,7 @@ root.append(slider, list);
 function read() {
   runs = JSON.parse(props.value || "[]");
   if (!runs.length) return;
-  steps = runs[0].scores.length;
+  steps = runs[0].steps;
   const before = slider.max > 1 ? slider.value / slider.max : 0.5;
   slider.max = steps - 1;
   slider.value = Math.round(before * (steps - 1));
@@ -23,7 +23,9 @@ function strip(run) {
   });
   const over = make("div", { class: "fv-over" }, sheet, make("div", { class: "fv-frame" }));
   const large = make("div", { class: "fv-large", role: "img" });
-  const area = make("div", { class: "fv-strip" }, over, curve(run));
+  // A model without a bound has no curve.
+  const scored = run.scores.length > 0;
+  const area = make("div", { class: "fv-strip" }, over, ...(scored ? [curve(run)] : []));
   const drag = (event) => {
     if (event.type === "pointermove" && !event.buttons) return;
     const box = over.getBoundingClientRect();
@@ -35,7 +37,7 @@ function strip(run) {
   const number = make("span", { class: "fv-number" });
   const row = make(
     "section", { class: "fv-walk" },
-    make("div", { class: "fv-walk-side" }, make("strong", {}, run.title), large, make("div", {}, "-ELBO ", number)),
+    make("div", { class: "fv-walk-side" }, make("strong", {}, run.title), large, ...(scored ? [make("div", {}, "-ELBO ", number)] : [])),
     area,
   );
   return row;
@@ -76,6 +78,7 @@ function show() {
     large.style.backgroundPosition = `${(index / (steps - 1)) * 100}% 0`;
     large.style.aspectRatio = `${run.width} / ${run.height}`;
     large.setAttribute("aria-label", `image ${index + 1} of ${steps}, ${run.title}`);
+    if (!run.scores.length) return;
     row.querySelector(".fv-number").textContent = run.scores[index].toFixed(1);
     row.querySelector(".fv-curve").place(index);
   });

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from flowvae.errors import UserError
-from flowvae.explorer.completion import Completions, complete
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
 from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
+from flowvae.models.base import Completions
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
@@ -51,8 +51,7 @@ def _filled(run: Explored, text: str, count: int, sweeps: int, candidates: int, 
     image, hidden = from_text(drawn, shape, run.dataset.levels), _mask(mask, shape)
     if not hidden.any():
         return "<p class='fv-note'>Nothing is hidden yet: paint over a part of the image.</p>"
-    with seeded(seed):
-        completions = complete(run.model, image, ~hidden, count, sweeps, candidates)
+    completions = run.model.complete(image, ~hidden, count, sweeps, candidates, seeded(seed))
     return _sheet(completions, hidden, candidates)
 
 

@@ -10,6 +10,7 @@ from flowvae.evaluation import bounds, interpolate
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
 from flowvae.explorer.parts import image_source, on_first_visit, scripted, told
+from flowvae.models import Bounded
 
 STEPS = 21
 SAMPLES = 16
@@ -18,9 +19,10 @@ SAMPLES = 16
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     titles = [run.title for run in explored]
     gr.Markdown(
-        "From one image to the other in a straight line through the encoder's embedding. Move the slider, or "
-        "drag over a strip. The curve is -ELBO of each image on the way, in nats: a hump is a stretch that "
-        "the model finds unlikely."
+        "From one image to the other through the codes of a model, for an autoencoder in a straight line "
+        "through the encoder's embedding. Move the slider, or drag over a strip. The curve is -ELBO of each "
+        "image on the way, in nats, for models that have a bound: a hump is a stretch that the model finds "
+        "unlikely."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
@@ -46,13 +48,17 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 def _strip(run: Explored, one: str, other: str) -> dict[str, object]:
     shape, levels = run.dataset.shape, run.dataset.levels
     first, second = (from_text(text, shape, levels).unsqueeze(0) for text in (one, other))
-    with seeded(0):
-        (path,) = interpolate(run.model, first, second, STEPS)
-        scores = bounds(run.model, (path * (levels - 1)).round() / (levels - 1), SAMPLES).negative_elbo
+    noise = seeded(0)
+    (path,) = interpolate(run.model, first, second, STEPS, noise)
+    scores = []
+    if isinstance(run.model, Bounded):
+        images = (path * (levels - 1)).round() / (levels - 1)
+        scores = bounds(run.model, images, SAMPLES, noise=noise).negative_elbo.tolist()
     return {
         "title": run.title,
+        "steps": STEPS,
         "sheet": png(canvas(path, STEPS)),
         "height": shape[1],
         "width": shape[2],
-        "scores": [round(score, 2) for score in scores.tolist()],
+        "scores": [round(score, 2) for score in scores],
     }

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import gradio as gr
@@ -10,13 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
 from flowvae.explorer.latent_plane import Plane, decode, grid, nearest_labels, plane_through, principal_plane
 from flowvae.explorer.parts import COLOURS, choose_run, on_first_visit, scripted, told
-from flowvae.explorer.tempered import tempered
 
 STEPS = 17
 PRINCIPAL, THROUGH = "the two main directions of test codes", "three points of your choice"
@@ -71,13 +68,9 @@ def decoder(explored: Sequence[Explored]):
         if run is None:
             return {"error": f"there is no run {request['run']} any more; load the page again"}
         code = torch.tensor(request["code"], dtype=torch.float32)
-        size = run.model.prior().event_shape
-        if code.shape != size:
-            return {"error": f"a code of {run.title} has {size[0]} numbers; load the page again"}
-        # The lock of `seeded` would make the pointer wait for what other views compute.
-        draws = isinstance(run.model.likelihood, CausalLikelihood)
-        with seeded(0) if draws else nullcontext():
-            return {"image": png(canvas(decode(run.model, code.unsqueeze(0)), 1))}
+        if code.shape != (run.model.dimension,):
+            return {"error": f"a code of {run.title} has {run.model.dimension} numbers; load the page again"}
+        return {"image": png(canvas(decode(run.model, code.unsqueeze(0), seeded(0)), 1))}
 
     return decode_code
 
@@ -92,8 +85,7 @@ def map_of(run: Explored, principal: bool, numbers: Sequence[float | None]) -> d
         plane, low, high = _plane_through(run, anchors), -0.5, 1.5
     x, y = grid(low, high, STEPS)
     points = plane.at(x, y)
-    with seeded(0):
-        images = decode(run.model, points)
+    images = decode(run.model, points, seeded(0))
     labels = run.sample_labels
     inks = None
     if labels is not None:
@@ -118,12 +110,9 @@ def map_of(run: Explored, principal: bool, numbers: Sequence[float | None]) -> d
 
 @torch.no_grad()
 def _plane_through(run: Explored, images: Sequence[Tensor]) -> Plane:
-    codes = run.model.posterior.center(run.model.encoder(torch.stack(list(images))))[0]
-    if len(codes) > 2:
-        third = codes[2]
-    else:
-        with seeded(0):  # what is drawn is multiplied by 0, but drawn
-            third = tempered(run.model.prior(), 1, 0.0)[0]
+    codes = run.model.center(torch.stack(list(images)))
+    # Without a third image, the middle of the prior.
+    third = codes[2] if len(codes) > 2 else run.model.sample_codes(1, seeded(0), temperature=0.0)[0]
     return plane_through(codes[0], codes[1], third)
 
 

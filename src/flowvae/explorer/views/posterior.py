@@ -43,9 +43,9 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 
 def _unrolled(run: Explored, text: str, num_samples: int, seed: int) -> dict[str, object]:
     image = from_text(text, run.dataset.shape, run.dataset.levels)
-    with seeded(seed):
-        unrolled = unroll(run.model, image, num_samples, run.transformations)
-        decoded = [png(canvas(decode(run.model, step[:SHOWN]), SHOWN)) for step in unrolled.z[[0, -1]]]
+    noise = seeded(seed)
+    unrolled = unroll(run.model, image, num_samples, noise)
+    decoded = [png(canvas(decode(run.model, step[:SHOWN], noise), SHOWN)) for step in unrolled.z[[0, -1]]]
     points = project(unrolled, directions(unrolled))
     return {
         "title": run.title,

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from flowvae.evaluation.table import COLUMNS
 from flowvae.explorer.differences import differences
 from flowvae.explorer.explored import Explored
+from flowvae.runs.table import columns_of
+from flowvae.titles import title
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
-    keys = list(dict.fromkeys(key for run in explored for key in ("name", *COLUMNS, *run.evaluation)))
+    columns = columns_of([run.evaluation for run in explored])
+    keys = list(dict.fromkeys(key for run in explored for key in ("name", *columns, *run.evaluation)))
     keys = [key for key in keys if any(run.evaluation.get(key) is not None for run in explored)]
     gr.Markdown(
         "Nats per image, lower is better. Select a column's head, and its menu (⋮) sorts by it. "
@@ -20,7 +22,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     )
     gr.Dataframe(
         [[_shown(run.evaluation.get(key)) for key in keys] for run in explored],
-        headers=[COLUMNS[key][0] if key in COLUMNS else key.replace("_", " ") for key in keys],
+        headers=[title(key) for key in keys],
         interactive=False,
         show_label=False,
         elem_classes="fv-table",

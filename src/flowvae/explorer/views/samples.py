@@ -9,16 +9,14 @@ from flowvae.data import as_float
 from flowvae.evaluation import nearest
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
-from flowvae.explorer.latent_plane import decode
 from flowvae.explorer.parts import choose_run, on_first_visit, told
-from flowvae.explorer.tempered import tempered
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Codes from the prior, decoded; under each, the training image that is nearest to it, with their "
-        "squared distance: about how many pixels differ. The temperature says how far from the middle of the "
-        "prior: 1 is the prior itself."
+        "Samples of the model; under each, the training image that is nearest to it, with their squared "
+        "distance: about how many pixels differ. The temperature says how far from the middle of the prior "
+        "codes are drawn: 1 is the prior itself."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
@@ -44,9 +42,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 def _sheet(run: Explored, count: int, temperature: float, seed: int) -> str:
     from flowvae.figures import tile  # matplotlib is not waited for when the page opens
 
-    with seeded(seed):
-        codes = tempered(run.model.prior(), count, temperature)
-        samples = decode(run.model, codes)
+    samples = run.model.sample(count, seeded(seed), temperature)
     # Where every batch draws training images anew, the intensities that it draws from.
     training, levels = run.dataset.train.images, run.dataset.training_levels
     indices, distances = (found[:, 0] for found in nearest(samples, training, levels=levels))

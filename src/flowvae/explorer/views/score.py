@@ -8,12 +8,13 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from flowvae.evaluation import Bounds, bounds, log_marginal
+from flowvae.evaluation import bounds, log_marginal
 from flowvae.explorer import scoring
 from flowvae.explorer.charts import histogram
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
 from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
+from flowvae.models import Bounded, Coded, Scored
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
@@ -33,16 +34,17 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     @told
     def measure(number: int, text: str, count: float) -> str:
         image, chosen = _image(explored[number], text), explored[number]
-        with seeded(0), torch.no_grad():
-            measured = bounds(chosen.model, image, int(count))
-            return _numbers(image, chosen.model.reconstruct(image), measured, int(count))
+        pictures = {"the image": image}
+        if isinstance(chosen.model, Coded):
+            with torch.no_grad():
+                pictures["its reconstruction"] = chosen.model.reconstruct(image, seeded(0))
+        return _table(pictures, _numbers(chosen.model, image, int(count)))
 
     @told
     def compare(number: int, text: str) -> str:
         # With the samples of the others: the estimate falls as their number grows.
         image, chosen = _image(explored[number], text), explored[number]
-        with seeded(0):
-            nll = -log_marginal(chosen.model, image, scoring.SAMPLES)
+        nll = -log_marginal(chosen.model, image, scoring.SAMPLES, noise=seeded(0))
         return _chart(float(nll[0]), reference(chosen))
 
     measured, compared = [run, source.image, samples], [run, source.image]
@@ -58,16 +60,24 @@ def _image(run: Explored, text: str) -> Tensor:
     return from_text(text, run.dataset.shape, run.dataset.levels).unsqueeze(0)
 
 
-def _numbers(image: Tensor, reconstructed: Tensor, measured: Bounds, count: int) -> str:
+def _numbers(model: Bounded | Scored, image: Tensor, count: int) -> list[tuple[str, Tensor, str]]:
+    """Title, value [1] in nats, and meaning of what the model says of an image."""
+    if isinstance(model, Scored):
+        return [("-log p(x)", -log_marginal(model, image, 1), "exact")]
+    measured = bounds(model, image, count, noise=seeded(0))
     rows = [
         ("-log p(x|z)", measured.reconstruction, "what the code leaves to say about the pixels"),
         ("KL", measured.kl, "what the code itself costs"),
-        ("-ELBO", measured.negative_elbo, "their sum, an upper bound on -log p(x)"),
+        ("-ELBO", measured.negative_elbo, "an upper bound on -log p(x); of a model with a code, their sum"),
         (f"-log p(x), S = {count:,}", measured.negative_log_marginal, "the importance-weighted estimate"),
     ]
+    return [(name, value, note) for name, value, note in rows if value is not None]
+
+
+def _table(images: dict[str, Tensor], rows: list[tuple[str, Tensor, str]]) -> str:
     pictures = "".join(
         f"<figure><img src='{png(canvas(shown, 1))}' alt='{name}'><figcaption>{name}</figcaption></figure>"
-        for name, shown in (("the image", image), ("its reconstruction", reconstructed))
+        for name, shown in images.items()
     )
     cells = "".join(
         f"<tr><th scope='row'>{html.escape(name)}</th><td class='fv-number'>{float(value[0]):.2f}</td>"
