@@ -32,7 +32,8 @@ class Training:
     """Train a preset into a new folder, or go on with a run.
 
     Begin with: flowvae train PRESET [options]. Go on, exactly where it stopped, with: flowvae train --resume
-    RUN, and a budget if it shall be another. Ctrl-C or SIGTERM stops and saves.
+    RUN, and a budget if it shall be another. Ctrl-C or SIGTERM stops and saves. A run that was killed before
+    anything was saved begins anew either way.
     """
 
     data: OmitArgPrefixes[DataConfig]

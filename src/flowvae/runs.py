@@ -2,9 +2,13 @@
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
+import secrets
+import shutil
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +28,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
+BEGUN = ".begun"
+"""there from the folder's first moment until the first state to resume from is saved"""
+LEFT_OVER = 3600.0  # seconds after which a file that nobody writes to has lost its writer
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -31,7 +38,9 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place when all went well.
 
-    An OSError is made to name ``path``: that of a full disk names no file, and others the one beside it.
+    Processes that write the same file do not meet: the last to finish stays. What a process that was killed
+    left beside ``path`` is removed an hour later. An OSError is made to name ``path``: that of a full disk
+    names no file, and others the one beside it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -40,7 +49,11 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> path.read_text()
     '1 2 3'
     """
-    partial = path.with_name(f".{path.name}.partial")
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if time.time() - partial.stat().st_mtime > LEFT_OVER:
+                partial.unlink()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -66,19 +79,43 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON; restore it or train again") from None
 
 
-def create(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
-    """Make the folder of a new run.
+def claim(run: Path) -> bool:
+    """Make the folder of a new run, or find one of which nothing was saved, to begin it again.
+
+    Returns:
+        Whether the folder was made; of several processes, by one.
 
     Raises:
         UserError: it is there already.
     """
-    if run.exists():
-        raise UserError(f"{run} exists already; choose another --out, or go on with --resume {run}")
-    run.mkdir(parents=True)
     try:
-        write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
+        run.mkdir(parents=True)
+    except FileExistsError:
+        if (run / BEGUN).exists():
+            return False
+        raise UserError(f"{run} exists already; choose another --out, or go on with --resume {run}") from None
+    try:
+        (run / BEGUN).touch()
     except BaseException:
         run.rmdir()  # or the next attempt would find that it exists already
+        raise
+    return True
+
+
+def create(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
+    """Make the folder of a new run as `claim` does, with the configuration, no metrics and no weights.
+
+    Raises:
+        UserError: it is there already.
+    """
+    made = claim(run)
+    try:
+        for name in (METRICS, WEIGHTS):  # of an attempt that was killed; its other files are written over
+            (run / name).unlink(missing_ok=True)
+        write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
+    except BaseException:
+        if made:
+            shutil.rmtree(run, ignore_errors=True)
         raise
 
 

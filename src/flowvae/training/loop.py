@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -25,9 +25,9 @@ from flowvae.memory import keep_freed_memory
 from flowvae.models import Model
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 from flowvae.training.averaging import averaged
-from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
+from flowvae.training.lock import locked
 from flowvae.training.optimizer import Muon, adamw
 from flowvae.training.progress import display
 from flowvae.training.records import Records
@@ -45,14 +45,15 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     The folder gets the averaged weights that score best on validation images (``model.safetensors``), the
     metrics, and the state to resume from, after every epoch and every minute. Batches and noise are a pure
     function of (seed, step): with a budget in steps or epochs, a run that was killed and resumed ends with
-    the weights of an unbroken one, bit for bit on a CPU.
+    the weights of an unbroken one, bit for bit on a CPU. One process at a time trains a run. A run that was
+    killed before anything of it was saved is begun again, with ``resume`` or without.
 
     Returns:
         Whether the budget is used up: False where a signal came first.
 
     Raises:
-        UserError: the folder exists (or, with ``resume``, holds nothing to resume), the data or the weights
-            to start from cannot be read, or the loss stops being finite.
+        UserError: the folder exists (or, with ``resume``, holds nothing to resume), another process trains
+            it, the data or the weights to start from cannot be read, or the loss stops being finite.
     """
     keep_freed_memory()
     run, settings = Path(run), config.training
@@ -65,30 +66,33 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     main = accelerator.is_main_process
     if resume:
         runs.check_revision(run, config)
+        resume = not (run / runs.BEGUN).exists()
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
     state = _start(config, dataset, accelerator.device, resume)
-    if resume:
-        state.restore(run)
-    if main and resume:
-        runs.revise(run, config)
-        runs.cut_metrics(run, state.metrics_bytes)
-    elif main:
-        runs.create(run, config, dataset.shape)
-    accelerator.wait_for_everyone()
-    with _removed_unless_saved(run, made=main and not resume):
+    made = main and not resume and runs.claim(run)
+    with locked(run) if main else nullcontext(), _removed_unless_saved(run, made):
+        accelerator.wait_for_everyone()  # before the lock, another process may have saved another state
+        if resume:
+            state.restore(run)
+        if main and resume:
+            runs.revise(run, config)
+            runs.cut_metrics(run, state.metrics_bytes)
+        elif main:
+            runs.create(run, config, dataset.shape)
+        accelerator.wait_for_everyone()
         start_tracker(accelerator, run, config)
         finished = _take_steps(accelerator, state, dataset, run, settings)
-    accelerator.end_training()
+        accelerator.end_training()
     return finished
 
 
 @contextmanager
 def _removed_unless_saved(run: Path, made: bool) -> Iterator[None]:
-    """A folder in which nothing was saved could neither go on nor be begun again."""
+    """A folder that was made here goes where nothing was saved: there is nothing in it to look at."""
     try:
         yield
     except BaseException:
-        if made and not (run / STATE_FILE).exists():
+        if made and (run / runs.BEGUN).exists():
             shutil.rmtree(run, ignore_errors=True)
         raise
 
