@@ -14,7 +14,7 @@ from flowvae import figures
 from flowvae.cli import train
 from flowvae.errors import UserError
 from flowvae.reproduce import TABLES, Budget, Row, Variant, reproduce_figure, reproduce_table
-from flowvae.runs import read_json, read_metrics
+from flowvae.runs import claim, read_json, read_metrics
 from flowvae.training.loop import DIVERGED
 
 VARIANTS = {"realnvp-2": TABLES["table1"]["realnvp-2"]}
@@ -36,8 +36,11 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
             folder, Budget(epochs=epochs), variants=VARIANTS, data=data, num_samples=3, num_images=20
         )
 
-    reproduce(epochs=3)
     row = Row("realnvp-2", VARIANTS["realnvp-2"], 0, folder)
+    claim(row.run)
+    (row.run / "notes.txt").write_text("a row that was killed at once begins again, and loses nothing")
+    reproduce(epochs=3)
+    assert (row.run / "notes.txt").exists()
     result = read_json(row.result)
     assert {"negative_elbo", "nll", "nll_standard_error", "active_units", "training_seconds"} <= set(result)
     assert (result["asked"]["preset"], result["samples"], result["images"]) == ("realnvp-2", 3, 20)

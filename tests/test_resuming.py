@@ -3,46 +3,21 @@
 import dataclasses
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import DRIVER, PER_EPOCH, STEPS, assert_ended_as, configuration, files, state_of
+from tiny_runs import PER_EPOCH, STEPS, assert_ended_as, configuration, files, start, state_of, wait_for
 from torch import Tensor
 
 import flowvae.training.loop as loop
-from flowvae.config import Config, to_dict
 from flowvae.data import training_batch
 from flowvae.errors import UserError
 from flowvae.runs import load
 from flowvae.training import train
 from flowvae.training.checkpoint import State
-
-
-def start(run: Path, config: Config) -> subprocess.Popen:
-    """Train in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(run), json.dumps(to_dict(config))],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    for _ in range(120_000):
-        if path.exists() or process.poll() is not None:
-            return
-        time.sleep(0.002)
-    raise AssertionError(f"{path} did not appear")
 
 
 def test_a_killed_run_ends_as_an_unbroken_one(halves, unbroken, tmp_path):

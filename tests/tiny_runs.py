@@ -1,5 +1,10 @@
 """Runs small enough to be trained in a test, and what tests ask of them."""
 
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
+from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig, to_dict
 from flowvae.runs import read_metrics
 from flowvae.training import train
 
@@ -103,3 +108,22 @@ import flowvae.runs, flowvae.training, json
 from flowvae.config import Config, from_dict
 flowvae.training.train(Path(sys.argv[1]), from_dict(Config, json.loads(sys.argv[2])))
 """
+
+
+def start(run: Path, config: Config, before: str = "") -> subprocess.Popen[str]:
+    """Train in a process of its own, after the code ``before``."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", before + DRIVER, str(run), json.dumps(to_dict(config))],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(120_000):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"{path} did not appear")

@@ -53,7 +53,8 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
     kind.__doc__ = (
         "Train a preset into a new directory, or resume a run.\n\n"
         "Start with: flowvae train PRESET [options]. Resume exactly where it stopped with: flowvae train "
-        "--resume RUN; add a budget to change it. Ctrl-C or SIGTERM saves the state and stops."
+        "--resume RUN; add a budget to change it. Ctrl-C or SIGTERM saves the state and stops. A run that was "
+        "killed before anything was saved begins anew either way."
     )
     parsed = parse(kind, words, program)
     if model is not None:

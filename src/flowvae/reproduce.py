@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -250,8 +249,7 @@ def reproduce_table(
         earlier = row.log.stat().st_size if row.log.exists() else 0
         if (row.run / STATE_FILE).exists():
             words = ["train", "--resume", str(row.run)]  # which refuses what it was not begun with
-        else:  # nothing of it was saved
-            shutil.rmtree(row.run, ignore_errors=True)
+        else:  # which begins again where nothing was saved
             words = ["train", row.variant.preset, "--out", str(row.run), "--seed", str(row.seed)]
         words += [*row.variant.options, *(["--data", data] if data else []), *budget.options()]
         trained = call(row, words)

@@ -1,6 +1,7 @@
 """The directory of a run."""
 
 import functools
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from flowvae.models.registry import build_model
 from flowvae.parts import shaping
 from flowvae.runs.files import read_json, reason, replacing, write_json
 from flowvae.runs.formats import Described, read_description, written
-from flowvae.runs.metrics import read_metrics
+from flowvae.runs.metrics import METRICS, read_metrics
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 EVALUATION = "evaluation.json"
+BEGUN = ".begun"
+"""there from the directory's first moment until the first state to resume from is saved"""
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 # What a resumed run may change: its budget, and how it is watched and computed.
 FREE = ("epochs", "steps", "minutes", "track", "compile", "gradient_checkpointing")
@@ -133,19 +136,45 @@ def load(run: str | Path, model: Model | None = None) -> Model:
     return Run(run).model if model is None else Run(run).fill(model)
 
 
-def create(path: Path, config: Config, spec: DataSpec, system: str) -> None:
-    """Make the directory of a new run.
+def claim(path: Path) -> bool:
+    """Make the directory of a new run, or find one of which nothing was saved, to begin it again.
+
+    Returns:
+        Whether the directory was made; of several processes, by one.
 
     Raises:
         UserError: it is there already.
     """
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another --out, or resume it with --resume {path}")
-    path.mkdir(parents=True)
     try:
-        write_json(path / CONFIG, written(config, spec, system))
+        path.mkdir(parents=True)
+    except FileExistsError:
+        if (path / BEGUN).exists():
+            return False
+        raise UserError(
+            f"{path} exists already; choose another --out, or resume it with --resume {path}"
+        ) from None
+    try:
+        (path / BEGUN).touch()
     except BaseException:
         path.rmdir()  # or the next attempt would find that it exists already
+        raise
+    return True
+
+
+def create(path: Path, config: Config, spec: DataSpec, system: str) -> None:
+    """Make the directory of a new run as `claim` does, with the configuration, no metrics and no weights.
+
+    Raises:
+        UserError: it is there already.
+    """
+    made = claim(path)
+    try:
+        for name in (METRICS, WEIGHTS):  # of an attempt that was killed; its other files are written over
+            (path / name).unlink(missing_ok=True)
+        write_json(path / CONFIG, written(config, spec, system))
+    except BaseException:
+        if made:
+            shutil.rmtree(path, ignore_errors=True)
         raise
 
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowvae.errors import UserError
 from flowvae.models import Model
-from flowvae.runs import reason, replacing
+from flowvae.runs import BEGUN, reason, replacing
 from flowvae.training.form import fitted
 from flowvae.training.players import Player
 
@@ -59,6 +59,7 @@ class State:
         torch.save(values, buffer)
         with replacing(run / FILE) as partial:
             partial.write_bytes(buffer.getbuffer())
+        (run / BEGUN).unlink(missing_ok=True)
 
     def restore(self, run: Path) -> None:
         """Take over what `save` wrote: all of it, or, where anything does not fit, nothing.

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -23,9 +23,9 @@ from flowvae.flows import checkpoint_transformations
 from flowvae.models import Model
 from flowvae.models.registry import SYSTEMS, build_model
 from flowvae.training.averaging import averaged
-from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
+from flowvae.training.lock import locked
 from flowvae.training.parallel import agreed, share
 from flowvae.training.players import diverged, make_players, updates
 from flowvae.training.progress import display
@@ -47,6 +47,9 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
     function of (seed, step): with a budget in steps or epochs, a run that was killed and resumed ends with
     the weights of an unbroken one, bit for bit on a CPU. The generators of the caller are left as they were.
 
+    One process at a time trains a run. A run that was killed before anything of it was saved is begun again,
+    with ``resume`` or without.
+
     Args:
         run: the directory, which is made.
         config: data, model and training.
@@ -57,8 +60,8 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
         Whether the budget is used up: False where a signal came first.
 
     Raises:
-        UserError: the directory exists (or, with ``resume``, holds nothing to resume), the data or the
-            weights to start from cannot be read, or a loss stops being finite.
+        UserError: the directory exists (or, with ``resume``, holds nothing to resume), another process trains
+            it, the data or the weights to start from cannot be read, or a loss stops being finite.
     """
     run, settings = Path(run), config.training
     system = _system(config, model)
@@ -72,21 +75,24 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
     main = accelerator.is_main_process
     if resume:
         runs.check_revision(runs.Run(run), config, system)
+        resume = not (run / runs.BEGUN).exists()
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
     with torch.random.fork_rng():
         state = _start(config, dataset, accelerator.device, resume, model)
-        if resume:
-            state.restore(run)
-        if main and resume:
-            runs.revise(runs.Run(run), config)
-            runs.cut_metrics(run, state.metrics_bytes)
-        elif main:
-            runs.create(run, config, dataset.spec, system)
-        accelerator.wait_for_everyone()
-        with _removed_unless_saved(run, made=main and not resume):
+        made = main and not resume and runs.claim(run)
+        with locked(run) if main else nullcontext(), _removed_unless_saved(run, made):
+            accelerator.wait_for_everyone()  # before the lock, another process may have saved another state
+            if resume:
+                state.restore(run)
+            if main and resume:
+                runs.revise(runs.Run(run), config)
+                runs.cut_metrics(run, state.metrics_bytes)
+            elif main:
+                runs.create(run, config, dataset.spec, system)
+            accelerator.wait_for_everyone()
             start_tracker(accelerator, run, config)
             finished = _take_steps(accelerator, state, dataset, run, settings)
-    accelerator.end_training()
+            accelerator.end_training()
     return finished
 
 
@@ -117,11 +123,11 @@ def unchanged_environment() -> Iterator[None]:
 
 @contextmanager
 def _removed_unless_saved(run: Path, made: bool) -> Iterator[None]:
-    """A folder in which nothing was saved could neither go on nor be begun again."""
+    """A folder that was made here goes where nothing was saved: there is nothing in it to look at."""
     try:
         yield
     except BaseException:
-        if made and not (run / STATE_FILE).exists():
+        if made and (run / runs.BEGUN).exists():
             shutil.rmtree(run, ignore_errors=True)
         raise
 
