@@ -33,7 +33,8 @@ class Batch(NamedTuple):
     """which pixels are known, bool [B, C, H, W]; None: all of them"""
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(None if part is None else part.to(device) for part in self))
+        rest = (None if part is None else part.to(device) for part in self[2:])
+        return Batch(self.images.to(device), self.index.to(device), *rest)
 
     def split(self, size: int) -> "Iterator[Batch]":
         """Batches of ``size`` images, the last perhaps of fewer.
@@ -43,4 +44,6 @@ class Batch(NamedTuple):
         [2, 2, 1]
         """
         for start in range(0, len(self.images), size):
-            yield Batch(*(None if part is None else part[start : start + size] for part in self))
+            few = slice(start, start + size)
+            rest = (None if part is None else part[few] for part in self[2:])
+            yield Batch(self.images[few], self.index[few], *rest)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from tyro.conf import Positional, arg
 
 from flowvae.errors import UserError, did_you_mean
+from flowvae.memory import keep_freed_memory
 from flowvae.options import given, parse
 
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
@@ -63,7 +64,7 @@ def train(words: list[str]) -> None:
 
 
 def _resumed(path: Path, name: str | None) -> Any:
-    """The configuration of a run; of one whose system is not flowvae's own, with that of the preset ``name``."""
+    """The configuration of a run, whose system is flowvae's own or that of the preset ``name``."""
     from flowvae.parts import from_dict
     from flowvae.runs import Run
     from flowvae.user_presets import named_preset
@@ -73,7 +74,8 @@ def _resumed(path: Path, name: str | None) -> Any:
         return described.config
     if name is None:
         raise UserError(
-            f"{path} is of the system {described.system}; name its preset: flowvae train MODULE:NAME --resume {path}"
+            f"{path} is of the system {described.system}; name its preset: flowvae train MODULE:NAME "
+            f"--resume {path}"
         )
     model = named_preset(name).model
     return replace(described.config, model=model and from_dict(type(model), described.options))
@@ -331,6 +333,8 @@ def _run(words: list[str]) -> None:
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
         raise UserError(f"no command {name!r}; {did_you_mean(name, COMMANDS)}")
+    # Here and not in the functions of the package, which leave the process of their caller as it is.
+    keep_freed_memory()
     if name == "train":
         train(rest)
     else:

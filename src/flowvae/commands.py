@@ -35,7 +35,7 @@ def evaluate_run(
     data: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json into its directory."""
+    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json."""
     _check_seed(seed)
     run = Run(path)
     model, dataset = run.model, run.read_dataset(data)
@@ -145,7 +145,7 @@ def picture_interpolations(
 
 
 def export_run(path: Path, format: str, out: Path | None = None) -> list[Path]:
-    """Write the run's model into the directory ``out``, as ONNX graphs ("onnx") or as a hub wants it ("hub")."""
+    """Write the run's model into ``out``, as ONNX graphs ("onnx") or as a hub wants it ("hub")."""
     run = Run(path)
     out = out or run.place_for(format)
     if format == "hub":

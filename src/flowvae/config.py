@@ -154,7 +154,7 @@ class Config:
             part = "data" if name in names(DataConfig) else "training" if name in names(training) else "model"
             mine[part][name] = value
         if self.model is None and mine["model"]:
-            raise UserError(f"no option {next(iter(mine['model']))}; the model is not one of flowvae's systems")
+            raise UserError(f"no option {min(mine['model'])}; the model is not one of flowvae's systems")
         return Config(
             revised(self.data, mine["data"]),
             self.model and revised(self.model, mine["model"]),

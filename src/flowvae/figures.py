@@ -111,9 +111,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit = "m
     return figure
 
 
-def _draw_panel(
-    axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit
-) -> None:
+def _draw_panel(axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit) -> None:
 
     def spent(record: Mapping[str, Any]) -> float:
         return record["seconds"] / 60 if over == "minutes" else record["epoch"]

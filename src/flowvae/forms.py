@@ -53,8 +53,8 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
     kind.__doc__ = (
         "Train a preset into a new directory, or resume a run.\n\n"
         "Start with: flowvae train PRESET [options]. Resume exactly where it stopped with: flowvae train "
-        "--resume RUN; add a budget to change it. Ctrl-C or SIGTERM saves the state and stops. A run that was "
-        "killed before anything was saved begins anew either way."
+        "--resume RUN; add a budget to change it. Ctrl-C or SIGTERM saves the state and stops. A run that "
+        "was killed before anything was saved begins anew either way."
     )
     parsed = parse(kind, words, program)
     if model is not None:
@@ -96,9 +96,10 @@ def _group(model: System, selector: str) -> str:
 
 
 def _check_effect(model: System, word: str) -> None:
-    """
+    """Make sure that a word is not an option of a part that was not chosen.
+
     Raises:
-        UserError: the word is an option of a part that was not chosen.
+        UserError: it is.
     """
     if not word.startswith("--"):
         return
@@ -123,7 +124,7 @@ def field_docs(kind: type) -> dict[str, str]:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
         for field, text in pairwise(tree.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                    found[field.target.id] = " ".join(str(text.value.value).split())
+            match field, text:
+                case (ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc)))):
+                    found[name] = " ".join(doc.split())
     return found

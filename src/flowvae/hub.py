@@ -40,9 +40,9 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     Raises:
         UserError: no such run, or one of its files is damaged; or ``folder`` holds something else.
     """
-    run, folder = runs.Run(run), Path(folder)
-    _ = run.model  # complains of whatever is missing or damaged
-    config = run.config
+    opened, folder = runs.Run(run), Path(folder)
+    _ = opened.model  # complains of whatever is missing or damaged
+    config = opened.config
     strangers = {path.name for path in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
     if strangers:
         raise UserError(f"{folder} holds {min(strangers)}, which is no model's; choose another folder")
@@ -52,14 +52,14 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
         training=replace(config.training, start_from=None),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / runs.CONFIG, written(config, run.spec, run.described.system))
+    runs.write_json(folder / runs.CONFIG, written(config, opened.spec, opened.described.system))
     for name in (runs.WEIGHTS, runs.EVALUATION):
-        if (run.path / name).exists():
+        if (opened.path / name).exists():
             with runs.replacing(folder / name) as partial:
-                shutil.copyfile(run.path / name, partial)
+                shutil.copyfile(opened.path / name, partial)
     if not (folder / CARD).exists():
         with runs.replacing(folder / CARD) as partial:
-            partial.write_text(model_card(runs.Run(folder), run.name))
+            partial.write_text(model_card(runs.Run(folder), opened.name))
     return [folder / name for name in FILES if (folder / name).exists()]
 
 
@@ -168,8 +168,8 @@ def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
     return (
         f"{markdown([{**evaluation, 'name': name}])}\n"
         f"Lower is better, on {evaluation['images']:,} random images of the {evaluation['split']} split of "
-        f"{evaluation['dataset']} ({evaluation['binarization']}){likelihood}; standard errors are over images. "
-        f"Measured by flowvae {evaluation['version']} with seed {evaluation['seed']}.\n"
+        f"{evaluation['dataset']} ({evaluation['binarization']}){likelihood}; standard errors are over "
+        f"images. Measured by flowvae {evaluation['version']} with seed {evaluation['seed']}.\n"
     )
 
 

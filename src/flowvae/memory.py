@@ -12,8 +12,9 @@ def keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for the next ones, instead of returning it.
 
     Every step frees and takes hundreds of megabytes of activations. By default the pages go back to the
-    system and come again zeroed, one page fault for each 4 KiB: about 15% of a training step. A no-op where
-    the C library is not glibc.
+    system and come again zeroed, one page fault for each 4 KiB: about 15% of a training step. It is a setting
+    of the whole process: the command line makes it, and a program of your own may. A no-op where the C
+    library is not glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 Noise = Tensor | torch.Generator | None
-"""What random functions take: the noise itself, a generator to draw it from, or None for torch's generator."""
+"""What random functions take: the noise itself, a generator to draw it from, or None for torch's own."""
 
 
 def normal(noise: Noise, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ PACKAGES = ("onnx", "onnxscript")
 
 
 def export_onnx(model: Model, shape: tuple[int, int, int], folder: Path) -> list[Path]:
-    """Write the graphs of a model into ``folder``, such as ``encoder.onnx``, ``decoder.onnx``, ``sampler.onnx``.
+    """Write the graphs of a model into ``folder``, such as ``encoder.onnx`` and ``decoder.onnx``.
 
     A graph draws nothing: ``noise`` is standard normal and comes from who runs it. Noise of zeros gives the
     center of a posterior. Numbers of samples and images are free, the other sizes are the model's. What the
@@ -38,7 +38,9 @@ def export_onnx(model: Model, shape: tuple[int, int, int], folder: Path) -> list
     if absent:
         raise UserError(f"ONNX needs {' and '.join(absent)}; install: pip install 'flowvae[onnx]'")
     if not isinstance(model, Graphed):
-        raise UserError(f"a {type(model).__name__} has no graphs for ONNX; export --format hub keeps the model")
+        raise UserError(
+            f"a {type(model).__name__} has no graphs for ONNX; export --format hub keeps the model"
+        )
     with evaluating(model), torch.no_grad():
         graphs = model.graphs(shape)  # refuses before anything is written
         for graph in graphs.values():

@@ -142,11 +142,14 @@ def names(kind: Any) -> list[str]:
 
 
 def _default(kind: Any, selector: str) -> Part:
-    return next(field.default for field in dataclasses.fields(kind) if field.name == selector)
+    (default,) = (field.default for field in dataclasses.fields(kind) if field.name == selector)
+    assert isinstance(default, Part)
+    return default
 
 
 def _or(words: Iterable[str]) -> str:
-    """
+    """Words as a choice.
+
     >>> _or(["planar", "realnvp", "iaf"])
     'planar, realnvp or iaf'
     """
@@ -192,9 +195,10 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
 
 
 def at_least(lowest: int, name: str, value: float) -> None:
-    """
+    """Make sure that an option is not too low.
+
     Raises:
-        UserError: the value is lower, or not a number.
+        UserError: its value is lower, or not a number.
     """
     if not value >= lowest:  # as is nan
         raise UserError(f"{name} is {value}; it must be at least {lowest}")

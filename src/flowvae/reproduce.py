@@ -316,7 +316,12 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     # More seeds would hide the rows behind one another.
     curves = {
         result["name"]: [
-            {"split": "valid", "seconds": 60 * minutes, "epoch": epoch, result.get("validated_by", "negative_elbo"): value}
+            {
+                "split": "valid",
+                "seconds": 60 * minutes,
+                "epoch": epoch,
+                result.get("validated_by", "negative_elbo"): value,
+            }
             for epoch, (minutes, value) in enumerate(result["validation"], start=1)
         ]
         for row, result in zip(finished, results, strict=True)
@@ -344,7 +349,7 @@ def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
             for row, task in tasks.items():
                 if row.is_done(request):
                     result = runs.read_json(row.result)
-                    number = result.get("validated_by", "negative_elbo")
+                    number = _validated_by(result)
                     note = "diverged" if result.get("diverged") else _note(number, result[number])
                     progress.update(task, completed=1.0, note=note)
                 elif (row.run / runs.CONFIG).exists():
@@ -364,6 +369,11 @@ def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
             over.set()
             watcher.join()
             look()
+
+
+def _validated_by(result: Mapping[str, Any]) -> str:
+    """The number by which a row was validated; earlier results do not say that it was -ELBO."""
+    return result.get("validated_by", "negative_elbo")
 
 
 def _note(name: str, value: float) -> str:

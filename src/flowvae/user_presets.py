@@ -25,8 +25,8 @@ def named_preset(name: str) -> Config:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever code of the user's raises
-        kind = type(error).__name__
-        raise UserError(f"{module_name} cannot be imported ({kind}: {error}); name a module of Python") from None
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{module_name} cannot be imported ({why}); name a module of Python") from None
     finally:
         sys.path.pop(0)
     found = getattr(module, attribute, None)

@@ -87,7 +87,8 @@ class CausalLikelihood(Likelihood):
 
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> CausalImages:
         condition = self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return CausalImages(self.network, condition, self.shape, self._orders(*z.shape[:2], noise))
+        orders = self._orders(z.shape[0], z.shape[1], noise)
+        return CausalImages(self.network, condition, self.shape, orders)
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:
         """One draw for each code, by uniform ``noise`` [S, B, H/2, W/2]: images that the model makes."""

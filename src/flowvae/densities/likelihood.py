@@ -21,7 +21,7 @@ class Likelihood(nn.Module, ABC):
     levels: int | None = None
 
     pixel_noise: tuple[int, ...] | None = None
-    """shape of the uniform noise by which ``images`` draws one, where the mean of p(x|z) has no closed form"""
+    """shape of the uniform noise by which ``images`` draws one; None where it gives the mean of p(x|z)"""
 
     independent: Literal["pixels", "places", "none"] = "pixels"
     """what is independent given the code: all pixels, or places with all of their channels, or nothing"""

@@ -25,9 +25,7 @@ class Posterior(nn.Module, ABC):
     """the gradient of log q(z|x) goes through z alone: `take_path_derivative`"""
 
     @abstractmethod
-    def forward(
-        self, features: Tensor, num_samples: int = 1, noise: Noise = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, num_samples: int = 1, noise: Noise = None) -> tuple[Tensor, Tensor]:
         """Draw from q(z|x), reparametrized.
 
         Args:
@@ -138,9 +136,7 @@ class GaussianPosterior(Posterior):
         below = entries.index_select(1, cast(Tensor, self.places)).unflatten(1, (-1, mean.shape[1]))
         return Reparametrization(mean, log_scale, below)
 
-    def forward(
-        self, features: Tensor, num_samples: int = 1, noise: Noise = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, num_samples: int = 1, noise: Noise = None) -> tuple[Tensor, Tensor]:
         return self.draw(*self.parameters_of(features), num_samples, noise)
 
     def parameters_of(self, features: Tensor) -> tuple[Reparametrization, None]:
@@ -204,9 +200,7 @@ class FlowPosterior(Posterior):
             for parameter in self.context.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(
-        self, features: Tensor, num_samples: int = 1, noise: Noise = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, num_samples: int = 1, noise: Noise = None) -> tuple[Tensor, Tensor]:
         return self.draw(*self.parameters_of(features), num_samples, noise)
 
     def parameters_of(self, features: Tensor) -> tuple[Reparametrization, Tensor | None]:

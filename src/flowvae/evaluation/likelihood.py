@@ -53,8 +53,8 @@ def bounds(
 
 def joined(parts: Iterable[Bounds]) -> Bounds:
     """The bounds of the images of all parts."""
-    fields = zip(*parts, strict=True)
-    return Bounds(*(None if field[0] is None else torch.cat(field) for field in fields))
+    columns = zip(*parts, strict=True)
+    return Bounds._make(None if column[0] is None else torch.cat(column) for column in columns)
 
 
 def accumulated(draw: Callable[[int], LogDensities | Tensor], num_samples: int, at_once: int) -> Bounds:

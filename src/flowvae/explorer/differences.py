@@ -7,7 +7,7 @@ from flowvae.parts import to_dict
 
 
 def differences(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
-    """The settings that differ, in their order: (name, value of one, value of the other); None where it has none.
+    """The settings that differ, in their order: (name, value of one, value of the other).
 
     >>> from flowvae.models.registry import preset
     >>> differences(preset("realnvp-2"), preset("realnvp-5"))
@@ -15,9 +15,7 @@ def differences(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
     """
     mine, yours = _settings(one), _settings(other)
     return [
-        (name, mine.get(name), yours.get(name))
-        for name in mine | yours
-        if mine.get(name) != yours.get(name)
+        (name, mine.get(name), yours.get(name)) for name in mine | yours if mine.get(name) != yours.get(name)
     ]
 
 

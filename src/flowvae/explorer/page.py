@@ -68,9 +68,10 @@ def build_app(explored: Sequence[Explored]) -> Any:
             "<header class='fv-header'><strong>flowvae</strong> explorer</header>", apply_default_css=False
         )
         with gradio.Tabs():
-            for title, build in VIEWS.items():
-                with gradio.Tab(title, id=title) as tab:
-                    build(tab, explored)
+            for title, view in VIEWS.items():
+                if shown := view.runs(explored):
+                    with gradio.Tab(title, id=title) as tab:
+                        view.build(tab, shown)
     return gradio.mount_gradio_app(
         FastAPI(),
         page,

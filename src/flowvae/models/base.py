@@ -114,7 +114,7 @@ class Coded(ABC):
     """Has a code for every image, and an image for every code."""
 
     pixel_noise: tuple[int, ...] | None = None
-    """shape of the uniform noise by which ``decode`` draws an image, where the mean of p(x|z) has no closed form"""
+    """shape of the uniform noise by which ``decode`` draws an image; None where it gives a mean"""
 
     @abstractmethod
     def center(self, images: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Completing(ABC):
         candidates: int = 8,
         noise: Noise = None,
     ) -> Completions:
-        """``count`` independent completions of one image [C, H, W], of which the pixels ``known`` are given."""
+        """``count`` independent completions of an image [C, H, W] of which the pixels ``known`` are given."""
 
 
 class Graph(NamedTuple):

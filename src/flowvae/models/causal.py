@@ -35,9 +35,7 @@ class CausalOptions:
             UserError: the images have several channels, or sides that it does not take.
         """
         if shape[0] != 1:
-            raise UserError(
-                f"images have {shape[0]} channels; the causal network takes binary images of one"
-            )
+            raise UserError(f"images have {shape[0]} channels; the causal network takes binary images of one")
         if self.causal_orders > 4 and shape[1] != shape[2]:
             raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders are those of a square")
         return CausalNetwork(

@@ -4,9 +4,10 @@ from flowvae.errors import UserError
 
 
 def check_sides(shape: tuple[int, int, int], divisor: int) -> None:
-    """
+    """Make sure that ``divisor`` divides the sides of images of ``shape`` (C, H, W).
+
     Raises:
-        UserError: ``divisor`` does not divide the sides of images of ``shape`` (C, H, W).
+        UserError: it does not.
     """
     _, height, width = shape
     if height % divisor or width % divisor:

@@ -55,7 +55,7 @@ class ELBO(Part):
 
     name = "elbo"
     path_derivative: bool = True
-    """the gradient takes log q(z|x) through z alone, which is less noisy; batch norm has the whole gradient"""
+    """the gradient takes log q(z|x) through z alone, which is less noisy; not with batch norm"""
     free_bits: float = 0.0
     """nats of KL that cost nothing"""
 
@@ -98,7 +98,7 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         posterior: Posterior,
         prior: Prior,
         likelihood: Likelihood,
-        objective: ELBO | ImportanceWeighted = ELBO(),  # noqa: B008  # immutable
+        objective: ELBO | ImportanceWeighted = ELBO(),  # immutable
         samples: int = 1,
         kl_warm_up: int = 0,
         transformations: int = 0,
@@ -304,7 +304,7 @@ class VAEOptions(System):
     posterior: PosteriorOptions = GaussianOptions()
     """approximate posterior q(z|x): a Gaussian, alone or transformed by a flow"""
     prior: PriorOptions = NormalOptions()
-    """prior p(z): standard normal, one that Real NVP transforms, or the mixture of posteriors of pseudo-inputs"""
+    """prior p(z): standard normal, one that Real NVP transforms, or a mixture of posteriors of pseudo-inputs"""
     likelihood: LikelihoodOptions = BernoulliOptions()
     """p(x|z) of binary pixels, independent or in patches of 2x2 each given those before it; or of 8-bit
     pixels, as a discretized logistic or a mixture of them"""
@@ -326,7 +326,13 @@ class VAEOptions(System):
     """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("latent", 1), ("channels", 2), ("blocks", 0), ("samples", 1), ("kl_warm_up", 0)):
+        for name, lowest in (
+            ("latent", 1),
+            ("channels", 2),
+            ("blocks", 0),
+            ("samples", 1),
+            ("kl_warm_up", 0),
+        ):
             at_least(lowest, name, getattr(self, name))
         is_map = isinstance(self.code, MapOptions)
         if self.covariance == "full" and (is_map or isinstance(self.prior, VampOptions)):
@@ -445,9 +451,7 @@ _BOTH_FLOWS = VAEOptions(
 )
 
 # Of colour images: the code is a map, and pixels are mixtures whose colours depend on each other.
-_COLOUR = VAEOptions(
-    likelihood=LogisticMixtureOptions(), code=MapOptions(), latent=16, channels=96, blocks=2
-)
+_COLOUR = VAEOptions(likelihood=LogisticMixtureOptions(), code=MapOptions(), latent=16, channels=96, blocks=2)
 _COLOUR_POSTERIORS = {
     "": _COLOUR,
     "-planar": replace(_COLOUR, posterior=PlanarOptions(transformations=10)),
@@ -462,9 +466,7 @@ _COLOUR_POSTERIORS = {
 
 PRESETS: dict[str, Config] = {
     "vae": Config(model=VAEOptions()),
-    **{
-        f"planar-{k}": Config(model=VAEOptions(PlanarOptions(transformations=k))) for k in (4, 10, 20, 40)
-    },
+    **{f"planar-{k}": Config(model=VAEOptions(PlanarOptions(transformations=k))) for k in (4, 10, 20, 40)},
     **{
         f"realnvp-{k}": Config(
             model=VAEOptions(

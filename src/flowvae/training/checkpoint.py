@@ -104,7 +104,7 @@ class State:
 def _comparable(
     optimizer: torch.optim.Optimizer, values: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The form that an optimizer's state has to have, and the state that was read, without what may differ."""
+    """The form that an optimizer's state has to have, and what was read, without what may differ."""
     form = _after_a_step(optimizer)
     # A parameter that never had a gradient has no state.
     form["state"] = {key: value for key, value in form["state"].items() if key in values["state"]}

@@ -103,7 +103,9 @@ def _system(config: Config, model: Model | None) -> str:
         UserError: there are two models, or none.
     """
     if (config.model is None) == (model is None):
-        raise UserError("give one model: that of the configuration, or a module with configuration.model None")
+        raise UserError(
+            "give one model: that of the configuration, or a module with configuration.model None"
+        )
     if config.model is not None and SYSTEMS.get(config.model.name) is type(config.model):
         return config.model.name
     kind = type(model if config.model is None else config.model)
@@ -253,5 +255,7 @@ def _validate(
         parts = [model.validate(few) for few in batch.split(IMAGES_AT_ONCE)]
     scores = {name: torch.cat([part[name] for part in parts]).double().mean().item() for name in parts[0]}
     if model.best not in scores:
-        raise UserError(f"validate gives {', '.join(scores)}, and not {model.best}, which chooses the weights")
+        raise UserError(
+            f"validate gives {', '.join(scores)}, and not {model.best}, which chooses the weights"
+        )
     return {model.best: scores.pop(model.best), **scores}

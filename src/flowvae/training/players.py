@@ -63,7 +63,9 @@ def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
     return made
 
 
-def updates(model: Model, players: Mapping[str, Player], batch: Batch, step: int, half: bool) -> Iterator[Update]:
+def updates(
+    model: Model, players: Mapping[str, Player], batch: Batch, step: int, half: bool
+) -> Iterator[Update]:
     """The model's updates of one step, each checked; with ``half``, its networks compute in bfloat16.
 
     Raises:
@@ -76,7 +78,9 @@ def updates(model: Model, players: Mapping[str, Player], batch: Batch, step: int
         if update is None:
             return
         if update.player not in players:
-            raise UserError(f"no player {update.player!r} at step {step}; {did_you_mean(update.player, players)}")
+            raise UserError(
+                f"no player {update.player!r} at step {step}; {did_you_mean(update.player, players)}"
+            )
         if update.loss.ndim:
             raise UserError(
                 f"the loss of {update.player} has the shape {tuple(update.loss.shape)} at step {step}; "

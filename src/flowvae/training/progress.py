@@ -23,9 +23,7 @@ class Display:
         self, fraction: float, epoch: int, shown: Mapping[str, float], rate: float, seconds: float
     ) -> None:
         left = int(seconds * (1 - fraction) / fraction) if fraction else 0
-        numbers = (
-            f"epoch {epoch}  {_first(shown)}  {rate:5.0f} images/s  {left // 60}:{left % 60:02d} left"
-        )
+        numbers = f"epoch {epoch}  {_first(shown)}  {rate:5.0f} images/s  {left // 60}:{left % 60:02d} left"
         self._progress.update(self._task, completed=fraction, numbers=numbers)
 
     def validation(self, step: int, epoch: float, scores: Mapping[str, float]) -> None:

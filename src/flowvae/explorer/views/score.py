@@ -34,11 +34,12 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     @told
     def measure(number: int, text: str, count: float) -> str:
         image, chosen = _image(explored[number], text), explored[number]
-        pictures = {"the image": image}
-        if isinstance(chosen.model, Coded):
+        pictures, model = {"the image": image}, chosen.model
+        rows = _numbers(model, image, int(count))
+        if isinstance(model, Coded):
             with torch.no_grad():
-                pictures["its reconstruction"] = chosen.model.reconstruct(image, seeded(0))
-        return _table(pictures, _numbers(chosen.model, image, int(count)))
+                pictures["its reconstruction"] = model.reconstruct(image, seeded(0))
+        return _table(pictures, rows)
 
     @told
     def compare(number: int, text: str) -> str:
