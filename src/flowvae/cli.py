@@ -206,7 +206,10 @@ def export(
 
 
 def explore(
-    runs: Runs, port: int = 7860, data: Annotated[str | None, _default("that of each run")] = None
+    runs: Runs,
+    port: int = 7860,
+    data: Annotated[str | None, _default("that of each run")] = None,
+    host: Annotated[tuple[str, ...], _default("127.0.0.1 and localhost")] = (),
 ) -> None:
     """Look into runs on a local web page: curves, latent space, posteriors, scores, samples.
 
@@ -214,11 +217,12 @@ def explore(
         runs: folders of runs
         port: where the page is served, on this machine alone
         data: images of another source
+        host: more names under which a proxy or a tunnel reaches the page
     """
     from flowvae.explorer.page import serve
 
     _at_least_one(runs)
-    serve(runs, port, data)
+    serve(runs, port, data, host)
 
 
 def presets() -> None:

@@ -1,31 +1,42 @@
 """The page: one tab a view, on one local server, without a request to anywhere else."""
 
+import atexit
 import os
+import shutil
+import signal
 import socket
-from collections.abc import Sequence
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, open_runs
+from flowvae.explorer.guard import LIMIT, Guard, host_name
 
 ADDRESS = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
 
 
-def serve(runs: Sequence[Path], port: int = 7860, data: str | None = None) -> None:
+def serve(runs: Sequence[Path], port: int = 7860, data: str | None = None, hosts: Sequence[str] = ()) -> None:
     """Serve the page for the runs, to this machine alone, until Ctrl-C.
 
     Args:
         runs: folders of runs with the same test images.
         port: of 127.0.0.1.
         data: a source of images in place of the runs' own.
+        hosts: names under which the page may be asked, beside 127.0.0.1 and localhost.
 
     Raises:
-        UserError: gradio is missing, the port is taken, or a run cannot be shown (see `open_runs`).
+        UserError: gradio is missing, the port is taken, a host is no name, or a run cannot be shown (see
+            `open_runs`).
     """
-    with _listener(port) as listener:
-        app = build_app(open_runs(runs, data))
+    names = [host_name(host) for host in hosts]
+    with _ended_in_order(), _listener(port) as listener:
+        app = build_app(open_runs(runs, data), names)
         import uvicorn
 
         print(f"http://{ADDRESS}:{port}  (Ctrl-C stops)", flush=True)
@@ -44,11 +55,40 @@ def _listener(port: int) -> socket.socket:
         raise UserError(f"port {port} cannot be had ({error.strerror}); choose another --port") from None
 
 
-def build_app(explored: Sequence[Explored]) -> Any:
-    """The page for opened runs, as a web application (ASGI)."""
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Inside, SIGTERM and a terminal that closes end Python as an error does, with what is due at exit."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    kinds = []
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = [kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL]  # nohup has SIGHUP ignored
+    for kind in ours:
+        signal.signal(kind, leave)
+    try:
+        yield
+    finally:
+        for kind in ours:
+            signal.signal(kind, signal.SIG_DFL)
+
+
+def _private_folder() -> Path:
+    """An empty folder that its owner alone can open; it goes when Python exits."""
+    folder = Path(tempfile.mkdtemp(prefix="flowvae-explorer-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def build_app(explored: Sequence[Explored], hosts: Sequence[str] = ()) -> Any:
+    """The page for opened runs, as a web application (ASGI), asked under ``hosts`` too (see `serve`)."""
     # gradio's statistics and look-ups of newer versions are requests to other machines.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    cache = _private_folder()
+    os.environ["GRADIO_TEMP_DIR"] = str(cache)
     try:
         import gradio
     except ImportError:
@@ -60,7 +100,7 @@ def build_app(explored: Sequence[Explored]) -> Any:
 
     from flowvae.explorer.views import VIEWS
 
-    # Uploads are copied into a folder of gradio's: they go an hour later, and when the server stops.
+    # Uploads are kept for an hour.
     with gradio.Blocks(
         title="flowvae explorer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
@@ -72,13 +112,16 @@ def build_app(explored: Sequence[Explored]) -> Any:
                 if shown := view.runs(explored):
                     with gradio.Tab(title, id=title) as tab:
                         view.build(tab, shown)
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(Guard, cache=cache, hosts=hosts)
     return gradio.mount_gradio_app(
-        FastAPI(),
+        app,
         page,
         path="/",
         server_name=ADDRESS,
         footer_links=[],
-        max_file_size="20mb",
+        max_file_size=LIMIT,
+        show_error=False,  # of what is not a UserError, the text may name files; it goes to the terminal
         ssr_mode=False,
         mcp_server=False,
         # The theme's own subdued colour has a contrast of 2.6 to white; this one has 4.8.

@@ -304,7 +304,7 @@ class VAEOptions(System):
     posterior: PosteriorOptions = GaussianOptions()
     """approximate posterior q(z|x): a Gaussian, alone or transformed by a flow"""
     prior: PriorOptions = NormalOptions()
-    """prior p(z): standard normal, one that Real NVP transforms, or a mixture of posteriors of pseudo-inputs"""
+    """prior p(z): standard normal, one that Real NVP transforms, or a mixture of pseudo-inputs' posteriors"""
     likelihood: LikelihoodOptions = BernoulliOptions()
     """p(x|z) of binary pixels, independent or in patches of 2x2 each given those before it; or of 8-bit
     pixels, as a discretized logistic or a mixture of them"""
