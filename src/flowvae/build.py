@@ -1,13 +1,15 @@
 """From a configuration to modules: the only factory."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from flowvae.config import ModelConfig
 from flowvae.densities import (
@@ -52,16 +54,45 @@ from flowvae.networks import (
 )
 from flowvae.networks.convolutional import STRIDE
 
+MOST_PARAMETERS = 2**30  # 4 GiB of weights; training takes five times as much
+_TOO_LARGE = (
+    f"the model has more than {MOST_PARAMETERS:,} parameters, or memory for them is missing; make it smaller"
+)
+
 
 def build_model(config: ModelConfig, shape: tuple[int, int, int]) -> Model:
     """The model for images of ``shape`` (C, H, W), freshly initialised from torch's generator.
 
     >>> from flowvae.presets import preset
     >>> model = build_model(preset("realnvp-2").model, (1, 28, 28))
+
+    Raises:
+        UserError: the networks do not take images of this shape, or the model is too large.
     """
-    model = FAMILIES[config.family](config, shape)
+    with _refusing_too_large():
+        model = FAMILIES[config.family](config, shape)
     # What convolutions on a CPU like best.
     return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+
+
+@contextmanager
+def _refusing_too_large() -> Iterator[None]:
+    """Count the parameters of what is built inside, and stop before the memory of too many is touched."""
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal total
+        total += parameter.numel()
+        if total > MOST_PARAMETERS:
+            raise UserError(_TOO_LARGE)
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except (MemoryError, RuntimeError, TypeError) as error:  # one layer is more than can be addressed
+        raise UserError(_TOO_LARGE) from error
+    finally:
+        counting.remove()
 
 
 def build_vae(config: ModelConfig, shape: tuple[int, int, int]) -> VAE:

@@ -11,10 +11,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.config import Config
+from flowvae.config import LARGEST_SEED, Config
 from flowvae.data import as_float
 from flowvae.densities import CausalLikelihood
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.evaluation import evaluate, interpolate, nearest
 from flowvae.evaluation.table import collect, markdown, titles, write_table
 from flowvae.hub import save_pretrained
@@ -36,7 +36,7 @@ def evaluate_run(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json into its folder."""
-    _check_seed(seed)
+    check_range("seed", seed, 0, LARGEST_SEED)
     model = runs.load(run)
     config, _ = runs.read_config(run)
     dataset = runs.read_dataset(run, data)
@@ -79,8 +79,8 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str 
         show: ``"samples"``; ``"crossed"``: images in a column have the code in common, and those in a row the
             noise by which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
     """
-    _check_seed(seed)
-    _check_count("images", num_images)
+    check_range("seed", seed, 0, LARGEST_SEED)
+    check_range("images", num_images, 1, MOST_IMAGES)
     model = runs.load(run)
     if show == "crossed":
         images, title = _crossed(runs.load_vae(run), run, num_images, seed), "a code a column, a noise a row"
@@ -126,10 +126,9 @@ def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) ->
 
 def picture_interpolations(compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path) -> Path:
     """The same walks between test images for each run, side by side."""
-    _check_count("pairs", pairs)
-    if steps < 2:
-        raise UserError(f"steps is {steps}; a walk has at least its 2 ends")
-    _check_count("pairs times steps", pairs * steps)
+    check_range("pairs", pairs, 1, MOST_IMAGES)
+    check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
+    check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
     panels = {}
     for title, run in zip(titles(compared), compared, strict=True):
         ends = test_images(run, 2 * pairs, seed)
@@ -174,8 +173,8 @@ def run_demo(minutes: float, out: Path) -> None:
 
 def test_images(run: Path, count: int, seed: int) -> Tensor:
     """Images [N, C, H, W] of the test split that a run's data has, drawn at random."""
-    _check_seed(seed)
-    _check_count("images", count)
+    check_range("seed", seed, 0, LARGEST_SEED)
+    check_range("images", count, 1, MOST_IMAGES)
     dataset = runs.read_dataset(run)
     available = len(dataset.test.images)
     if count > available:
@@ -198,13 +197,3 @@ def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:
 def _filled(row: Tensor, columns: int) -> Tensor:
     """A row of images, filled up with NaN, which figures show as no image."""
     return torch.cat([row, row.new_full((columns - len(row), *row.shape[1:]), torch.nan)])
-
-
-def _check_count(name: str, value: int) -> None:
-    if not 1 <= value <= MOST_IMAGES:
-        raise UserError(f"{name} is {value}; give 1 to {MOST_IMAGES:,}")
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}; give 0 or more, below 2^63")

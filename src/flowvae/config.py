@@ -5,7 +5,15 @@ import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, check_range, did_you_mean, quoted
+
+MOST = 2**31 - 1
+"""of anything that is counted: products of two of them still fit into the 64 bits of a tensor's size"""
+WIDEST, DEEPEST = 2**16, 1000
+"""sizes of one layer, and layers of one kind, which are built one after another"""
+LARGEST = 10**18
+"""of numbers that need not be whole: products of two of them still fit into 32 bits"""
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -20,8 +28,10 @@ class DataConfig:
     """side that images of celeba [64], omniglot [28] and of folders [as they are] are resized to"""
 
     def __post_init__(self) -> None:
+        if "\0" in self.data:
+            raise UserError(f"data is {quoted(self.data)}; a path has no null characters")
         if self.image_size is not None:
-            _at_least(1, "image_size", self.image_size)
+            check_range("image_size", self.image_size, 1, MOST)
 
 
 @dataclass(frozen=True)
@@ -88,13 +98,12 @@ class ModelConfig:
             "causal_channels",
             "components",
         ):
-            _at_least(1, name, getattr(self, name))
+            check_range(name, getattr(self, name), 1, WIDEST)
         for name in ("blocks", "transformations", "prior_transformations", "causal_blocks"):
-            _at_least(0, name, getattr(self, name))
+            check_range(name, getattr(self, name), 0, DEEPEST)
         if not 0 <= self.causal_dropout < 1:
             raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
-        if not 1 <= self.causal_orders <= 8:
-            raise UserError(f"causal_orders is {self.causal_orders}; it must be 1 to 8")
+        check_range("causal_orders", self.causal_orders, 1, 8)
         if self.family == "vae":
             self._check_autoencoder()
         else:
@@ -215,19 +224,21 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "minutes"):
             budget = getattr(self, name)
-            if budget is not None and not budget > 0:  # as is nan
-                raise UserError(f"{name} is {budget}; a budget is larger than 0")
+            if budget is not None:
+                _positive(name, budget, LARGEST if name == "minutes" else MOST)
         for name in ("batch_size", "samples", "validation_images"):
-            _at_least(1, name, getattr(self, name))
-        for name in ("learning_rate_warm_up", "kl_warm_up", "free_bits", "weight_decay", "seed"):
-            _at_least(0, name, getattr(self, name))
+            check_range(name, getattr(self, name), 1, MOST)
+        for name in ("learning_rate_warm_up", "kl_warm_up"):
+            check_range(name, getattr(self, name), 0, MOST)
+        for name in ("free_bits", "weight_decay"):
+            check_range(name, getattr(self, name), 0, LARGEST)
         for name in ("learning_rate", "gradient_clipping"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
+            _positive(name, getattr(self, name), LARGEST)
+        check_range("seed", self.seed, 0, LARGEST_SEED)
+        if self.start_from is not None and "\0" in self.start_from:
+            raise UserError(f"start_from is {quoted(self.start_from)}; a path has no null characters")
         if self.free_bits and self.objective != "elbo":
             raise UserError(f"free_bits belong to the ELBO; the objective is {self.objective}")
-        if self.seed >= 2**63:
-            raise UserError(f"seed is {self.seed}; it must be below 2^63")
         if not 0 <= self.averaging < 1:
             raise UserError(f"averaging is {self.averaging}; a decay lies in [0, 1)")
 
@@ -270,11 +281,11 @@ def from_dict(kind: type[T], values: Any) -> T:
         UserError: an unknown name (with the nearest known one), a value of the wrong type or out of range.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{kind.__name__} is {values!r}; expected names and values")
+        raise UserError(f"{kind.__name__} is {quoted(values)}; expected names and values")
     hints = get_type_hints(kind)
     for name in values:
         if name not in hints:
-            raise UserError(f"{kind.__name__} has no {name!r}; {did_you_mean(str(name), hints)}")
+            raise UserError(f"{kind.__name__} has no {quoted(name)}; {did_you_mean(str(name), hints)}")
     return kind(**{name: _checked(hints[name], name, value) for name, value in values.items()})
 
 
@@ -284,17 +295,22 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
     if get_origin(hint) is Literal:
         allowed = get_args(hint)
         if value not in allowed:
-            raise UserError(f"{name} is {value!r}; {did_you_mean(str(value), allowed)}")
+            raise UserError(f"{name} is {quoted(value)}; {did_you_mean(str(value), allowed)}")
         return value
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in kinds and type(value) is int and abs(value) <= 2**53:  # a float holds it exactly
         value = float(value)
     if type(value) not in kinds:  # `isinstance` would take True for an int
         names = ("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        raise UserError(f"{name} is {value!r}; expected {' or '.join(names)}")
+        raise UserError(f"{name} is {quoted(value)}; expected {' or '.join(names)}")
     return value
 
 
 def _at_least(lowest: int, name: str, value: float) -> None:
     if not value >= lowest:  # as is nan
         raise UserError(f"{name} is {value}; it must be at least {lowest}")
+
+
+def _positive(name: str, value: float, highest: float) -> None:
+    if not 0 < value <= highest:  # as is nan
+        raise UserError(f"{name} is {quoted(value)}; it must be larger than 0, and at most {highest:,}")

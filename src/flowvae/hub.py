@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
 from flowvae import runs
 from flowvae.config import Config, to_dict
 from flowvae.errors import UserError
-from flowvae.evaluation.table import COLUMNS, collect, markdown
+from flowvae.evaluation.table import COLUMNS, PROTOCOL, markdown, read_evaluation, titles
 from flowvae.models import Model
 
 CARD = "README.md"
@@ -40,7 +40,8 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
         UserError: no such run, or one of its files is damaged; or ``folder`` holds something else.
     """
     run, folder = Path(run), Path(folder)
-    runs.load(run)  # complains of whatever is damaged
+    runs.load(run)  # complains of whatever is damaged, as does the next line
+    _evaluation(run)
     config, shape = runs.read_config(run)
     strangers = {path.name for path in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
     if strangers:
@@ -58,7 +59,9 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
                 shutil.copyfile(run / name, partial)
     if not (folder / CARD).exists():
         with runs.replacing(folder / CARD) as partial:
-            partial.write_text(model_card(folder, run.resolve().name))
+            partial.write_text(
+                model_card(folder, titles([run])[0]), encoding="utf-8", errors="backslashreplace"
+            )
     return [folder / name for name in FILES if (folder / name).exists()]
 
 
@@ -122,7 +125,7 @@ def push_to_hub(
 def model_card(run: Path, name: str) -> str:
     """What the hub shows of a model: its scores with their protocol, and how to use it."""
     config, shape = runs.read_config(run)
-    evaluation = collect([run])[0] if (run / runs.EVALUATION).exists() else None
+    evaluation = _evaluation(run)
     data = ModelCardData(
         library_name="flowvae",
         model_name=name,
@@ -152,6 +155,18 @@ model = flowvae.from_pretrained("OWNER/{name}")  # or this folder
 images = model.sample(16)  # [16, {channels}, {height}, {width}]
 ```
 """
+
+
+def _evaluation(run: Path) -> dict[str, Any] | None:
+    """The scores of a run and their protocol, all that a card tells; None where it was not evaluated."""
+    path = run / runs.EVALUATION
+    if not path.exists():
+        return None
+    evaluation = read_evaluation(path)
+    told = (*SCORES, *PROTOCOL, "images", "seed", "version")
+    if missing := [key for key in told if evaluation.get(key) is None]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; evaluate the run again")
+    return {"samples": None, **evaluation}  # an exact density has none
 
 
 def _kind(config: Config) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
 
 # What takes many more multiplications an image, and so fewer images in a step, was measured with these.
 _SMALL_STEPS = TrainingConfig(batch_size=64, learning_rate=2e-3, weight_decay=0.01)
@@ -103,5 +103,5 @@ def preset(name: str) -> Config:
     5
     """
     if name not in PRESETS:
-        raise UserError(f"no preset {name!r}; {did_you_mean(name, PRESETS)}")
+        raise UserError(f"no preset {quoted(name)}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import glob
 import json
+import math
 import os
 import secrets
 import shutil
@@ -21,7 +22,7 @@ from torch import nn
 from flowvae.build import build_model
 from flowvae.config import Config, ModelConfig, from_dict, to_dict
 from flowvae.data import Dataset, load_dataset
-from flowvae.errors import UserError
+from flowvae.errors import UserError, quoted
 from flowvae.models import VAE, Model
 
 CONFIG = "config.json"
@@ -31,6 +32,7 @@ EVALUATION = "evaluation.json"
 BEGUN = ".begun"
 """there from the folder's first moment until the first state to resume from is saved"""
 LEFT_OVER = 3600.0  # seconds after which a file that nobody writes to has lost its writer
+MOST_PIXELS = 2**26  # of one image, over its channels
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -71,12 +73,26 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is no JSON.
+    """
     try:
-        return json.loads(path.read_text())
+        return json.loads(_read(path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # nested too deep, or an integer of thousands of digits
         raise UserError(f"{path} is not valid JSON; restore it or train again") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); restore it") from None
 
 
 def claim(run: Path) -> bool:
@@ -152,9 +168,15 @@ def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
     values = read_json(run / CONFIG)
     shape = values.pop("shape", None) if isinstance(values, dict) else None
     if not (
-        isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(side) is int and side > 0 for side in shape)
+        and math.prod(shape) <= MOST_PIXELS
     ):
-        raise UserError(f"{run / CONFIG}: shape is {shape!r}; expected [channels, height, width]")
+        raise UserError(
+            f"{run / CONFIG}: shape is {quoted(shape)}; expected [channels, height, width], of at most "
+            f"{MOST_PIXELS:,} numbers in all"
+        )
     try:
         return from_dict(Config, values), (shape[0], shape[1], shape[2])
     except UserError as error:
@@ -249,15 +271,33 @@ def load_vae(run: str | Path) -> VAE:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, in order; none where there is no such file."""
-    path = run / METRICS
-    if not path.exists():
+    """The records of metrics.jsonl, in order; none where there is no such file. Damaged lines are left out.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        lines = _read(run / METRICS).splitlines()
+    except FileNotFoundError:
         return []
     records = []
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):  # a line that a crash cut short
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):  # a line that a crash cut short, or worse
             records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict)]
+    return [record for record in records if _is_record(record)]
+
+
+def _is_record(value: Any) -> bool:
+    """Whether it has what every record has, as numbers that 64 bits hold."""
+    return (
+        isinstance(value, dict)
+        and value.get("split") in ("train", "valid")
+        and type(value.get("step")) is int
+        and all(
+            type(value.get(name)) in (int, float) and abs(value[name]) < 2**63
+            for name in ("step", "epoch", "seconds", "negative_elbo")
+        )
+    )
 
 
 def cut_metrics(run: Path, length: int) -> None:

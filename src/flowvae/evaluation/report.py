@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from flowvae.config import MOST
 from flowvae.data import Dataset, as_float
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, check_range, did_you_mean, quoted
 from flowvae.evaluation.likelihood import Bounds, bounds
 from flowvae.evaluation.usage import active_units
 from flowvae.memory import keep_freed_memory
@@ -51,10 +52,11 @@ def evaluate(
     available = len(images)
     num_images = available if num_images is None else num_images
     check_levels(model, dataset)
-    if num_samples < 1:
-        raise UserError(f"samples is {num_samples}; it must be at least 1")
+    check_range("samples", num_samples, 1, MOST)
     if not 1 <= num_images <= available:
-        raise UserError(f"images is {num_images}; the {split} split of {dataset.name} has 1 to {available}")
+        raise UserError(
+            f"images is {quoted(num_images)}; the {split} split of {dataset.name} has 1 to {available}"
+        )
     device = next(model.parameters()).device
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
     images = as_float(images[chosen], dataset.levels).to(device)
