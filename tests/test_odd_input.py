@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import flowvae, is_refusal
+from command_line import SMALL, flowvae, is_refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_runs import CONFIG, SHAPE, contents, record
@@ -145,6 +145,11 @@ def test_a_lack_of_memory_is_one_line(error, workspace, monkeypatch):
 
     monkeypatch.setattr(training, "train", fail)
     is_refusal(flowvae("train", "vae", "--data", "images.npz"), "memory", "smaller")
+
+
+def test_a_budget_that_is_spent_at_once_ends_a_training(workspace):
+    words = ["--data", "images.npz", "--minutes", "1e-320", "--track", "none", "--out", "run"]
+    assert flowvae("train", "vae", *SMALL, *words).code == 0
 
 
 def test_another_error_of_the_program_is_not_hidden(workspace, monkeypatch):
