@@ -1,5 +1,6 @@
 """A complete run, made without training, and what tests ask of errors."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def trained_state(model: VAE, optimizer: torch.optim.Optimizer | None = None) ->
     return state
 
 
+def record(step: int) -> bytes:
+    """A line of metrics.jsonl."""
+    values = {"split": "train", "step": step, "epoch": 0.5, "seconds": 1.5, "negative_elbo": 90.0}
+    return json.dumps(values).encode() + b"\n"
+
+
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A complete run."""
@@ -58,7 +65,7 @@ def run(tmp_path) -> Path:
     state = trained_state(moved_model())
     write_weights(folder, state.model)
     with (folder / "metrics.jsonl").open("ab") as metrics:
-        metrics.write(b'{"step": 1}\n')
+        metrics.write(record(step=1))
         state.save(folder, metrics)
     return folder
 

@@ -65,7 +65,7 @@ def test_a_run_killed_before_its_first_state_is_begun_again(halves, unbroken, tm
 
 
 def test_beginning_again_and_failing_deletes_nothing(halves, tmp_path):
-    run, config = tmp_path / "run", configuration(halves, learning_rate=1e30)
+    run, config = tmp_path / "run", configuration(halves, learning_rate=1e18)
     claim(run)
     (run / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="finite"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_runs import CONFIG, SHAPE, contents, message, moved_model, trained_state
+from made_runs import CONFIG, SHAPE, contents, message, moved_model, record, trained_state
 
 from flowvae.config import Config, from_dict, to_dict
 from flowvae.data import as_float, load_dataset
@@ -73,12 +73,13 @@ def test_a_state_gives_back_what_was_put_in(run):
 
 def test_resuming_cuts_the_metrics_back_to_the_saved_moment(run):
     with (run / "metrics.jsonl").open("ab") as metrics:
-        metrics.write(b'{"step": 2}\n\xff\xfe\n7\n{"step": 3}\n{"ste')
-    assert read_metrics(run) == [{"step": 1}, {"step": 2}, {"step": 3}]  # lines that are damaged are left out
+        metrics.write(record(2) + b'\xff\xfe\n7\n{"step": 5}\n' + record(3) + record(4)[:-9])
+    # Lines that are damaged are left out.
+    assert [each["step"] for each in read_metrics(run)] == [1, 2, 3]
     state = trained_state(moved_model())
     state.restore(run)
     cut_metrics(run, state.metrics_bytes)
-    assert read_metrics(run) == [{"step": 1}]
+    assert [each["step"] for each in read_metrics(run)] == [1]
 
 
 def test_resuming_where_the_metrics_are_gone_begins_them_anew(run):

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.memory import keep_freed_memory
 from flowvae.options import given, parse
 
@@ -19,6 +20,7 @@ Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
 # The program that a shell runs was stopped with Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
+LONGEST_LINE = 1000
 
 
 def _default(text: str) -> Any:
@@ -291,7 +293,7 @@ def reproduce(
     variants = TABLES[table]
     for name in rows:
         if name not in variants:
-            raise UserError(f"{table} has no row {name!r}; {did_you_mean(name, variants)}")
+            raise UserError(f"{table} has no row {quoted(name)}; {did_you_mean(name, variants)}")
     reproduce_table(
         out,
         Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs),
@@ -302,7 +304,7 @@ def reproduce(
         num_samples=samples,
         num_images=images,
     )
-    print((out / "table.md").read_text(), end="")
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
 
 
 _ALL = (train, evaluate, sample, reconstruct, interpolate, explore, table, export, presets, demo, reproduce)
@@ -311,6 +313,10 @@ COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for comman
 
 def main() -> None:
     """Entry point: a mistake of the user is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text, and an encoding need not have their letters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _run(sys.argv[1:])
         sys.stdout.flush()
@@ -321,11 +327,17 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         _fail(_file_trouble(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        _fail("memory is not enough; choose a smaller model, or fewer images or samples at a time")
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
 
 
 def _run(words: list[str]) -> None:
+    if any("\0" in word for word in words):
+        raise UserError("a word has a null character, which no name and no number has; leave it out")
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return
@@ -336,7 +348,7 @@ def _run(words: list[str]) -> None:
         return
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        raise UserError(f"no command {name!r}; {did_you_mean(name, COMMANDS)}")
+        raise UserError(f"no command {quoted(name)}; {did_you_mean(name, COMMANDS)}")
     # Here and not in the functions of the package, which leave the process of their caller as it is.
     keep_freed_memory()
     if name == "train":
@@ -379,6 +391,15 @@ def _file_trouble(error: OSError) -> str:
     return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another place')}"
 
 
+def _is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """PyTorch raises a RuntimeError where its allocator fails, or where a size has more than 64 bits."""
+    signs = ("DefaultCPUAllocator", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"flowvae: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:  # it repeats a long word; what to do stands at its end
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    print(f"flowvae: {line}", file=sys.stderr)
     sys.exit(code)

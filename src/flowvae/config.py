@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from flowvae.errors import UserError
-from flowvae.parts import at_least, names, revised
+from flowvae.errors import UserError, check_range, quoted
+from flowvae.parts import LARGEST, LARGEST_SEED, MOST, check_positive, names, revised
 
 if TYPE_CHECKING:
     from flowvae.batch import DataSpec
@@ -27,8 +27,10 @@ class DataConfig:
     """side that images of celeba [64], omniglot [28] and of folders [as they are] are resized to"""
 
     def __post_init__(self) -> None:
+        if "\0" in self.data:
+            raise UserError(f"data is {quoted(self.data)}; a path has no null characters")
         if self.image_size is not None:
-            at_least(1, "image_size", self.image_size)
+            check_range("image_size", self.image_size, 1, MOST)
 
 
 class System(ABC):
@@ -104,17 +106,17 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "minutes"):
             budget = getattr(self, name)
-            if budget is not None and not budget > 0:  # as is nan
-                raise UserError(f"{name} is {budget}; a budget is larger than 0")
+            if budget is not None:
+                check_positive(name, budget, LARGEST if name == "minutes" else MOST)
         for name in ("batch_size", "validation_images"):
-            at_least(1, name, getattr(self, name))
-        for name in ("learning_rate_warm_up", "weight_decay", "seed"):
-            at_least(0, name, getattr(self, name))
+            check_range(name, getattr(self, name), 1, MOST)
+        check_range("learning_rate_warm_up", self.learning_rate_warm_up, 0, MOST)
+        check_range("weight_decay", self.weight_decay, 0, LARGEST)
         for name in ("learning_rate", "gradient_clipping"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
-        if self.seed >= 2**63:
-            raise UserError(f"seed is {self.seed}; it must be below 2^63")
+            check_positive(name, getattr(self, name), LARGEST)
+        check_range("seed", self.seed, 0, LARGEST_SEED)
+        if self.start_from is not None and "\0" in self.start_from:
+            raise UserError(f"start_from is {quoted(self.start_from)}; a path has no null characters")
         for name in ("averaging", "beta1"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; a decay lies in [0, 1)")

@@ -37,7 +37,7 @@ class WeightStatistics:
         self.largest = seen.topk(min(self.tail + 1, len(seen)), dim=0).values
 
     def effective_sample_size(self) -> Tensor:
-        """``(sum w)^2 / sum w^2``, [B], from 1 to S: so many equal weights would vary the estimate as much."""
+        """``(sum w)^2 / sum w^2``, [B], from 1 to S: so many equal weights would vary it as much."""
         return (2 * self.log_sum - self.log_sum_of_squares).exp()
 
     def pareto_k(self) -> Tensor | None:

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow, InverseAutoregressive, Planar
 from flowvae.models.couplings import CodeShape, Couplings, Normalization, chain
 from flowvae.networks import MaskedDense
-from flowvae.parts import Part, at_least
+from flowvae.parts import DEEPEST, WIDEST, Part
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FlowOptions(Part):
     """whether, of a code that is a map, each place has a context of its own, and not the whole code one"""
 
     def __post_init__(self) -> None:
-        at_least(1, "transformations", self.transformations)
+        check_range("transformations", self.transformations, 1, DEEPEST)
 
     @abstractmethod
     def flow(self, code: CodeShape, blocks: int) -> Flow:
@@ -75,7 +75,7 @@ class RealNVPOptions(FlowOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, "hidden", self.hidden)
+        check_range("hidden", self.hidden, 1, WIDEST)
 
     def flow(self, code: CodeShape, blocks: int) -> Flow:
         return Couplings(
@@ -103,14 +103,14 @@ class InverseAutoregressiveOptions(FlowOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, "hidden", self.hidden)
+        check_range("hidden", self.hidden, 1, WIDEST)
 
     def flow(self, code: CodeShape, blocks: int) -> Flow:
         if code.sides is not None:
             raise UserError("iaf transforms vectors; for a code that is a map choose realnvp or planar")
         dimension = code.channels
         # Fewer, and some dimensions would see nothing of others.
-        at_least(dimension - 1, "hidden", self.hidden)
+        check_range("hidden", self.hidden, dimension - 1, WIDEST)
         orders = iter(range(self.transformations))
 
         def transformation() -> list[Flow]:

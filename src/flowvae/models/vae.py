@@ -20,7 +20,7 @@ from flowvae.densities import (
     VampPrior,
     take_path_derivative,
 )
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
 from flowvae.models.base import Completing, Completions, Graph, Graphed, Inferring, Model, Sampler, Update
 from flowvae.models.completion import complete
@@ -46,7 +46,7 @@ from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
 from flowvae.networks.convolutional import STRIDE
 from flowvae.noise import Noise
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
-from flowvae.parts import Part, at_least, from_dict, training_only
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, training_only
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ELBO(Part):
     """nats of KL that cost nothing"""
 
     def __post_init__(self) -> None:
-        at_least(0, "free_bits", self.free_bits)
+        check_range("free_bits", self.free_bits, 0, LARGEST)
 
     def __call__(self, densities: LogDensities, beta: float) -> Tensor:
         if self.free_bits:
@@ -285,7 +285,7 @@ class VectorOptions(Part):
     """width of the encoder's embedding, and of the decoder's first layer"""
 
     def __post_init__(self) -> None:
-        at_least(1, "features", self.features)
+        check_range("features", self.features, 1, WIDEST)
 
 
 @dataclass(frozen=True)
@@ -326,14 +326,11 @@ class VAEOptions(System):
     """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
 
     def __post_init__(self) -> None:
-        for name, lowest in (
-            ("latent", 1),
-            ("channels", 2),
-            ("blocks", 0),
-            ("samples", 1),
-            ("kl_warm_up", 0),
-        ):
-            at_least(lowest, name, getattr(self, name))
+        check_range("latent", self.latent, 1, WIDEST)
+        check_range("channels", self.channels, 2, WIDEST)  # half as many at half of the images' sides
+        check_range("blocks", self.blocks, 0, DEEPEST)
+        check_range("samples", self.samples, 1, MOST)
+        check_range("kl_warm_up", self.kl_warm_up, 0, MOST)
         is_map = isinstance(self.code, MapOptions)
         if self.covariance == "full" and (is_map or isinstance(self.prior, VampOptions)):
             what = "a code that is a map" if is_map else "the vamp prior"
