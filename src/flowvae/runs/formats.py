@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
-from flowvae.errors import UserError
+from flowvae.errors import UserError, did_you_mean
 from flowvae.models.registry import SYSTEMS
 from flowvae.parts import available, from_dict, to_dict
 from flowvae.runs.files import read_json
 
 FORMAT = 2
+PARTS = ("data", "model", "training")
+ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
 OBJECTIVE = ("objective", "samples", "path_derivative", "kl_warm_up", "free_bits")
 
 
@@ -67,13 +69,15 @@ def _described(values: dict[str, Any]) -> Described:
             raise UserError(f"{name} is {count!r}; expected a number of 0 or more")
     spec = DataSpec((shape[0], shape[1], shape[2]), **counts)
     system, options = values.pop("system", None), values.pop("model", None)
-    if not isinstance(system, str) or not isinstance(options, dict):
-        raise UserError(f"system is {system!r} with the options {options!r}; expected a name and options")
+    if not isinstance(system, str):
+        raise UserError(f"system is {system!r}; expected a name")
+    if not isinstance(options, dict):
+        raise UserError(f"model is {options!r}; expected names and values")
     model = from_dict(SYSTEMS[system], options) if system in SYSTEMS else None
     data = from_dict(DataConfig, values.pop("data", {}))
     training = from_dict(TrainingConfig, values.pop("training", {}))
     for name in values:
-        raise UserError(f"no entry {name!r} is known; restore the file or train again")
+        raise UserError(f"no entry {name!r}; {did_you_mean(str(name), ENTRIES)}")
     return Described(Config(data, model, training), spec, system, options)
 
 
@@ -93,9 +97,12 @@ def upgraded(values: Any) -> dict[str, Any]:
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    data, old, training = (dict(values.pop(part, {})) for part in ("data", "model", "training"))
+    for part in PARTS:
+        if not isinstance(values.get(part, {}), dict):
+            raise UserError(f"{part} is {values[part]!r}; expected names and values")
+    data, old, training = (dict(values.pop(part, {})) for part in PARTS)
     system = old.pop("family", "vae")
-    if system not in SYSTEMS:
+    if not isinstance(system, str) or system not in SYSTEMS:
         raise UserError(f"family is {system!r}; restore the file or train again")
     old |= {name: training.pop(name) for name in OBJECTIVE if name in training}
     if old.get("prior") == "realnvp":  # it had the couplings of the posterior, but never batch norm
