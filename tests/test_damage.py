@@ -112,6 +112,32 @@ def test_any_value_anywhere_is_read_or_refused(run):
                 assert type(read) is type(value) or None in (read, value) or option == "minutes"
 
 
+OLD = {
+    "data": {"data": "images.npz", "image_size": None},
+    "model": {"family": "vae", "posterior": "planar", "transformations": 2, "prior": "realnvp", "hidden": 8},
+    "training": {"steps": 9, "objective": "elbo", "free_bits": 0.5},
+    "shape": [1, 8, 8],
+}
+
+
+@pytest.mark.parametrize("section", ["data", "model", "training", None])
+def test_an_earlier_configuration_is_read_or_refused_whatever_it_holds(section, run):
+    (run / "config.json").write_text(json.dumps(OLD))
+    assert Run(run).config.training.steps == 9
+    refused = 0
+    for option in OLD if section is None else OLD[section]:
+        for other in (None, True, "x", -1, 1.5, [], {}, [["model", 3]], {"a": 1}):
+            changed = {option: other} if section is None else {section: {**OLD[section], option: other}}
+            (run / "config.json").write_text(json.dumps({**OLD, **changed}))
+            try:
+                assert Run(run).spec.shape == (1, 8, 8)
+            except UserError as error:
+                refused += 1
+                assert str(run / "config.json") in str(error)
+                assert "\n" not in str(error)
+    assert refused > 5
+
+
 @pytest.mark.parametrize("folder", ["missing", "file", "empty"])
 def test_what_is_no_run_is_said_to_be_none(folder, tmp_path):
     path = tmp_path / folder

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import SMALL, SMALL_FLOW, flowvae, is_refusal, succeeds, write_images
+from command_line import SMALL_FLOW, flowvae, is_refusal, succeeds, write_images
 from torch import Tensor
 
 from flowvae import commands
 from flowvae.batch import DataSpec
-from flowvae.densities import CausalImages, CausalLikelihood
+from flowvae.densities import CausalLikelihood
+from flowvae.densities.causal import CausalImages
 from flowvae.errors import UserError
 from flowvae.evaluation import nearest
 from flowvae.models.pixel_cnn import PixelCNN
@@ -28,13 +29,13 @@ CAUSAL = [*SMALL_FLOW, *NETWORK]
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("densities")
     write_images(folder / "images.npz")
-    for name, preset, sizes in (
+    for name, chosen, sizes in (
         ("density-small", "density-small", CAUSAL),
         ("one-order", "density-small", [*CAUSAL, "--causal-orders", "1"]),
         ("pixelcnn", "pixelcnn", [*NETWORK, "--batch-size", "16"]),
     ):
         words = ["--data", folder / "images.npz", "--steps", 6, "--track", "none", "--out", folder / name]
-        succeeds("train", preset, *sizes, *words)
+        succeeds("train", chosen, *sizes, *words)
     return folder
 
 
