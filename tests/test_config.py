@@ -7,19 +7,29 @@ from typing import Any
 
 import pytest
 
-from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig, from_dict, to_dict
+from flowvae.batch import DataSpec
+from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import UserError
-from flowvae.presets import PRESETS, preset
+from flowvae.models.pixel_cnn import PixelCNNOptions
+from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
+from flowvae.models.real_nvp import RealNVPDensityOptions
+from flowvae.models.registry import PRESETS, build_model, preset
+from flowvae.models.vae import ELBO, ImportanceWeighted, VAEOptions, VectorOptions
+from flowvae.parts import available, choices, from_dict, names, revised, shaping, to_dict
+
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_survives_json(name):
-    assert from_dict(Config, json.loads(json.dumps(to_dict(preset(name))))) == preset(name)
+    config = preset(name)
+    for part in (config.data, config.model, config.training):
+        assert from_dict(type(part), json.loads(json.dumps(to_dict(part)))) == part
 
 
 def test_what_is_left_out_is_as_by_default():
-    assert from_dict(Config, {}) == Config()
-    assert from_dict(Config, {"model": {"latent": 7}}).model == ModelConfig(latent=7)
+    assert from_dict(TrainingConfig, {}) == TrainingConfig()
+    assert from_dict(VAEOptions, {"latent": 7}) == VAEOptions(latent=7)
+    assert from_dict(VAEOptions, {"posterior": "realnvp"}) == VAEOptions(RealNVPOptions())
 
 
 DENSITIES = ("density-small", "density", "pixelcnn")
@@ -33,13 +43,16 @@ ROWS = [name for name in BINARY if name not in DENSITIES]
 def test_the_number_in_a_presets_name_is_that_of_its_transformations(name):
     family, _, number = name.partition("-")
     model = preset(name).model
-    assert model.transformations == int(number or 0)
-    assert model.posterior == {"vae": "gaussian"}.get(family, family)
+    assert isinstance(model, VAEOptions)
+    assert getattr(model.posterior, "transformations", 0) == int(number or 0)
+    assert model.posterior.name == {"vae": "gaussian"}.get(family, family)
 
 
-def test_rows_differ_in_nothing_but_the_model():
+def test_rows_differ_in_nothing_but_the_posterior():
     assert {"vae", "realnvp-20", "planar-40", "iaf-4"} <= set(ROWS)
     assert {preset(name).training for name in ROWS} == {TrainingConfig()}
+    of_posterior = {"posterior": "gaussian", "covariance": "diagonal"}
+    assert {revised(preset(name).model, of_posterior) for name in ROWS} == {VAEOptions()}
 
 
 def test_a_misspelt_preset_names_the_nearest():

@@ -85,7 +85,7 @@ def available(kind: type, values: Mapping[str, Any]) -> list[str]:
     """The names of options that there are where ``values`` choose the parts of ``kind``."""
     found = names(kind)
     for selector, known in choices(kind).items():
-        part = known.get(values.get(selector, _default(kind, selector).name))
+        part = known.get(str(values.get(selector, _default(kind, selector).name)))
         found += [] if part is None else names(part)
     return found
 

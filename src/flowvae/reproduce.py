@@ -325,7 +325,7 @@ def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
 
 
 def _is_result(values: Any) -> bool:
-    """Whether it has what a report draws: the budget that was asked for, and pairs of minutes and a number."""
+    """Whether it has what a report draws: the budget that was asked for, and pairs of minutes and value."""
     if not isinstance(values, dict) or not isinstance(values.get("asked"), dict):
         return False
     budget, validation = values["asked"].get("budget"), values.get("validation")
