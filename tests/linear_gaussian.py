@@ -43,7 +43,7 @@ class ExactPosterior(Posterior):
     def forward(self, features: Tensor, num_samples: int = 1, noise: Noise = None) -> tuple[Tensor, Tensor]:
         distribution = MultivariateNormal(features @ self.to_mean.T, self.covariance)
         noise = normal(noise, (num_samples, *distribution.loc.shape), distribution.loc)
-        z = distribution.loc + noise @ distribution.scale_tril.mT
+        z = distribution.loc + noise @ torch.linalg.cholesky(self.covariance).mT
         return z, distribution.log_prob(z)
 
     def center(self, features: Tensor) -> Tensor:
