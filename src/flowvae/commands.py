@@ -13,7 +13,7 @@ from torch import Tensor
 from flowvae import figures, runs
 from flowvae.data import as_float
 from flowvae.errors import UserError
-from flowvae.evaluation import evaluate, interpolate, nearest
+from flowvae.evaluation import distrust, evaluate, interpolate, nearest
 from flowvae.hub import save_pretrained
 from flowvae.models import Coded, Inferring, Sampler
 from flowvae.models.registry import preset
@@ -55,6 +55,8 @@ def evaluate_run(
             seed,
             lambda done: progress.update(task, completed=done),
         )
+    if warning := distrust(scores):
+        console.print(f"flowvae: {warning}", highlight=False, soft_wrap=True)
     training = {
         "training_steps": run.records[-1]["step"] if run.records else None,
         "training_seconds": run.records[-1]["seconds"] if run.records else None,

@@ -7,6 +7,8 @@ TITLES = {
     "nll": "-log p(x)",
     "nll_standard_error": "standard error",
     "bits_per_dim": "bits/dim",
+    "effective_sample_size": "effective samples",
+    "pareto_k": "Pareto k",
     "importance_weighted": "importance-weighted bound",
     "samples": "S",
     "original_reconstruction": "-log p(x|z) in 2017",

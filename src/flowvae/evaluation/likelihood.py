@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowvae.densities import LogDensities
+from flowvae.evaluation.weights import WeightStatistics
 from flowvae.models import Bounded, Scored
 from flowvae.noise import Noise
 
@@ -27,6 +28,10 @@ class Bounds(NamedTuple):
     """``-E_q log p(x|z)``, of a model with a code"""
     kl: Tensor | None = None
     """``E_q[log q(z|x) - log p(z)]``, of a model with a code"""
+    effective_sample_size: Tensor | None = None
+    """of the S importance weights: `WeightStatistics.effective_sample_size`"""
+    pareto_k: Tensor | None = None
+    """shape of their tail: `WeightStatistics.pareto_k`; None of too few samples"""
 
 
 @torch.no_grad()
@@ -60,7 +65,7 @@ def joined(parts: Iterable[Bounds]) -> Bounds:
 def accumulated(draw: Callable[[int], LogDensities | Tensor], num_samples: int, at_once: int) -> Bounds:
     """Bounds from ``draw(n)``, the log densities of n samples, that is asked for few at a time."""
     likelihood = total = torch.zeros((), dtype=torch.float64)
-    log_sum, has_code = torch.full_like(total, -math.inf), True
+    statistics, has_code = WeightStatistics(num_samples), True
     for start in range(0, num_samples, at_once):
         drawn = draw(min(at_once, num_samples - start))
         has_code = isinstance(drawn, LogDensities)
@@ -72,9 +77,14 @@ def accumulated(draw: Callable[[int], LogDensities | Tensor], num_samples: int, 
         else:
             weights = drawn.cpu().double()
         total = total + weights.sum(0)
-        log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
+        statistics.add(weights)
     negative_elbo = -total / num_samples
-    found = Bounds(negative_elbo, math.log(num_samples) - log_sum)
+    found = Bounds(
+        negative_elbo,
+        math.log(num_samples) - statistics.log_sum,
+        effective_sample_size=statistics.effective_sample_size(),
+        pareto_k=statistics.pareto_k(),
+    )
     if not has_code:
         return found
     reconstruction = -likelihood / num_samples

@@ -20,6 +20,8 @@ COLUMNS: dict[str, str] = {
     "nll": ".2f",
     "nll_standard_error": ".2f",
     "bits_per_dim": ".4f",
+    "effective_sample_size": ".1f",
+    "pareto_k": ".2f",
     "active_units": "d",
     "samples": "d",
     "images": "d",
