@@ -5,9 +5,6 @@ from collections.abc import Callable
 
 import torch
 
-from flowvae.build import posterior
-from flowvae.config import ModelConfig
-from flowvae.densities import FlowPosterior
 from flowvae.flows import (
     ActNorm,
     AffineCoupling,
@@ -19,6 +16,13 @@ from flowvae.flows import (
     InverseAutoregressive,
     Planar,
     RealNVP,
+)
+from flowvae.models.couplings import CodeShape
+from flowvae.models.posteriors import (
+    FlowOptions,
+    InverseAutoregressiveOptions,
+    PlanarOptions,
+    RealNVPOptions,
 )
 from flowvae.networks import ConvolutionalConditioner, Dense, MaskedDense
 
@@ -46,25 +50,14 @@ def autoregressive(**masked) -> Flow:
     return InverseAutoregressive(MaskedDense(DIMENSION, HIDDEN, **masked), DIMENSION)
 
 
-def built(**config) -> Flow:
-    """The flow of a posterior that the configuration names."""
-    made = posterior(ModelConfig(latent=DIMENSION, features=3, hidden=HIDDEN, **config), (1, 28, 28))
-    assert isinstance(made, FlowPosterior)
-    return made.flow
+def built(options: FlowOptions) -> Flow:
+    """The flow that a posterior's options describe."""
+    return options.flow(CodeShape(DIMENSION), blocks=1)
 
 
-def built_of_maps(**config) -> Flow:
+def built_of_maps(options: FlowOptions) -> Flow:
     """The same for codes that are maps."""
-    settings = {
-        "posterior": "realnvp",
-        "transformations": 3,
-        "latent": MAPS[0],
-        "channels": 6,
-        "hidden": MAPS_HIDDEN,
-    }
-    made = posterior(ModelConfig(code="map", **{**settings, **config}), (1, 4 * MAPS[1], 4 * MAPS[2]))
-    assert isinstance(made, FlowPosterior)
-    return made.flow
+    return options.flow(CodeShape(MAPS[0], MAPS[1:]), blocks=1)
 
 
 FLOWS: dict[str, Callable[[], Flow]] = {
@@ -85,10 +78,10 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     "real-nvp": lambda: RealNVP(DIMENSION, 3, HIDDEN),
     "real-nvp-unbounded": lambda: RealNVP(DIMENSION, 1, HIDDEN, context=True, bounded=False),
     "real-nvp-weight-norm": lambda: RealNVP(DIMENSION, 2, HIDDEN, context=True, weight_norm=True),
-    "realnvp-3": lambda: built(posterior="realnvp", transformations=3),
-    "realnvp-3-batch-norm": lambda: built(posterior="realnvp", transformations=3, flow_batch_norm=True),
-    "iaf-3": lambda: built(posterior="iaf", transformations=3),
-    "planar-4": lambda: built(posterior="planar", transformations=4),
+    "realnvp-3": lambda: built(RealNVPOptions(3, hidden=HIDDEN)),
+    "realnvp-3-batch-norm": lambda: built(RealNVPOptions(3, hidden=HIDDEN, flow_batch_norm=True)),
+    "iaf-3": lambda: built(InverseAutoregressiveOptions(3, hidden=HIDDEN)),
+    "planar-4": lambda: built(PlanarOptions(4)),
     "act-norm": lambda: ActNorm(DIMENSION),
     "coupling-act-norm": lambda: coupling(context=True, normalization="act"),
     "maps-coupling": coupling_of_maps,
@@ -105,10 +98,12 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     "maps-act-norm": lambda: ActNorm(MAPS[0]),
     "maps-batch-norm": lambda: BatchNormFlow(MAPS[0]),
     "flat-maps-act-norm": lambda: Flattened(ActNorm(MAPS[0]), MAPS),
-    "flat-maps-realnvp-3": lambda: built_of_maps(),
-    "flat-maps-realnvp-2-weight-norm": lambda: built_of_maps(transformations=2, normalization="weight"),
+    "flat-maps-realnvp-3": lambda: built_of_maps(RealNVPOptions(3, hidden=MAPS_HIDDEN)),
+    "flat-maps-realnvp-2-weight-norm": lambda: built_of_maps(
+        RealNVPOptions(2, hidden=MAPS_HIDDEN, normalization="weight")
+    ),
     "flat-maps-realnvp-1-batch-norm": lambda: built_of_maps(
-        transformations=1, flow_batch_norm=True, context=False
+        RealNVPOptions(1, hidden=MAPS_HIDDEN, flow_batch_norm=True, context=False)
     ),
     "maps-chain": lambda: Chain(
         [

@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from flowvae.densities import GaussianPosterior, Likelihood, Posterior, StandardNormal
 from flowvae.models import VAE
+from flowvae.noise import Noise, normal
 
 SHAPE = (1, 2, 3)
 PIXELS, LATENT = 6, 3
@@ -26,7 +27,7 @@ class LinearGaussian(Likelihood):
         self.weight = nn.Parameter(weight)
         self.seen: list[int] = []
 
-    def forward(self, z: Tensor) -> Distribution:
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Distribution:
         self.seen.append(z.shape[0] * z.shape[1])
         return Independent(Normal((z @ self.weight.T).unflatten(-1, SHAPE), NOISE), 3)
 
@@ -39,9 +40,10 @@ class ExactPosterior(Posterior):
         self.covariance = exact_covariance(weight)
         self.to_mean = self.covariance @ weight.T / NOISE**2
 
-    def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, num_samples: int = 1, noise: Noise = None) -> tuple[Tensor, Tensor]:
         distribution = MultivariateNormal(features @ self.to_mean.T, self.covariance)
-        z = distribution.rsample((num_samples,))
+        noise = normal(noise, (num_samples, *distribution.loc.shape), distribution.loc)
+        z = distribution.loc + noise @ torch.linalg.cholesky(self.covariance).mT
         return z, distribution.log_prob(z)
 
     def center(self, features: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvae.build import build_model
-from flowvae.config import ModelConfig
+from flowvae.batch import Batch, DataSpec
 from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
-from flowvae.models import PixelCNN
+from flowvae.models.likelihoods import CausalLikelihoodOptions
+from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
+from flowvae.models.vae import VAEOptions
 from flowvae.networks import CausalNetwork
 from flowvae.networks.causal import to_images, to_symbols
 from flowvae.networks.orders import ORDERS, turn, turn_back
@@ -159,7 +160,8 @@ def test_the_same_noise_shows_what_the_code_decides():
     assert torch.equal(one.sample(noise=noise), one.sample(noise=noise))
     assert not torch.equal(one.sample(noise=noise), other.sample(noise=noise))
     assert one.sample(torch.Size((3,))).shape == (3, 2, 5, 1, 4, 4)
-    assert one.mean.shape == (2, 5, 1, 4, 4)
+    with pytest.raises(NotImplementedError):
+        _ = one.mean  # what the model makes are draws, and no averages of them
 
 
 def test_it_starts_at_the_frequencies_of_patches():
@@ -189,7 +191,8 @@ def test_pixel_cnn_is_an_exact_density():
     images = every_image(2, 4)
     with torch.no_grad():
         torch.testing.assert_close(model.log_prob(images).exp().sum(), torch.tensor(1.0).double())
-        assert model(images, 7).likelihood.shape == (1, 256)
+        # Of a single order, what training maximizes is the density itself.
+        torch.testing.assert_close(model(images), model.log_prob(images))
     assert model.sample(3).shape == (3, 1, 2, 4)
     assert not model.initialized
     model.initialize(images)
@@ -256,10 +259,9 @@ def test_pixel_cnn_with_several_orders_is_their_mixture():
         each = [
             made.network.log_prob(images, made.place, torch.full((len(images),), order)) for order in range(4)
         ]
-        drawn = made.train()(images.repeat(400, 1, 1, 1)).likelihood.view(400, -1)
+        drawn = made(images.repeat(400, 1, 1, 1)).view(400, -1)
     torch.testing.assert_close(exact.exp().sum(), torch.tensor(1.0).double())
     torch.testing.assert_close(exact.exp(), torch.stack(each).exp().mean(0))
-    torch.testing.assert_close(made.eval()(images, 3).likelihood[0], exact)
     # In training, every image has every order as often: a bound, by Jensen.
     bound = torch.stack(each).mean(0)
     error = drawn.std(0) / len(drawn) ** 0.5
@@ -267,8 +269,35 @@ def test_pixel_cnn_with_several_orders_is_their_mixture():
     assert (bound < exact).all()
 
 
-def test_more_than_four_orders_are_those_of_a_square():
-    config = ModelConfig(likelihood="causal", causal_orders=5)
-    build_model(config, (1, 8, 8))
+def test_pixel_cnn_trains_by_its_bound_and_is_validated_by_its_density():
+    made, images = PixelCNN(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)[::16]
+    batch = Batch(images, torch.arange(len(images)))
+    torch.manual_seed(1)
+    bound = made(images)
+    torch.manual_seed(1)
+    (update,) = made.updates(batch, step=0)
+    assert update.player == "model"
+    torch.testing.assert_close(update.loss, -bound.mean())
+    torch.testing.assert_close(update.shown["nll"], -bound.mean())
+    assert not update.shown["nll"].requires_grad
+    assert made.best == "nll"
+    torch.testing.assert_close(made.validate(batch), {"nll": -made.log_prob(images)})
+
+
+def test_pixel_cnn_has_no_code_whose_temperature_could_be_set():
+    made = PixelCNN(several_orders(1), (1, 2, 4)).double()
+    with pytest.raises(UserError, match="no code; its samples take no temperature"):
+        made.sample(3, temperature=0.5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [VAEOptions(likelihood=CausalLikelihoodOptions(causal_orders=5)), PixelCNNOptions(causal_orders=5)],
+    ids=["likelihood", "model"],
+)
+def test_more_than_four_orders_are_those_of_a_square(options):
+    options.build(DataSpec((1, 8, 8)))
     with pytest.raises(UserError, match="8 x 12; more than 4 orders are those of a square"):
-        build_model(config, (1, 8, 12))
+        options.build(DataSpec((1, 8, 12)))
+    with pytest.raises(UserError, match="3 channels; the causal network takes binary images of one"):
+        options.build(DataSpec((3, 8, 8)))

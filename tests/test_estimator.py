@@ -16,11 +16,17 @@ from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowvae.build import posterior as build_posterior
-from flowvae.config import ModelConfig
 from flowvae.densities import FlowPosterior, GaussianPosterior
 from flowvae.evaluation import bounds, log_marginal
 from flowvae.flows import Planar
+from flowvae.models.couplings import CodeShape
+from flowvae.models.posteriors import (
+    FlowOptions,
+    InverseAutoregressiveOptions,
+    PlanarOptions,
+    RealNVPOptions,
+    build_posterior,
+)
 from flowvae.objectives import elbo, importance_weighted_bound
 
 
@@ -136,11 +142,17 @@ def test_single_precision_agrees_with_double():
 # Flow posteriors in two dimensions.
 
 
+FLOWS: dict[str, FlowOptions] = {
+    "planar": PlanarOptions(transformations=3),
+    "realnvp": RealNVPOptions(transformations=3, hidden=8),
+    "iaf": InverseAutoregressiveOptions(transformations=3, hidden=8),
+}
+
+
 def flow_posterior(kind: str) -> tuple[FlowPosterior, Tensor, Tensor]:
     """Away from the identity, with an image's features and the context that they give."""
     torch.manual_seed(3)
-    config = ModelConfig(posterior=kind, transformations=3, latent=2, features=4, hidden=8)  # type: ignore[arg-type]
-    posterior = build_posterior(config, (1, 28, 28)).double().eval()
+    posterior = build_posterior(FLOWS[kind], CodeShape(2), 4, full=False, blocks=1).double().eval()
     assert isinstance(posterior, FlowPosterior)
     with torch.no_grad():
         for parameter in posterior.parameters():
@@ -183,7 +195,7 @@ def log_density(posterior: FlowPosterior, features: Tensor, context: Tensor, z: 
     return (base - log_determinant).squeeze(1)
 
 
-@pytest.mark.parametrize("kind", ["planar", "realnvp", "iaf"])
+@pytest.mark.parametrize("kind", FLOWS)
 @torch.no_grad()
 def test_flow_posteriors_density_integrates_to_one(kind):
     posterior, features, context = flow_posterior(kind)

@@ -56,12 +56,11 @@ def test_inverse_undoes_forward(name):
 
 @modes
 def test_samples_of_an_image_share_its_context(name, training):
-    flow = make(name).train(training)
+    # In training, what conditioners with batch norm give depends on all of the batch, and may.
+    flow = make(name).train(training and "coupling-batch-norm" not in name)
     state = {key: value.clone() for key, value in flow.state_dict().items()}
     z, context = values(name, flow)
     together = flow(z, context)
-    if training and "coupling-batch-norm" in name:
-        return  # there a value may depend on its batch
     for s in range(z.shape[0]):
         flow.load_state_dict(state)
         alone = flow(z[s : s + 1], context)

@@ -14,11 +14,17 @@ from linear_gaussian import (
 )
 from torch import Tensor
 
-from flowvae.build import posterior as build_posterior
-from flowvae.config import ModelConfig
 from flowvae.densities import GaussianPosterior
 from flowvae.evaluation import inference_gaps
 from flowvae.models import VAE
+from flowvae.models.couplings import CodeShape
+from flowvae.models.posteriors import FlowOptions, PlanarOptions, RealNVPOptions, build_posterior
+
+
+FLOWS: list[FlowOptions] = [
+    PlanarOptions(transformations=2, flow_of="noise"),
+    RealNVPOptions(transformations=2, flow_of="noise", hidden=4),
+]
 
 
 def model_with(posterior: GaussianPosterior) -> VAE:
@@ -58,21 +64,12 @@ def test_a_posterior_without_parameters_of_an_image_is_refused():
         inference_gaps(model, images)
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full"])
-@pytest.mark.parametrize("kind", ["planar", "realnvp"])
-def test_a_flow_gains_from_parameters_of_each_images_own(kind, covariance):
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("options", FLOWS, ids=lambda options: options.name)
+def test_a_flow_gains_from_parameters_of_each_images_own(options, full):
     torch.manual_seed(0)
-    config = ModelConfig(
-        posterior=kind,
-        transformations=2,
-        covariance=covariance,
-        flow_of="noise",
-        latent=LATENT,
-        features=PIXELS,
-        hidden=4,
-    )
     model = linear_gaussian(exact=False)
-    model.posterior = build_posterior(config, (1, 28, 28)).double()
+    model.posterior = build_posterior(options, CodeShape(LATENT), PIXELS, full, blocks=1).double()
     before = copy.deepcopy(model.state_dict())
     images, exact = images_and_exact_value(model, 4)
     gaps = inference_gaps(model, images, num_samples=1000, steps=300, learning_rate=0.1)

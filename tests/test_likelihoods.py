@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvae.build import likelihood
-from flowvae.config import ModelConfig
 from flowvae.densities import (
     DiscretizedLogistic,
     DiscretizedLogisticLikelihood,
@@ -18,6 +16,8 @@ from flowvae.densities import (
 )
 from flowvae.densities.discretized_logistic import log_mass
 from flowvae.densities.logistic_mixture import Components
+from flowvae.models.vae import VAEOptions
+from flowvae.parts import from_dict
 
 SETTINGS = [(0.0, -2.0), (-0.9999, -5.0), (0.3, -7.0), (1.7, -1.0), (-1.0, 3.0), (40.0, -7.0)]
 
@@ -148,8 +148,8 @@ SHAPE = (3, 8, 8)
 
 def built(kind: str) -> Likelihood:
     torch.manual_seed(0)
-    config = ModelConfig(likelihood=kind, latent=4, features=8, channels=8)  # type: ignore[arg-type]
-    return likelihood(config, SHAPE)
+    options = {"likelihood": kind, "latent": 4, "features": 8, "channels": 8}
+    return from_dict(VAEOptions, options).with_parts(SHAPE).likelihood
 
 
 @pytest.mark.parametrize("kind", ["logistic", "logistic-mixture"])

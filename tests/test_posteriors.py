@@ -1,14 +1,12 @@
 """Approximate posteriors: the density that comes with a draw is that of the draw."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from flowvae.build import posterior as build_posterior
-from flowvae.config import ModelConfig
 from flowvae.densities import (
     BernoulliLikelihood,
     FlowPosterior,
@@ -18,9 +16,12 @@ from flowvae.densities import (
     take_path_derivative,
 )
 from flowvae.flows import Chain, RealNVP
+from flowvae.models.couplings import CodeShape
+from flowvae.models.posteriors import GaussianOptions, RealNVPOptions, build_posterior
+from flowvae.models.vae import VAEOptions
+from flowvae.parts import from_dict
 
 SAMPLES, IMAGES, FEATURES, DIMENSION = 6, 5, 3, 4
-SHAPE = (1, 28, 28)
 
 
 def gaussian(full: bool = False) -> tuple[GaussianPosterior, Tensor]:
@@ -37,26 +38,27 @@ ORDERS = pytest.mark.parametrize("flow_of", ["code", "noise"])
 COVARIANCES = pytest.mark.parametrize("covariance", ["diagonal", "full"])
 
 
+def built(**options) -> Posterior:
+    """As the options of an autoencoder describe it; fresh, in single precision."""
+    described = from_dict(VAEOptions, {"latent": DIMENSION, **options})
+    full = described.covariance == "full"
+    return build_posterior(described.posterior, CodeShape(DIMENSION), FEATURES, full, blocks=1)
+
+
 def flow_posterior(
     kind: str, flow_of: str = "code", covariance: str = "diagonal"
 ) -> tuple[FlowPosterior, Tensor]:
     """Away from the identity, with a context that matters."""
     torch.manual_seed(0)
-    config = ModelConfig(
-        posterior=kind,  # type: ignore[arg-type]
-        transformations=3,
-        flow_of=flow_of,  # type: ignore[arg-type]
-        covariance=covariance,  # type: ignore[arg-type]
-        latent=DIMENSION,
-        features=FEATURES,
-        hidden=8,
-    )
-    posterior = build_posterior(config, SHAPE).double().eval()
+    hidden = {} if kind == "planar" else {"hidden": 8}
+    posterior = built(
+        posterior=kind, transformations=3, flow_of=flow_of, covariance=covariance, **hidden
+    ).double()
     assert isinstance(posterior, FlowPosterior)
     with torch.no_grad():
         for parameter in posterior.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
-    return posterior, torch.randn(IMAGES, FEATURES).double()
+    return posterior.eval(), torch.randn(IMAGES, FEATURES).double()
 
 
 def base_density(base: GaussianPosterior, features: Tensor) -> Independent:
@@ -154,15 +156,11 @@ def test_flow_density_is_that_of_the_base_where_its_draws_come_from(kind):
 @KINDS
 @ORDERS
 @COVARIANCES
-def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(
-    kind, flow_of, covariance, monkeypatch
-):
+def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(kind, flow_of, covariance):
     posterior, features = flow_posterior(kind, flow_of, covariance)
     for image in features.split(1):
         noise = torch.randn(1, 1, DIMENSION).double().requires_grad_()
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "randn", lambda *size, noise=noise, **options: noise)
-            z, log_density = posterior(image)
+        z, log_density = posterior(image, noise=noise)
         rows = [torch.autograd.grad(each, noise, retain_graph=True)[0].flatten() for each in z.flatten()]
         expected = Normal(0, 1).log_prob(noise).sum() - torch.linalg.slogdet(torch.stack(rows)).logabsdet
         torch.testing.assert_close(log_density.sum(), expected)
@@ -214,17 +212,17 @@ def test_path_derivative_of_each_draw_vanishes_at_the_true_posterior():
 
 @pytest.mark.parametrize("settings", [{"normalization": "batch"}, {"flow_batch_norm": True}])
 def test_posteriors_with_batch_norm_take_no_path_derivative(settings):
-    posterior = build_posterior(ModelConfig(posterior="realnvp", transformations=1, **settings), SHAPE)
+    posterior = built(posterior="realnvp", transformations=1, **settings)
     take_path_derivative(posterior)
     assert not posterior.path_derivative
 
 
 @KINDS
 @COVARIANCES
-def test_center_is_where_no_noise_goes(kind, covariance, monkeypatch):
+def test_center_is_where_no_noise_goes(kind, covariance):
     posterior, features = flow_posterior(kind, "noise", covariance)
-    monkeypatch.setattr(torch, "randn", torch.zeros)
-    torch.testing.assert_close(posterior.center(features), posterior(features)[0])
+    silence = torch.zeros(1, IMAGES, DIMENSION).double()
+    torch.testing.assert_close(posterior.center(features), posterior(features, noise=silence)[0])
 
 
 @KINDS
@@ -271,11 +269,7 @@ def test_context_changes_what_the_flow_does(kind):
 @KINDS
 @ORDERS
 def test_fresh_flow_posterior_is_its_base(kind, flow_of):
-    torch.manual_seed(0)
-    config = ModelConfig(
-        posterior=kind, transformations=3, flow_of=flow_of, latent=DIMENSION, features=FEATURES, hidden=8
-    )
-    posterior = build_posterior(config, SHAPE).double()
+    posterior = built(posterior=kind, transformations=3, flow_of=flow_of).double()
     assert isinstance(posterior, FlowPosterior)
     features = torch.randn(IMAGES, FEATURES).double()
     torch.manual_seed(1)
@@ -310,10 +304,7 @@ def test_unrolled_gaussian_is_one_draw():
 
 @KINDS
 def test_without_context_every_image_has_the_same_flow(kind):
-    config = ModelConfig(
-        posterior=kind, transformations=2, latent=DIMENSION, features=FEATURES, hidden=8, context=False
-    )
-    posterior = build_posterior(config, SHAPE).double()
+    posterior = built(posterior=kind, transformations=2, context=False).double()
     assert isinstance(posterior, FlowPosterior)
     assert posterior.context is None
     with torch.no_grad():
@@ -327,16 +318,20 @@ def test_without_context_every_image_has_the_same_flow(kind):
 def test_transformations_are_counted_as_in_the_literature():
     """One Real NVP transformation is two couplings with swapped halves; planar ones are K in one module."""
     for transformations in (1, 5):
-        config = ModelConfig(posterior="realnvp", transformations=transformations, latent=DIMENSION)
-        at_once = build_posterior(config, SHAPE)
-        assert isinstance(at_once, FlowPosterior)
-        assert isinstance(at_once.flow, RealNVP)
-        assert at_once.flow.bias.shape[:2] == (transformations, 2)
-        posterior = build_posterior(dataclasses.replace(config, normalization="batch"), SHAPE)
-        assert isinstance(posterior, FlowPosterior)
-        assert isinstance(posterior.flow, Chain)
-        swaps = [flow.swap for flow in posterior.flow.flows]
-        assert swaps == [False, True] * transformations
+        options = RealNVPOptions(transformations)
+        code = CodeShape(DIMENSION)
+        at_once = options.flow(code, blocks=1)
+        assert isinstance(at_once, RealNVP)
+        assert at_once.bias.shape[:2] == (transformations, 2)
+        chain = replace(options, normalization="batch").flow(code, blocks=1)
+        assert isinstance(chain, Chain)
+        assert [flow.swap for flow in chain.flows] == [False, True] * transformations
+
+
+def test_options_of_a_gaussian_make_no_flow():
+    posterior = build_posterior(GaussianOptions(), CodeShape(DIMENSION), FEATURES, full=True, blocks=1)
+    assert isinstance(posterior, GaussianPosterior)
+    assert posterior.below is not None
 
 
 def test_standard_normal_prior():

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvae.build import build_model
-from flowvae.config import ModelConfig
-from flowvae.densities import FlowPrior, Prior, StandardNormal, VampPrior
+from flowvae.densities import FlowPosterior, FlowPrior, Prior, StandardNormal, VampPrior
+from flowvae.flows import RealNVP
 from flowvae.models import VAE
+from flowvae.models.couplings import CodeShape
+from flowvae.models.priors import RealNVPPriorOptions
+from flowvae.models.vae import VAEOptions
+from flowvae.parts import from_dict
 
 SHAPE = (1, 8, 8)
 KINDS = ["normal", "realnvp", "vamp"]
@@ -18,20 +21,14 @@ KINDS = ["normal", "realnvp", "vamp"]
 def model(prior: str, posterior: str = "gaussian", latent: int = 2) -> VAE:
     """Moved away from where it starts."""
     torch.manual_seed(0)
-    config = ModelConfig(
-        posterior=posterior,  # type: ignore[arg-type]
-        transformations=0 if posterior == "gaussian" else 2,
-        latent=latent,
-        features=8,
-        hidden=8,
-        channels=4,
-        prior=prior,  # type: ignore[arg-type]
-        prior_transformations=2 if prior == "realnvp" else 0,
-        pseudo_inputs=5,
-    )
-    built = build_model(config, SHAPE)
-    assert isinstance(built, VAE)
-    built = built.double().eval()
+    options = {"posterior": posterior, "latent": latent, "features": 8, "channels": 4, "prior": prior}
+    if posterior != "gaussian":
+        options["transformations"] = 2
+    if prior == "realnvp":
+        options |= {"prior_transformations": 2, "prior_hidden": 8}
+    if prior == "vamp":
+        options["pseudo_inputs"] = 5
+    built = from_dict(VAEOptions, options).with_parts(SHAPE).double().eval()
     with torch.no_grad():
         for parameter in built.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -59,11 +56,11 @@ def test_draws_follow_the_density(kind):
     points, area = grid(20.0, 1001)
     with torch.no_grad():
         weights = (prior().log_prob(points).exp() * area).unsqueeze(2)
-        draws = prior().sample((1, 200_000))
-    assert draws.shape == (1, 200_000, 2)
+        draws = prior.sample(200_000)
+    assert draws.shape == (200_000, 2)
     for power in (1, 2):
         expected = (weights * points**power).sum((0, 1))
-        moments = draws[0] ** power
+        moments = draws**power
         error = moments.std(0) / math.sqrt(200_000)
         assert ((moments.mean(0) - expected).abs() < 5 * error + 5e-3).all()
 
@@ -78,12 +75,16 @@ def test_flow_prior_is_the_base_where_its_draws_come_from():
     torch.testing.assert_close(prior().log_prob(z), by_hand)
 
 
+def fresh_prior(**options) -> Prior:
+    """Of codes of three numbers; its options need neither an encoder nor a posterior."""
+    described = RealNVPPriorOptions(prior_transformations=2, **options)
+    return described.prior(CodeShape(3), 1, SHAPE, torch.nn.Identity(), model("normal").posterior)
+
+
 def test_flow_prior_begins_as_the_standard_normal():
-    config = ModelConfig(latent=3, features=8, channels=4, prior="realnvp", prior_transformations=2)
-    built = build_model(config, SHAPE)
-    assert isinstance(built, VAE)
+    prior = fresh_prior()
     z = torch.randn(4, 5, 3)
-    torch.testing.assert_close(built.prior().log_prob(z), StandardNormal(3)().log_prob(z))
+    torch.testing.assert_close(prior().log_prob(z), StandardNormal(3)().log_prob(z))
 
 
 def test_vamp_prior_is_the_mixture_of_posteriors():
@@ -125,3 +126,39 @@ def test_every_prior_goes_with_every_posterior(kind, posterior):
     assert densities.prior.shape == (2, 4)
     densities.prior.sum().backward()
     assert all(p.grad is not None for p in built.prior.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_temperature_scales_the_distance_of_codes_from_the_mean(kind):
+    prior = model(kind).prior
+
+    def draw(temperature: float) -> Tensor:
+        with torch.no_grad():
+            codes = prior.sample(50, torch.Generator().manual_seed(1), temperature)
+            return prior.flow(codes.unsqueeze(0))[0][0] if isinstance(prior, FlowPrior) else codes
+
+    at_one, at_half, at_zero = draw(1.0), draw(0.5), draw(0.0)
+    # At 0 every code is the mean: of a mixture, that of its components' means.
+    torch.testing.assert_close(at_zero, at_zero[:1].expand(50, -1))
+    torch.testing.assert_close(at_half - at_zero, 0.5 * (at_one - at_zero))
+    assert (at_one - at_zero).abs().mean() > 0.1
+    if isinstance(prior, VampPrior):
+        torch.testing.assert_close(at_zero[0], prior().mean)
+    else:
+        torch.testing.assert_close(at_zero, torch.zeros_like(at_zero))
+
+
+def test_couplings_of_the_prior_have_options_of_their_own():
+    """Not those of the posterior's."""
+    given = {"prior": "realnvp", "prior_hidden": 6, "prior_transformations": 3, "prior_bounded": False}
+    others = {"posterior": "realnvp", "transformations": 2, "hidden": 5}
+    built = from_dict(VAEOptions, {**others, **given, "latent": 4}).with_parts(SHAPE)
+    prior, posterior = built.prior, built.posterior
+    assert isinstance(prior, FlowPrior)
+    assert isinstance(prior.flow, RealNVP)
+    assert isinstance(posterior, FlowPosterior)
+    assert isinstance(posterior.flow, RealNVP)
+    assert prior.flow.bias.shape == (3, 2, 6)
+    assert posterior.flow.bias.shape == (2, 2, 5)
+    assert not any("bound" in name for name, _ in prior.named_parameters())
+    assert any("bound" in name for name, _ in posterior.named_parameters())

@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_origin, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -34,9 +34,8 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
     """
     model = config.model
     if model is not None:
-        picked = {
-            selector: word for selector in choices(type(model)) if (word := given(f"--{selector}", words))
-        }
+        # All choices at once: one may be possible only with another.
+        picked = {name: word for name in _choosing(type(model)) if (word := given(f"--{name}", words))}
         model = revised(model, picked)
         for word in words:
             _check_effect(model, word)
@@ -64,6 +63,14 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
             values |= {} if part is None else to_dict(part)
         model = from_dict(type(model), values)
     return Chosen(Config(parsed.data, model, parsed.training), parsed.out, parsed.resume)
+
+
+def _choosing(kind: type[System]) -> list[str]:
+    """The system's own options by which something is chosen by name, such as a part."""
+    chosen = choices(kind)
+    return [
+        name for name, hint in get_type_hints(kind).items() if name in chosen or get_origin(hint) is Literal
+    ]
 
 
 def _shown(text: str, default: str) -> Any:

@@ -46,6 +46,8 @@ class Couplings:
     context: bool = False
     blocks: int = 1
     """residual blocks of convolutional conditioners"""
+    prefix: str = ""
+    """of the options' names, where errors say them"""
 
     def flow(self, code: CodeShape) -> Flow:
         """The flow of codes: coupled halves of a vector, or checkerboards and channels of maps."""
@@ -99,7 +101,9 @@ class Couplings:
         the sides of the map are even; those between them couple halves of the channels.
         """
         if self.hidden % 4:
-            raise UserError(f"hidden is {self.hidden}; the conditioners of maps take a multiple of 4")
+            raise UserError(
+                f"{self.prefix}hidden is {self.hidden}; the conditioners of maps take a multiple of 4"
+            )
         turns = iter(range(self.transformations))
 
         def pair(channels: int) -> list[Flow]:

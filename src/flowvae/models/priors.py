@@ -72,6 +72,7 @@ class RealNVPPriorOptions(PriorPart):
             self.prior_normalization,
             bounded=self.prior_bounded,
             blocks=blocks,
+            prefix="prior_",
         )
         return FlowPrior(code.dimension, couplings.flow(code))
 
