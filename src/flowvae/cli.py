@@ -263,8 +263,8 @@ def reproduce(
 ) -> None:
     """Train, score and report the rows of a published table, or draw the figure of the first one.
 
-    Can be interrupted and resumed: start the same command again. Finished rows are kept, others are resumed, and
-    a larger budget resumes all of them.
+    Can be interrupted and resumed: start the same command again. Finished rows are kept, others are resumed,
+    and a larger budget resumes all of them.
 
     Args:
         what: name of a table, or figure1: the interpolations of two rows of table1 side by side

@@ -22,7 +22,7 @@ class DataConfig:
     data: str = "mnist"
     """data set: mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (downloaded), or a path"""
     binarization: Literal["static", "dynamic", "threshold", "none"] = "static"
-    """how grey pixels become binary: drawn once with a fixed seed, drawn anew for every batch, cut at 128, or not"""
+    """how grey pixels become binary: drawn once, drawn anew for every batch, cut at 128, or not at all"""
     image_size: int | None = None
     """side in pixels to which images of celeba [64], omniglot [28] and directories [unchanged] are resized"""
 

@@ -306,8 +306,8 @@ class VAEOptions(System):
     prior: PriorOptions = NormalOptions()
     """prior p(z): standard normal, one that Real NVP transforms, or a mixture of pseudo-inputs' posteriors"""
     likelihood: LikelihoodOptions = BernoulliOptions()
-    """p(x|z): of binary pixels, independent or causal in patches of 2x2; of 8-bit pixels, discretized logistics
-    or mixtures of them"""
+    """p(x|z): of binary pixels, independent or causal in patches of 2x2; of 8-bit pixels, discretized
+    logistics or mixtures of them"""
     code: VectorOptions | MapOptions = VectorOptions()
     """kind of code z: a vector of D numbers, or maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())
@@ -317,7 +317,7 @@ class VAEOptions(System):
     latent: int = 40
     """D, number of latent dimensions; with code map, number of channels"""
     channels: int = 64
-    """channels of the convolutions on maps of a quarter of the images' sides; half as many on those of half"""
+    """channels of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
     blocks: int = 1
     """number of residual blocks at either size of encoder and decoder, and in convolutional conditioners"""
     samples: int = training_only(1)

@@ -84,8 +84,8 @@ class Run:
         """
         if self.config.model is None:
             raise UserError(
-                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load it in "
-                "Python: flowvae.load(run, model=...), with a module made as that of the run was"
+                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load it "
+                "in Python: flowvae.load(run, model=...), with a module made as that of the run was"
             )
         return self.fill(build_model(self.config.model, self.spec))
 
@@ -199,7 +199,8 @@ def check_revision(run: Run, config: Config, system: str | None = None) -> None:
             free = part == "training" and name in FREE
             if not free and value != before.get(name):
                 raise UserError(
-                    f"{run.path} was started with {name} = {before.get(name)}; it cannot be resumed with {value}"
+                    f"{run.path} was started with {name} = {before.get(name)}; it cannot be resumed with "
+                    f"{value}"
                 )
 
 

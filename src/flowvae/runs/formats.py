@@ -1,7 +1,7 @@
 """config.json: its present form, and what became of earlier ones.
 
-Format 2 names a system, and its options are those of the parts that were chosen. In format 1, and before there
-was a number, all options of all models stood in one list, and those of the objective among the training's.
+Format 2 names a system, and its options are those of the parts that were chosen. In format 1, and before
+there was a number, all options of all models were one list, and those of the objective were training options.
 """
 
 from pathlib import Path
