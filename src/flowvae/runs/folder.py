@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.models.registry import build_model
 from flowvae.parts import shaping
-from flowvae.runs.files import read_json, reason, replacing, write_json
+from flowvae.runs.files import reason, replacing, write_json
 from flowvae.runs.formats import Described, read_description, written
 from flowvae.runs.metrics import METRICS, read_metrics
 
@@ -185,9 +184,8 @@ def revise(run: Run, config: Config) -> None:
 
 
 def check_revision(run: Run, config: Config, system: str | None = None) -> None:
-    """
-    Raises:
-        UserError: something other than what may change differs from the run's own configuration.
+    """Raises:
+    UserError: something other than what may change differs from the run's own configuration.
     """
     old = run.described
     if system is not None and system != old.system:
