@@ -83,8 +83,8 @@ class Run:
         """
         if self.config.model is None:
             raise UserError(
-                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load it "
-                "in Python: flowvae.load(run, model=...), with a module made as that of the run was"
+                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load "
+                "it in Python: flowvae.load(run, model=...), with a module made as that of the run was"
             )
         return self.fill(build_model(self.config.model, self.spec))
 
@@ -184,8 +184,10 @@ def revise(run: Run, config: Config) -> None:
 
 
 def check_revision(run: Run, config: Config, system: str | None = None) -> None:
-    """Raises:
-    UserError: something other than what may change differs from the run's own configuration.
+    """Make sure that a run that is resumed differs from its own configuration in what may change alone.
+
+    Raises:
+        UserError: it differs in something else.
     """
     old = run.described
     if system is not None and system != old.system:

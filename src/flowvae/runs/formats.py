@@ -44,8 +44,10 @@ def written(config: Config, spec: DataSpec, system: str) -> dict[str, Any]:
 
 
 def read_description(path: Path) -> Described:
-    """Raises:
-    UserError: the file is missing, damaged, or of a later version of flowvae.
+    """What the config.json at ``path`` says.
+
+    Raises:
+        UserError: the file is missing, damaged, or of a later version of flowvae.
     """
     values = read_json(path)
     try:
