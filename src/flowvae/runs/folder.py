@@ -34,7 +34,7 @@ class Run:
 
     Args:
         path: the directory; or, where there is no such directory, the name of a model that comes with the
-            package: ``density-mnist``, the preset ``density-small`` trained for an hour on binary MNIST.
+            package: ``density-mnist``, the preset ``density`` trained for 160 minutes on binary MNIST.
 
     Raises:
         UserError: there is no such run; or, later, one of its files is damaged.
