@@ -112,6 +112,7 @@ def sample(
     run: Run,
     show: Literal["samples", "crossed", "nearest"] = "samples",
     images: int = 100,
+    data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
 ) -> None:
@@ -122,17 +123,19 @@ def sample(
         show: samples; crossed, where columns share a code and rows share the pixels' noise; or nearest, each
             sample above the training image nearest to it
         images: number of images
+        data: another source of training images
         seed: random seed for the draws
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
 
-    print(picture_samples(run, images, seed, out, show))
+    print(picture_samples(run, images, seed, out, show, data))
 
 
 def reconstruct(
     run: Run,
     images: int = 50,
+    data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/reconstructions.png")] = None,
 ) -> None:
@@ -141,18 +144,20 @@ def reconstruct(
     Args:
         run: directory of the run
         images: number of images
+        data: another source of images
         seed: random seed for the choice of images
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_reconstructions
 
-    print(picture_reconstructions(run, images, seed, out))
+    print(picture_reconstructions(run, images, seed, out, data))
 
 
 def interpolate(
     runs: Runs,
     pairs: int = 8,
     steps: int = 10,
+    data: Annotated[str | None, _default("that of each run")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("interpolations.png in the first run")] = None,
 ) -> None:
@@ -162,13 +167,14 @@ def interpolate(
         runs: directories of runs
         pairs: number of pairs of test images, the same for every run
         steps: images per interpolation, both ends included
+        data: another source of images
         seed: random seed for the choice of pairs
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_interpolations
 
     _at_least_one(runs)
-    print(picture_interpolations(runs, pairs, steps, seed, out))
+    print(picture_interpolations(runs, pairs, steps, seed, out, data))
 
 
 def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:

@@ -47,8 +47,8 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         bundled = PRETRAINED / path
-        self.bundled = not path.exists() and path.name == str(path) and bundled.is_dir()
-        self.path = bundled if self.bundled else path
+        named = not path.exists() and path.name == str(path) and bundled.is_dir()
+        self.path = bundled if named else path
         if not self.path.is_dir():
             raise UserError(f"{path} is not a directory; give the directory of a run")
 
@@ -56,8 +56,16 @@ class Run:
     def name(self) -> str:
         return self.path.resolve().name
 
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with the package, whose directory is not ours to write into."""
+        return self.path.parent == PRETRAINED
+
     def place_for(self, name: str) -> Path:
-        """Where a file of this name about the run is written: into it, or, of a bundled model, beside you."""
+        """Where what is made of the run goes: ``name`` in its directory; for a bundled model, NAME-``name``.
+
+        The latter lies in the current directory. A directory of the bundled model's own name would hide it.
+        """
         return Path(f"{self.name}-{name}") if self.bundled else self.path / name
 
     @functools.cached_property
@@ -238,7 +246,11 @@ def _fill(model: nn.Module, path: Path) -> None:
         raise UserError(f"{path} is missing; train the run for at least one validation")
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        # As the model has them: a number can be finite in a wider type alone.
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} is not finite")
+    except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
         ) from None
