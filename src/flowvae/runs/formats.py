@@ -67,8 +67,8 @@ def _described(values: dict[str, Any]) -> Described:
         and math.prod(shape) <= MOST_PIXELS
     ):
         raise UserError(
-            f"shape is {quoted(shape)}; expected [channels, height, width], of at most {MOST_PIXELS:,} numbers "
-            "in all"
+            f"shape is {quoted(shape)}; expected [channels, height, width], of at most {MOST_PIXELS:,} "
+            "numbers in all"
         )
     counts = {name: values.pop(name, None) for name in ("levels", "training_images", "classes")}
     for name, count in counts.items():
