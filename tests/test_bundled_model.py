@@ -6,7 +6,7 @@ from torch import Tensor
 
 from flowvae.data import load_dataset
 from flowvae.evaluation import bounds
-from flowvae.models import Inferring
+from flowvae.models import Inferring, Sampler
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
 
@@ -49,7 +49,7 @@ def test_what_is_no_digit_is_far_less_likely(model, images):
 
 def test_it_draws_digits_that_it_finds_likely(model):
     """A model's own draws are about as likely to it as what it was trained on."""
-    drawn = Run("density-mnist").model.sample(8, torch.Generator().manual_seed(3))
+    drawn = needs(Sampler, Run("density-mnist")).sample(8, torch.Generator().manual_seed(3))
     assert drawn.shape == (8, 1, 28, 28)
     nll = bounds(model, drawn, 4, noise=torch.Generator().manual_seed(4)).negative_log_marginal
     assert 50 < nll.mean() < 110
