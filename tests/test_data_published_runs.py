@@ -14,7 +14,7 @@ from tiny_runs import configuration
 from flowvae.commands import evaluate_run, picture_samples
 from flowvae.config import DataConfig
 from flowvae.data import load_dataset
-from flowvae.presets import preset
+from flowvae.models.registry import preset
 from flowvae.training import train
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "pack_images.py"
@@ -32,10 +32,8 @@ def test_train_evaluate_and_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         folder.mkdir()
         write_svhn(folder, colour_images(40), colour_images(7))
         data, tests = DataConfig(str(folder), "none"), 7
-    model = dataclasses.replace(
-        preset(f"{name}-realnvp").model, transformations=1, latent=4, channels=8, blocks=1, hidden=4
-    )
-    config = dataclasses.replace(configuration(folder, steps=2, batch_size=4), data=data, model=model)
+    small = preset(f"{name}-realnvp").revised(transformations=1, latent=4, channels=8, blocks=1, hidden=4)
+    config = dataclasses.replace(configuration(folder, steps=2, batch_size=4), data=data, model=small.model)
     run = tmp_path / "run"
     assert train(run, config)
     scores = evaluate_run(run, 5, tests)
