@@ -12,7 +12,9 @@ import pytest
 
 from flowvae import cli
 
-SMALL = ["--features", "8", "--channels", "4", "--hidden", "8", "--latent", "3", "--batch-size", "16"]
+SMALL = ["--features", "8", "--channels", "4", "--latent", "3", "--batch-size", "16"]
+SMALL_FLOW = [*SMALL, "--hidden", "8"]
+"""of a preset whose posterior has conditioners"""
 NUM_TEST = 30
 
 
@@ -82,9 +84,9 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
     write_images(folder / "images.npz")
     write_images(folder / "larger.npz", side=12)
-    for preset, out in (("realnvp-2", "flow"), ("vae", "plain")):
+    for preset, out, small in (("realnvp-2", "flow", SMALL_FLOW), ("vae", "plain", SMALL)):
         data = ["--data", folder / "images.npz", "--steps", 6]
-        succeeds("train", preset, *SMALL, *data, "--out", folder / out, "--track", "none")
+        succeeds("train", preset, *small, *data, "--out", folder / out, "--track", "none")
     succeeds("evaluate", folder / "flow", "--samples", 3, "--images", 10)
     return folder
 

@@ -1,7 +1,6 @@
 """Damaged runs: every kind is one line that names the file."""
 
 import copy
-import dataclasses
 import json
 import math
 import os
@@ -13,20 +12,18 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from made_runs import CONFIG, SHAPE, contents, message, moved_model, trained_state
+from made_runs import CONFIG, SPEC, contents, message, moved_model, trained_state
 from tiny_runs import assert_equal
 
-from flowvae.config import to_dict
 from flowvae.errors import UserError
-from flowvae.runs import (
-    load,
-    read_config,
-)
+from flowvae.parts import to_dict
+from flowvae.runs import Run, load
+from flowvae.runs.formats import FORMAT, written
 from flowvae.training.optimizer import Muon, adamw
 
 
 def whole() -> dict[str, Any]:
-    return {**to_dict(CONFIG), "shape": list(SHAPE)}
+    return json.loads(json.dumps(written(CONFIG, SPEC, "vae")))
 
 
 def edited(section: str | None, **changes: Any) -> str:
@@ -40,8 +37,14 @@ BAD_CONFIGS: dict[str, tuple[str | bytes, str]] = {
     "truncated": (json.dumps(whole())[:100], "JSON"),
     "not text": (b"\xff\xfe\x00\x80", "JSON"),
     "nested too deep": ("[" * 100_000, "JSON"),
-    "a list": ("[1, 2]", "shape"),
-    "a word": ('"vae"', "shape"),
+    "a list": ("[1, 2]", "expected names and values"),
+    "a word": ('"vae"', "expected names and values"),
+    "a later format": (edited(None, format=FORMAT + 1), "update"),
+    "a format of no number": (edited(None, format="2"), "format is '2'"),
+    "no system": (edited(None, system=None), "system is None"),
+    "levels of words": (edited(None, levels="2"), "levels is '2'"),
+    "negative classes": (edited(None, classes=-1), "classes is -1"),
+    "no number of training images": (edited(None, training_images=None), "training_images is None"),
     "no shape": (edited(None, shape=None), "shape"),
     "shape of two": (edited(None, shape=[8, 8]), "shape"),
     "shape of words": (edited(None, shape=["1", "8", "8"]), "shape"),
@@ -56,7 +59,9 @@ BAD_CONFIGS: dict[str, tuple[str | bytes, str]] = {
     "list for a word": (edited("model", posterior=["realnvp"]), "posterior"),
     "unknown word": (edited("model", posterior="relnvp"), "realnvp"),
     "out of range": (edited("model", latent=0), "latent"),
-    "contradiction": (edited("model", posterior="gaussian"), "gaussian"),
+    "contradiction": (edited("model", posterior="gaussian"), "has no effect with posterior gaussian"),
+    "option of another part": (edited("model", pseudo_inputs=3), "choose vamp"),
+    "covariance of a map": (edited("model", code="map", covariance="full"), "features has no effect"),
     "learning rate that is no number": (edited("training", learning_rate=float("nan")), "learning_rate"),
     "budget that is no number": (edited("training", minutes=float("nan")), "minutes"),
     "decay that is no number": (edited("training", weight_decay=float("nan")), "weight_decay"),
@@ -98,13 +103,39 @@ def test_any_value_anywhere_is_read_or_refused(run):
             ):
                 (run / "config.json").write_text(edited(section, **{option: other}))
                 try:
-                    config, _ = read_config(run)
+                    config = Run(run).config
                 except UserError:
                     continue
-                read = getattr(getattr(config, section), option)
+                read = to_dict(getattr(config, section))[option]
                 assert read == other
                 # True is no 1; where nothing may be said, something may.
                 assert type(read) is type(value) or None in (read, value) or option == "minutes"
+
+
+OLD = {
+    "data": {"data": "images.npz", "image_size": None},
+    "model": {"family": "vae", "posterior": "planar", "transformations": 2, "prior": "realnvp", "hidden": 8},
+    "training": {"steps": 9, "objective": "elbo", "free_bits": 0.5},
+    "shape": [1, 8, 8],
+}
+
+
+@pytest.mark.parametrize("section", ["data", "model", "training", None])
+def test_an_earlier_configuration_is_read_or_refused_whatever_it_holds(section, run):
+    (run / "config.json").write_text(json.dumps(OLD))
+    assert Run(run).config.training.steps == 9
+    refused = 0
+    for option in OLD if section is None else OLD[section]:
+        for other in (None, True, "x", -1, 1.5, [], {}, [["model", 3]], {"a": 1}):
+            changed = {option: other} if section is None else {section: {**OLD[section], option: other}}
+            (run / "config.json").write_text(json.dumps({**OLD, **changed}))
+            try:
+                assert Run(run).spec.shape == (1, 8, 8)
+            except UserError as error:
+                refused += 1
+                assert str(run / "config.json") in str(error)
+                assert "\n" not in str(error)
+    assert refused > 5
 
 
 @pytest.mark.parametrize("folder", ["missing", "file", "empty"])
@@ -203,9 +234,11 @@ BAD_STATES: dict[str, Callable[[Path], Any]] = {
     "a word for the step": state_with(lambda values: values.update(step="nine")),
     "a word for the length": state_with(lambda values: values.update(metrics_bytes="nine")),
     "a number for the model": state_with(lambda values: values.update(model=3)),
-    "a number for the optimizer": state_with(lambda values: values.update(optimizer=3)),
+    "a number for the optimizer": state_with(lambda values: values.update(optimizers=3)),
+    "a number for a player": state_with(lambda values: values["optimizers"].update(model=3)),
+    "a player too many": state_with(lambda values: values["optimizers"].update(critic={})),
     "an empty model": state_with(lambda values: values.update(model={})),
-    "an empty optimizer": state_with(lambda values: values.update(optimizer={})),
+    "an empty optimizer": state_with(lambda values: values.update(optimizers={})),
     "a part too many": state_with(lambda values: values.update(surplus=1)),
     **{
         f"{name} = {value!r}": state_with(lambda values, name=name, value=value: values.update({name: value}))
@@ -220,13 +253,17 @@ BAD_STATES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def optimizer_of(values: dict[str, Any]) -> dict[str, Any]:
+    return values["optimizers"]["model"]
+
+
 def first_moment(values: dict[str, Any], change: Callable[[torch.Tensor], Any]) -> None:
-    state = values["optimizer"]["state"][0]
+    state = optimizer_of(values)["state"][0]
     state["exp_avg"] = change(state["exp_avg"])
 
 
 def option(name: str, value: Any) -> Callable[[Path], None]:
-    return state_with(lambda values: values["optimizer"]["param_groups"][0].update({name: value}))
+    return state_with(lambda values: optimizer_of(values)["param_groups"][0].update({name: value}))
 
 
 # What PyTorch loads without a word. At best training goes wrong, at worst an optimizer writes past the end of
@@ -261,20 +298,20 @@ UNFIT_STATES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "0.exp_avg is a str",
     ),
     "no moment": (
-        state_with(lambda values: values["optimizer"]["state"][0].pop("exp_avg")),
+        state_with(lambda values: optimizer_of(values)["state"][0].pop("exp_avg")),
         "0 has no exp_avg",
     ),
     "moment too many": (
-        state_with(lambda values: values["optimizer"]["state"][0].update(surplus=torch.zeros(1))),
+        state_with(lambda values: optimizer_of(values)["state"][0].update(surplus=torch.zeros(1))),
         "'surplus'",
     ),
     "state of no parameter": (
-        state_with(lambda values: values["optimizer"]["state"].update({999: {}})),
+        state_with(lambda values: optimizer_of(values)["state"].update({999: {}})),
         "999",
     ),
-    "group too many": (state_with(lambda values: values["optimizer"]["param_groups"].append({})), ""),
+    "group too many": (state_with(lambda values: optimizer_of(values)["param_groups"].append({})), ""),
     "parameters in another order": (
-        state_with(lambda values: values["optimizer"]["param_groups"][0]["params"].reverse()),
+        state_with(lambda values: optimizer_of(values)["param_groups"][0]["params"].reverse()),
         "params[0]",
     ),
     "decay that is no number": (option("weight_decay", math.nan), "weight_decay"),
@@ -318,13 +355,14 @@ def test_a_state_that_does_not_fit_is_one_line_and_nothing_of_it_is_taken(damage
     path = run / "resume" / "state.pt"
     change(path)
     before, state = contents(run), trained_state(moved_model())
-    weights, moments = copy.deepcopy(state.model.state_dict()), str(state.optimizer.state_dict())
+    optimizer = state.players["model"].optimizer
+    weights, moments = copy.deepcopy(state.model.state_dict()), str(optimizer.state_dict())
     with pytest.raises(UserError) as error:
         state.restore(run)
     message(error, path, "damaged", hint)
     assert contents(run) == before
     assert_equal(state.model.state_dict(), weights)
-    assert str(state.optimizer.state_dict()) == moments
+    assert str(optimizer.state_dict()) == moments
 
 
 @pytest.mark.parametrize("make", [adamw, Muon])
@@ -336,26 +374,39 @@ def test_a_state_may_not_claim_more_memory_than_it_has(make, run):
         state.save(run, metrics)
 
     def overlay(values: dict[str, Any]) -> None:
-        for moments in values["optimizer"]["state"].values():
+        for moments in optimizer_of(values)["state"].values():
             for name, value in moments.items():
                 moments[name] = torch.zeros((1,) * value.ndim).expand(value.shape)
 
     state_with(overlay)(run / "resume" / "state.pt")
     state.restore(run)
-    for moments in state.optimizer.state.values():
+    optimizer = state.players["model"].optimizer
+    for moments in optimizer.state.values():
         for value in moments.values():
             assert value.untyped_storage().nbytes() >= 4 * value.numel()
-    state.optimizer.step()
+    optimizer.step()
+
+
+def test_a_state_of_the_time_when_a_model_was_one_player_is_resumed(run):
+    path = run / "resume" / "state.pt"
+    saved = trained_state(moved_model())
+    saved.restore(run)
+    state_with(lambda values: values.update(optimizer=values.pop("optimizers")["model"]))(path)
+    fresh = trained_state(moved_model())
+    fresh.restore(run)
+    assert_equal(fresh.model.state_dict(), saved.model.state_dict())
+    ours, theirs = (state.players["model"].optimizer.state_dict() for state in (fresh, saved))
+    assert_equal(ours, theirs)
 
 
 def test_a_state_of_a_pytorch_with_fewer_options_is_resumed(run):
     path = run / "resume" / "state.pt"
-    state_with(lambda values: values["optimizer"]["param_groups"][0].pop("fused"))(path)
+    state_with(lambda values: optimizer_of(values)["param_groups"][0].pop("fused"))(path)
     trained_state(moved_model()).restore(run)
 
 
 def test_the_state_of_another_model_is_refused(run):
-    other = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, latent=4))
+    other = CONFIG.revised(latent=4)
     with pytest.raises(UserError) as error:
         trained_state(moved_model(other)).restore(run)
     message(error, run / "resume" / "state.pt")

@@ -32,8 +32,9 @@ def test_train_evaluate_and_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         folder.mkdir()
         write_svhn(folder, colour_images(40), colour_images(7))
         data, tests = DataConfig(str(folder), "none"), 7
-    small = preset(f"{name}-realnvp").revised(transformations=1, latent=4, channels=8, blocks=1, hidden=4)
-    config = dataclasses.replace(configuration(folder, steps=2, batch_size=4), data=data, model=small.model)
+    small = {"transformations": 1, "latent": 4, "channels": 8, "blocks": 1, "hidden": 4}
+    model = preset(f"{name}-realnvp").revised(**small).model
+    config = dataclasses.replace(configuration(folder, steps=2, batch_size=4), data=data, model=model)
     run = tmp_path / "run"
     assert train(run, config)
     scores = evaluate_run(run, 5, tests)

@@ -6,7 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,24 @@ import numpy as np
 import pytest
 import torch
 from command_line import flowvae, is_refusal
-from flow_constructors import DIMENSION, make
 from linear_gaussian import NOISE, SHAPE, likelihood_of, linear_gaussian, marginal
-from made_runs import CONFIG, moved_model
+from made_runs import CONFIG, SPEC, moved_model
 from pages import REPOSITORY, blocks, run_blocks
 from PIL import Image
 from torch import Tensor
 
-from flowvae.build import build_vae
-from flowvae.config import Config
-from flowvae.densities import FlowPosterior, FlowPrior, StandardNormal
+from flowvae.batch import DataSpec
+from flowvae.densities import FlowPosterior, FlowPrior
 from flowvae.errors import UserError
 from flowvae.explorer import images, scoring
 from flowvae.explorer.charts import histogram
-from flowvae.explorer.completion import complete
-from flowvae.explorer.explored import open_runs, seeded
+from flowvae.explorer.explored import Explored, open_runs, seeded
 from flowvae.explorer.latent_plane import grid, nearest_labels, plane_through, principal_plane
-from flowvae.explorer.tempered import tempered
 from flowvae.explorer.unrolled import MASSES, Unrolled, contours, directions, project, unroll
+from flowvae.models import VAE, Coded
+from flowvae.models.real_nvp import RealNVPDensityOptions
+from flowvae.models.registry import build_model, preset
+from flowvae.runs import create, write_weights
 
 # Images on their way
 
@@ -178,13 +178,10 @@ def test_a_point_takes_the_label_of_its_nearest_neighbour():
 
 def test_samples_are_followed_transformation_by_transformation():
     model = moved_model().eval()  # two couplings and a batch norm are one transformation
-    unrolled = unroll(model, torch.zeros(1, 8, 8), 7, transformations=1)
+    unrolled = unroll(model, torch.zeros(1, 8, 8), 7, seeded(1))
     assert unrolled.z.shape == (2, 7, 3)
-    torch.manual_seed(1)
-    unrolled = unroll(model, torch.zeros(1, 8, 8), 7, transformations=1)
-    torch.manual_seed(1)
     with torch.no_grad():
-        z, log_density = model.posterior(model.encoder(torch.zeros(1, 1, 8, 8)), 7)
+        z, log_density = model.posterior(model.encoder(torch.zeros(1, 1, 8, 8)), 7, seeded(1))
     torch.testing.assert_close(unrolled.z[-1], z[:, 0])
     torch.testing.assert_close(unrolled.log_density[-1], log_density[:, 0])
     assert isinstance(model.posterior, FlowPosterior)
@@ -262,7 +259,7 @@ def test_completions_are_draws_from_the_exact_conditional(exact, sweeps, candida
     torch.manual_seed(3)
     image = marginal(weight).sample().view(SHAPE)
     known = torch.tensor([True, False, True, True, False, True]).view(SHAPE)
-    completions = complete(model, image, known, 2000, sweeps, candidates)
+    completions = model.complete(image, known, 2000, sweeps, candidates)
     assert (completions.images[:, known] == image[known]).all()
     drawn = completions.images[:, ~known]
     mean, covariance = conditional(weight, image, known)
@@ -279,7 +276,7 @@ def test_without_its_candidates_a_wrong_posterior_fills_in_wrongly():
     torch.manual_seed(3)
     image = marginal(weight).sample().view(SHAPE)
     known = torch.tensor([True, False, True, True, False, True]).view(SHAPE)
-    drawn = complete(model, image, known, 2000, 20, candidates=1).images[:, ~known]
+    drawn = model.complete(image, known, 2000, 20, candidates=1).images[:, ~known]
     mean, covariance = conditional(weight, image, known)
     error = covariance.diagonal().sqrt() / math.sqrt(len(drawn))
     assert ((drawn.mean(0) - mean).abs() > 5 * error).any()
@@ -287,11 +284,11 @@ def test_without_its_candidates_a_wrong_posterior_fills_in_wrongly():
 
 @pytest.mark.parametrize("likelihood", ["logistic", "logistic-mixture"])
 def test_places_of_eight_bits_are_filled_in(likelihood):
-    model = moved_model(Config(model=replace(CONFIG.model, likelihood=likelihood))).eval()
+    model = moved_model(CONFIG.revised(likelihood=likelihood)).eval()
     image = torch.randint(256, (1, 8, 8)) / 255
     known = torch.ones(1, 8, 8, dtype=torch.bool)
     known[:, :4] = False
-    completions = complete(model, image, known, 6, sweeps=2, candidates=3)
+    completions = model.complete(image, known, 6, sweeps=2, candidates=3)
     assert (completions.images[:, known] == image[known]).all()
     hidden = completions.images[:, ~known]
     assert ((hidden >= 0) & (hidden <= 1)).all()
@@ -299,19 +296,22 @@ def test_places_of_eight_bits_are_filled_in(likelihood):
 
 
 def test_a_likelihood_that_ties_what_is_hidden_to_what_is_known_is_refused():
-    causal = replace(CONFIG.model, likelihood="causal", causal_channels=4, causal_blocks=1)
+    causal = CONFIG.revised(likelihood="causal", causal_channels=4, causal_blocks=1)
     known = torch.zeros(1, 8, 8, dtype=torch.bool)
     with pytest.raises(UserError, match="not independent given the code"):
-        complete(moved_model(Config(model=causal)).eval(), torch.zeros(1, 8, 8), known, 2)
-    mixture = build_vae(replace(CONFIG.model, likelihood="logistic-mixture"), (3, 8, 8)).eval()
+        moved_model(causal).eval().complete(torch.zeros(1, 8, 8), known, 2)
+    mixed = CONFIG.revised(likelihood="logistic-mixture").model
+    assert mixed is not None
+    mixture = build_model(mixed, DataSpec((3, 8, 8))).eval()
+    assert isinstance(mixture, VAE)
     known = torch.zeros(3, 8, 8, dtype=torch.bool)
-    complete(mixture, torch.zeros(3, 8, 8), known, 2, sweeps=1)
+    mixture.complete(torch.zeros(3, 8, 8), known, 2, sweeps=1)
     known[0] = True
     with pytest.raises(UserError, match="hide all of them or none"):
-        complete(mixture, torch.zeros(3, 8, 8), known, 2)
+        mixture.complete(torch.zeros(3, 8, 8), known, 2)
 
 
-# Scores, temperature
+# Scores
 
 
 def test_both_tails_of_the_test_images_look_out_of_distribution():
@@ -319,23 +319,6 @@ def test_both_tails_of_the_test_images_look_out_of_distribution():
     assert scoring.verdict(scoring.place(500, others)) is None
     assert "less likely than 100%" in str(scoring.verdict(scoring.place(2000, others)))
     assert "likelier than 100%" in str(scoring.verdict(scoring.place(-1, others)))
-
-
-def test_the_temperature_scales_what_codes_are_made_of():
-    flow = make("real-nvp")
-    prior = FlowPrior(DIMENSION, flow).double()
-    torch.manual_seed(5)
-    exact = prior().sample((4,))
-    torch.manual_seed(5)
-    torch.testing.assert_close(tempered(prior(), 4, 1.0), exact)
-    torch.manual_seed(5)
-    plain = StandardNormal(DIMENSION).double()().sample((4,))
-    for temperature in (0.0, 0.5):
-        torch.manual_seed(5)
-        scored, _ = flow(tempered(prior(), 4, temperature).unsqueeze(0))
-        torch.testing.assert_close(scored[0], temperature * plain)
-    torch.manual_seed(5)
-    torch.testing.assert_close(tempered(prior.base(), 4, 0.5), 0.5 * plain)
 
 
 def test_a_chart_marks_where_the_image_falls():
@@ -351,7 +334,7 @@ def test_a_chart_marks_where_the_image_falls():
 def test_runs_are_opened_with_their_data_once(workspace):
     flow, plain = open_runs([Path("flow"), Path("plain")])
     assert flow.dataset is plain.dataset
-    assert (flow.title, flow.transformations, plain.transformations) == ("flow", 2, 0)
+    assert (flow.title, flow.model.transformations, plain.model.transformations) == ("flow", 2, 0)
     assert flow.evaluation["samples"] == 3
     assert plain.evaluation == {"name": "plain"}
     assert flow.sample_codes.shape == (30, 3)
@@ -385,7 +368,7 @@ def test_runs_of_other_test_images_are_explored_apart(workspace):
 
 def test_mistakes_are_one_line(workspace):
     is_refusal(flowvae("explore"), "at least one folder")
-    is_refusal(flowvae("explore", "nowhere"), "nowhere is no folder")
+    is_refusal(flowvae("explore", "nowhere"), "nowhere is not a directory")
     is_refusal(flowvae("explore", "flow", "--port", 0), "port is 0", "1 to 65535")
     is_refusal(flowvae("explore", "flow", "--data", "larger.npz"), "12 x 12", "8 x 8")
 
@@ -393,6 +376,101 @@ def test_mistakes_are_one_line(workspace):
 def test_without_gradio_one_line_says_how_to_get_it(workspace, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     is_refusal(flowvae("explore", "flow"), "pip install 'flowvae[explore]'")
+
+
+# Views, by what models can do
+
+
+@pytest.fixture
+def kinds(workspace) -> list[Explored]:
+    """An autoencoder, and a PixelCNN of the same images."""
+    config = preset("pixelcnn").revised(causal_channels=8, causal_blocks=1, data="images.npz", steps=1)
+    assert config.model is not None
+    create(Path("pixels"), config, SPEC, "pixelcnn")
+    write_weights(Path("pixels"), build_model(config.model, SPEC))
+    return open_runs([Path("flow"), Path("pixels")])
+
+
+def test_a_view_is_built_for_the_runs_that_can_do_what_it_needs(kinds):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views import VIEWS
+
+    density = build_model(RealNVPDensityOptions(transformations=1, hidden=4), DataSpec((1, 8, 8)))
+    opened = [*kinds, replace(kinds[0], title="density", model=density)]
+    assert {title: [run.title for run in view.runs(opened)] for title, view in VIEWS.items()} == {
+        "Runs": ["flow", "pixels", "density"],
+        "Latent plane": ["flow"],
+        "Interpolate": ["flow", "density"],
+        "Posterior": ["flow"],
+        "Score": ["flow", "pixels", "density"],
+        "Samples": ["flow", "pixels", "density"],
+        "Fill in": ["flow"],
+    }
+
+
+def test_the_page_has_no_tab_that_no_run_could_fill(kinds):
+    told = told_of("pixels")
+    tabs = [part["props"]["label"] for part in told["parts"] if part["type"] == "tabitem"]
+    assert tabs == ["Runs", "Score", "Samples"]
+
+
+def test_a_score_has_the_numbers_that_the_model_gives(kinds):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.score import _numbers
+
+    flow, pixels = kinds
+    image = flow.test_image(3).unsqueeze(0)
+    with torch.no_grad():
+        exact = -pixels.model.log_prob(image)
+    ((name, value, note),) = _numbers(pixels.model, image, 5)
+    assert (name, note) == ("-log p(x)", "exact")
+    torch.testing.assert_close(value.float(), exact)
+    values = {name: float(value) for name, value, _ in _numbers(flow.model, image, 5)}
+    assert list(values) == ["-log p(x|z)", "KL", "-ELBO", "-log p(x), S = 5"]
+    assert values["-ELBO"] == pytest.approx(values["-log p(x|z)"] + values["KL"])
+    density = RealNVPDensityOptions(transformations=1, hidden=4).build(DataSpec((1, 8, 8))).eval()
+    names = [name for name, _, _ in _numbers(density, image, 5)]
+    assert names == ["-ELBO", "-log p(x), S = 5"], "without a code there are no two terms"
+
+
+def test_samples_are_those_of_the_seed_whatever_else_is_asked(kinds):
+    """Requests come in several threads."""
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.samples import _sheet
+
+    asked = [(run, seed) for run in kinds for seed in range(3)]
+    before = torch.random.get_rng_state()
+    alone = [_sheet(run, 4, 1.0, seed) for run, seed in asked]
+    assert len(set(alone)) == len(asked)
+    with ThreadPoolExecutor(len(asked)) as threads:
+        at_once = list(threads.map(lambda each: _sheet(each[0], 4, 1.0, each[1]), asked))
+    assert at_once == alone
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(UserError, match="no code; its samples take no temperature"):
+        _sheet(kinds[1], 4, 0.5, 0)
+
+
+def test_a_model_without_a_bound_walks_without_a_curve(kinds):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.interpolate import STEPS, _strip
+
+    class Plain(Coded):
+        """Images are their own codes."""
+
+        def center(self, images):
+            return images.flatten(1)
+
+        def decode(self, codes, noise=None):
+            return codes.view(-1, 1, 8, 8)
+
+        def path(self, first, second, steps):
+            weights = torch.linspace(0, 1, steps).view(1, -1, 1)
+            return torch.lerp(first.flatten(1).unsqueeze(1), second.flatten(1).unsqueeze(1), weights)
+
+    flow = kinds[0]
+    ends = [images.to_text(flow.test_image(number)) for number in (0, 1)]
+    assert len(np.array(_strip(flow, *ends)["scores"])) == STEPS
+    assert _strip(replace(flow, model=Plain()), *ends)["scores"] == []
 
 
 # The page, without a browser
@@ -403,22 +481,22 @@ import json, pathlib, sys
 from flowvae.explorer.explored import open_runs
 from flowvae.explorer.page import build_app
 
-page = build_app(open_runs([pathlib.Path("flow")])).routes[-1].app.get_blocks()
+page = build_app(open_runs([pathlib.Path(name) for name in sys.argv[1:]])).routes[-1].app.get_blocks()
 config = page.get_config_file()
 parts = {"parts": config["components"], "listeners": config["dependencies"], "kept": page.delete_cache}
 json.dump(parts, sys.stdout, default=str)
 """
 
 
-@pytest.fixture
-def told(workspace) -> dict[str, Any]:
-    """What gradio is told of a page with 30 test images; in another process, since it leaves loops open."""
+def told_of(*names: str) -> dict[str, Any]:
+    """What gradio is told of a page with these runs; in another process, since it leaves loops open."""
     pytest.importorskip("gradio")
-    command = [sys.executable, "-c", BUILD]
+    command = [sys.executable, "-c", BUILD, *names]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def test_the_page_is_built_for_few_images_and_loses_no_change(told):
+def test_the_page_is_built_for_few_images_and_loses_no_change(workspace):
+    told = told_of("flow")
     numbers = [part["props"] for part in told["parts"] if part["type"] == "number"]
     of_images = [number for number in numbers if number["maximum"] == 29]
     assert len(of_images) == 8
@@ -442,29 +520,22 @@ def test_two_images_and_the_middle_of_a_flow_prior_span_a_plane(workspace):
     from flowvae.explorer.views.plane import map_of
 
     torch.manual_seed(0)
-    model = moved_model(Config(model=replace(CONFIG.model, prior="realnvp", prior_transformations=1))).eval()
+    model = moved_model(CONFIG.revised(prior="realnvp", prior_transformations=1)).eval()
     run = replace(open_runs([Path("flow")])[0], model=model)
     drawn = map_of(run, False, (1, 2, None))
     middle = torch.tensor(drawn["origin"]) + torch.tensor(drawn["up"])
+    assert isinstance(model.prior, FlowPrior)
     with torch.no_grad():
-        base, _ = model.prior().flow(middle.view(1, 1, 3))
+        base, _ = model.prior.flow(middle.view(1, 1, 3))
     torch.testing.assert_close(base, torch.zeros(1, 1, 3), atol=1e-5, rtol=0)
 
 
-def test_a_point_of_the_plane_waits_for_no_other_view(workspace):
+def test_a_point_of_the_plane_is_decoded(workspace):
     pytest.importorskip("gradio")
     from flowvae.explorer.views.plane import decoder
 
-    answers = []
     decode_code = decoder(open_runs([Path("flow")]))
-    asking = threading.Thread(
-        target=lambda: answers.append(decode_code({"run": "flow", "code": [0.0] * 3})), daemon=True
-    )
-    with seeded(0):
-        asking.start()
-        asking.join(30)
-        assert answers
-    assert answers[0]["image"].startswith("data:image/png")
+    assert decode_code({"run": "flow", "code": [0.0] * 3})["image"].startswith("data:image/png")
     assert "3 numbers" in decode_code({"run": "flow", "code": [0.0]})["error"]
     assert "load the page again" in decode_code({"run": "gone", "code": [0.0]})["error"]
 

@@ -11,7 +11,7 @@ from made_runs import contents, message
 from tiny_runs import STEPS, assert_ended_as, configuration, files, start, state_of, wait_for
 
 from flowvae.errors import UserError
-from flowvae.runs import claim, load, read_config, read_metrics, replacing
+from flowvae.runs import Run, claim, load, read_metrics, replacing
 from flowvae.training import train
 from flowvae.training.lock import FILE, locked
 
@@ -36,7 +36,7 @@ def test_a_run_in_training_is_read_by_others_and_trained_by_none(halves, unbroke
         message(error, run, f"is being trained by process {process.pid} on ", "wait for it or stop it")
         assert contents(run) == before
         assert load(run)
-        assert read_config(run)[0] == config
+        assert Run(run).config == config
     finally:
         process.kill()
         process.communicate()
@@ -65,7 +65,7 @@ def test_a_run_killed_before_its_first_state_is_begun_again(halves, unbroken, tm
 
 
 def test_beginning_again_and_failing_deletes_nothing(halves, tmp_path):
-    run, config = tmp_path / "run", configuration(halves, learning_rate=1e30)
+    run, config = tmp_path / "run", configuration(halves, learning_rate=1e18)
     claim(run)
     (run / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="finite"):

@@ -47,13 +47,16 @@ def test_a_first_step_moves_the_kernel_along_its_orthogonalized_gradient():
     torch.testing.assert_close(kernel, expected)
 
 
-def test_what_is_no_kernel_goes_the_way_of_adamw():
+@pytest.mark.parametrize("beta1", [0.9, 0.0])
+def test_what_is_no_kernel_goes_the_way_of_adamw(beta1):
     mine, plain = network(), network()
     # Frozen kernels, so that both see the same gradients.
     for model in (mine, plain):
         next(model.parameters()).requires_grad_(False)
-    steps(mine, Muon(mine.parameters(), 0.01, 0.1), 3)
-    steps(plain, adamw([p for p in plain.parameters() if p.requires_grad], 0.01, 0.1), 3)
+    steps(mine, Muon(mine.parameters(), 0.01, 0.1, beta1), 3)
+    optimizer = adamw([p for p in plain.parameters() if p.requires_grad], 0.01, 0.1, beta1)
+    assert optimizer.defaults["betas"][0] == beta1
+    steps(plain, optimizer, 3)
     for one, other in zip(mine.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import PER_EPOCH, STEPS, assert_ended_as, configuration, files, start, state_of, wait_for
-from torch import Tensor
 
 import flowvae.training.loop as loop
+from flowvae.batch import Batch
 from flowvae.data import training_batch
 from flowvae.errors import UserError
 from flowvae.runs import load
@@ -154,7 +154,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(halves, tmp_path):
 
 
 def test_resuming_what_is_no_run_makes_no_folder(halves, tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a directory"):
         train(tmp_path / "run", configuration(halves), resume=True)
     assert not (tmp_path / "run").exists()
 
@@ -164,7 +164,9 @@ def test_resuming_with_another_model_changes_nothing(halves, tmp_path):
     train(run, config)
     before = {name: (run / name).read_bytes() for name in files(run)}
     for other in (
-        dataclasses.replace(config, model=dataclasses.replace(config.model, latent=4)),
+        config.revised(latent=4),
+        config.revised(kl_warm_up=3),
+        config.revised(posterior="planar"),
         dataclasses.replace(config, training=dataclasses.replace(config.training, seed=1)),
     ):
         with pytest.raises(UserError):
@@ -176,13 +178,13 @@ def test_resuming_with_another_model_changes_nothing(halves, tmp_path):
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(step, halves, unbroken, tmp_path, monkeypatch):
     run, config = tmp_path / "run", configuration(halves)
 
-    def poisoned(*arguments: Any) -> Tensor:
+    def poisoned(*arguments: Any) -> Batch:
         batch = training_batch(*arguments)
-        return batch * math.nan if arguments[3] == step else batch
+        return batch._replace(images=batch.images * math.nan) if arguments[3] == step else batch
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "training_batch", poisoned)
-        with pytest.raises(UserError, match=f"stopped being finite at step {step}"):
+        with pytest.raises(UserError, match=f"the loss of model stopped being finite at step {step}"):
             train(run, config)
     assert state_of(run)["step"] == step // PER_EPOCH * PER_EPOCH
     assert all(value.isfinite().all() for value in load(run).state_dict().values())

@@ -11,24 +11,29 @@ from typing import Any
 
 import pytest
 import torch
-from made_runs import CONFIG, SHAPE, contents, message, moved_model, trained_state
+from made_runs import CONFIG, SHAPE, SPEC, contents, message, moved_model, trained_state
 
-from flowvae.config import Config, from_dict, to_dict
+from flowvae.batch import DataSpec
+from flowvae.config import Config, DataConfig
 from flowvae.data import as_float, load_dataset
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds
+from flowvae.models import VAE, Bounded, Coded, Inferring, Scored
+from flowvae.models.registry import PRESETS
 from flowvae.runs import (
+    Run,
     create,
     cut_metrics,
     load,
-    read_config,
     read_metrics,
     replacing,
     revise,
-    seed_everything,
     write_json,
     write_weights,
 )
+from flowvae.runs.capability import needs
+from flowvae.runs.formats import read_description, written
+from flowvae.training.seeding import seed_everything
 
 # Whole.
 
@@ -37,6 +42,7 @@ def test_a_run_gives_back_what_was_put_in(run):
     model = moved_model()
     write_weights(run, model)
     loaded = load(run)
+    assert isinstance(loaded, VAE)
     assert not loaded.training
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
@@ -46,7 +52,10 @@ def test_a_run_gives_back_what_was_put_in(run):
     torch.manual_seed(1)
     for ours, theirs in zip(loaded(images, 2), expected, strict=True):
         assert torch.equal(ours, theirs)
-    assert read_config(run) == (CONFIG, SHAPE)
+    opened = Run(str(run))
+    assert (opened.config, opened.spec) == (CONFIG, SPEC)
+    assert opened.model is opened.model, "a file is read once"
+    assert opened.records == [{"step": 1}]
     assert load(str(run))
 
 
@@ -68,7 +77,8 @@ def test_a_state_gives_back_what_was_put_in(run):
     for ours, theirs in ((fresh.model, saved.model), (fresh.average, saved.average)):
         for name, value in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value), name
-    assert str(fresh.optimizer.state_dict()) == str(saved.optimizer.state_dict())
+    ours, theirs = (str(state.players["model"].optimizer.state_dict()) for state in (fresh, saved))
+    assert ours == theirs
 
 
 def test_resuming_cuts_the_metrics_back_to_the_saved_moment(run):
@@ -98,30 +108,36 @@ def test_a_new_run_overwrites_nothing(there, tmp_path):
         (folder / "config.json").write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(UserError) as error:
-        create(folder, CONFIG, SHAPE)
+        create(folder, CONFIG, SPEC, "vae")
     message(error, folder, "exists already")
     assert contents(tmp_path) == before
 
 
 def test_a_new_run_makes_the_folders_above_it(tmp_path):
-    create(tmp_path / "a" / "b" / "run", CONFIG, SHAPE)
-    assert read_config(tmp_path / "a" / "b" / "run") == (CONFIG, SHAPE)
+    create(tmp_path / "a" / "b" / "run", CONFIG, SPEC, "vae")
+    made = Run(tmp_path / "a" / "b" / "run")
+    assert (made.config, made.spec) == (CONFIG, SPEC)
 
 
 def test_what_may_change_in_a_run_changes_and_what_may_not_does_not(run):
-    may = dataclasses.replace(CONFIG.training, steps=None, minutes=3.0, compile=True, track="none")
-    revise(run, dataclasses.replace(CONFIG, training=may))
-    assert read_config(run)[0].training == may
+    may = dataclasses.replace(
+        CONFIG.training, steps=None, minutes=3.0, compile=True, track="none", gradient_checkpointing=True
+    )
+    revise(Run(run), dataclasses.replace(CONFIG, training=may))
+    assert Run(run).config.training == may
     before = contents(run)
-    for part, name, value in (
-        ("data", "binarization", "dynamic"),
-        ("model", "latent", 4),
-        ("training", "learning_rate", 1e-5),
-        ("training", "seed", 7),
+    for name, value in (
+        ("binarization", "dynamic"),
+        ("latent", 4),
+        ("hidden", 16),
+        ("samples", 2),
+        ("posterior", "iaf"),
+        ("learning_rate", 1e-5),
+        ("beta1", 0.5),
+        ("seed", 7),
     ):
-        changed = dataclasses.replace(getattr(CONFIG, part), **{name: value})
         with pytest.raises(UserError) as error:
-            revise(run, dataclasses.replace(CONFIG, **{part: changed}))
+            revise(Run(run), CONFIG.revised(**{name: value}))
         message(error, run, name, str(value))
     assert contents(run) == before
 
@@ -172,7 +188,7 @@ def write_state(run: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "config.json": lambda run: revise(run, CONFIG),
+    "config.json": lambda run: revise(Run(run), CONFIG),
     "evaluation.json": lambda run: write_json(run / "evaluation.json", {"nll": 80.0}),
     "model.safetensors": lambda run: write_weights(run, moved_model()),
     "resume/state.pt": write_state,
@@ -217,9 +233,9 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", no_space)
         with pytest.raises(OSError, match=r"config\.json"):
-            create(tmp_path / "run", CONFIG, SHAPE)
+            create(tmp_path / "run", CONFIG, SPEC, "vae")
     assert not (tmp_path / "run").exists()
-    create(tmp_path / "run", CONFIG, SHAPE)
+    create(tmp_path / "run", CONFIG, SPEC, "vae")
 
 
 def test_replacing_writes_all_or_nothing(tmp_path):
@@ -243,16 +259,114 @@ def test_replacing_writes_all_or_nothing(tmp_path):
 # Configurations.
 
 
-@pytest.mark.parametrize("config", [Config(), CONFIG])
-def test_configurations_survive_json(config):
-    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+@pytest.mark.parametrize("config", [CONFIG, *PRESETS.values()], ids=["made", *PRESETS])
+def test_configurations_survive_their_file(config, tmp_path):
+    spec = DataSpec((3, 8, 12), levels=256, training_images=7, classes=10)
+    path = tmp_path / "config.json"
+    write_json(path, written(config, spec, config.model.name))
+    described = read_description(path)
+    assert (described.config, described.spec, described.system) == (config, spec, config.model.name)
+    assert described.options == json.loads(path.read_text())["model"]
+
+
+# Of the time before a file named its system: all options of all models in one list.
+EARLIER = {
+    "data": {"data": "images.npz", "binarization": "static", "image_size": None},
+    "model": {
+        "family": "vae",
+        "posterior": "planar",
+        "transformations": 2,
+        "flow_of": "noise",
+        "covariance": "full",
+        "prior": "realnvp",
+        "prior_transformations": 3,
+        "likelihood": "bernoulli",
+        "components": 5,
+        "code": "vector",
+        "latent": 3,
+        "features": 16,
+        "hidden": 8,
+        "channels": 8,
+        "blocks": 1,
+        "context": True,
+        "normalization": "batch",
+        "bounded": False,
+        "flow_batch_norm": False,
+        "pseudo_inputs": 100,
+        "causal_channels": 64,
+        "causal_dropout": 0.0,
+    },
+    "training": {
+        "steps": 9,
+        "objective": "elbo",
+        "samples": 2,
+        "path_derivative": False,
+        "kl_warm_up": 4,
+        "free_bits": 1.5,
+        "batch_size": 8,
+    },
+    "shape": [1, 8, 8],
+}
+
+
+def test_a_configuration_of_format_1_means_what_it_meant(tmp_path):
+    path = tmp_path / "config.json"
+    write_json(path, EARLIER)
+    described = read_description(path)
+    (system, spec) = (described.system, described.spec)
+    assert (system, spec) == ("vae", DataSpec((1, 8, 8), levels=2))
+    assert described.config == Config(DataConfig("images.npz"), PRESETS["vae"].model).revised(
+        posterior="planar",
+        transformations=2,
+        flow_of="noise",
+        covariance="full",
+        prior="realnvp",
+        prior_transformations=3,
+        prior_hidden=8,
+        prior_normalization="none",  # a prior never had batch norm
+        prior_bounded=False,
+        latent=3,
+        features=16,
+        channels=8,
+        samples=2,
+        path_derivative=False,
+        kl_warm_up=4,
+        free_bits=1.5,
+        steps=9,
+        batch_size=8,
+    )
+
+
+def test_a_density_of_format_1_has_the_options_that_it_had(tmp_path):
+    path = tmp_path / "config.json"
+    model = {**EARLIER["model"], "family": "realnvp", "transformations": 3, "normalization": "weight"}
+    training = {**EARLIER["training"], "objective": "importance-weighted"}
+    write_json(path, {**EARLIER, "model": model, "training": training, "data": {"binarization": "none"}})
+    described = read_description(path)
+    assert (described.system, described.spec.levels) == ("realnvp", 256)
+    expected = PRESETS["realnvp-density-mnist"].revised(
+        transformations=3, hidden=8, bounded=False, objective="importance-weighted", samples=2
+    )
+    assert described.config.model == expected.model
+
+
+# What a model can do.
+
+
+def test_a_capability_that_a_model_has_is_the_model_and_one_it_lacks_is_one_line(run):
+    opened = Run(run)
+    for capability in (Inferring, Coded, Bounded):
+        assert needs(capability, opened) is opened.model
+    with pytest.raises(UserError) as error:
+        needs(Scored, opened)
+    message(error, run, "(vae) has no exact log p(x)", "choose another run")
 
 
 def test_the_model_that_comes_with_the_package_knows_its_digits():
     data = load_dataset("mnist", "static")
     images = as_float(data.test.images[:64], data.levels)
     torch.manual_seed(0)
-    scores = bounds(load("density-mnist"), images, num_samples=1)
+    scores = bounds(needs(Bounded, Run("density-mnist")), images, num_samples=1)
     # Between what would be a leak and what the plain autoencoder reaches.
     assert 74 < scores.negative_elbo.mean() < 90
 

@@ -13,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig, to_dict
+from flowvae.config import Config, DataConfig, TrainingConfig
+from flowvae.models.posteriors import RealNVPOptions
+from flowvae.models.vae import VAEOptions, VectorOptions
+from flowvae.parts import to_dict
 from flowvae.runs import read_metrics
 from flowvae.training import train
 
@@ -37,21 +40,22 @@ def halves(tmp_path_factory) -> Path:
     return path
 
 
-def configuration(data: Path, **training: Any) -> Config:
-    """Small, with buffers in the model and noise in the batches, so that there is much to get wrong."""
-    model = ModelConfig(
-        posterior="realnvp",
-        transformations=1,
-        latent=3,
-        features=16,
-        hidden=8,
-        channels=8,
-        normalization="batch",
-        flow_batch_norm=True,
+TINY = VAEOptions(
+    RealNVPOptions(transformations=1, hidden=8, normalization="batch", flow_batch_norm=True),
+    code=VectorOptions(features=16),
+    latent=3,
+    channels=8,
+    kl_warm_up=0,
+)
+"""Small, with buffers in the model, so that there is much to get wrong."""
+
+
+def configuration(data: Path, **options: Any) -> Config:
+    """A run of `TINY`, with noise in the batches; ``options`` of model and training by their names."""
+    training = TrainingConfig(
+        steps=STEPS, batch_size=BATCH, learning_rate=0.01, learning_rate_warm_up=5, track="none"
     )
-    given: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "learning_rate": 0.01, "track": "none"}
-    given |= {"learning_rate_warm_up": 5, "kl_warm_up": 0}
-    return Config(DataConfig(str(data), "dynamic"), model, TrainingConfig(**{**given, **training}))
+    return Config(DataConfig(str(data), "dynamic"), TINY, training).revised(**options)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +89,7 @@ def assert_equal(one: Any, other: Any, where: str = "state") -> None:
 
 def assert_ended_as(run: Path, unbroken: Path) -> None:
     ours, theirs = state_of(run), state_of(unbroken)
-    for name in ("step", "model", "average", "optimizer", "best"):
+    for name in ("step", "model", "average", "optimizers", "best"):
         assert_equal(ours[name], theirs[name], name)
     assert (run / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
     ours, theirs = read_metrics(run), read_metrics(unbroken)
@@ -102,19 +106,29 @@ def files(run: Path) -> set[str]:
 
 
 DRIVER = """
-import sys
-from pathlib import Path
-import flowvae.runs, flowvae.training, json
-from flowvae.config import Config, from_dict
-flowvae.training.train(Path(sys.argv[1]), from_dict(Config, json.loads(sys.argv[2])))
+import json, sys
+import flowvae.runs, flowvae.training
+from flowvae.config import Config, DataConfig, TrainingConfig
+from flowvae.models.vae import VAEOptions
+from flowvae.parts import from_dict
+kinds = {"data": DataConfig, "model": VAEOptions, "training": TrainingConfig}
+values = json.loads(sys.argv[2])
+config = Config(**{part: from_dict(kind, values[part]) for part, kind in kinds.items()})
+flowvae.training.train(sys.argv[1], config)
 """
+
+
+def for_driver(run: Path, config: Config) -> list[str]:
+    """The words that `DRIVER` takes."""
+    values = {part: to_dict(getattr(config, part)) for part in ("data", "model", "training")}
+    return [str(run), json.dumps(values)]
 
 
 def start(run: Path, config: Config, before: str = "") -> subprocess.Popen[str]:
     """Train in a process of its own, after the code ``before``."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-c", before + DRIVER, str(run), json.dumps(to_dict(config))],
+        [sys.executable, "-c", before + DRIVER, *for_driver(run, config)],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

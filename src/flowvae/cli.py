@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.memory import keep_freed_memory
 from flowvae.options import given, parse
 
@@ -19,6 +20,7 @@ Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
 # The program that a shell runs was stopped with Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
+LONGEST_LINE = 1000
 
 
 def _default(text: str) -> Any:
@@ -89,15 +91,15 @@ def evaluate(
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
 ) -> None:
-    """Score a run on images drawn at random; writes evaluation.json into its folder.
+    """Score a run on images drawn at random; writes evaluation.json into its directory.
 
     Args:
-        run: folder of the run
-        samples: S, posterior samples an image for the importance-weighted -log p(x)
-        images: how many images
-        split: which images
-        data: images of another source
-        seed: of the choice of images and of the samples
+        run: directory of the run
+        samples: S, number of posterior samples per image for the importance-weighted -log p(x)
+        images: number of images
+        split: split that the images are drawn from
+        data: another source of images
+        seed: random seed for the choice of images and for the samples
     """
     from flowvae.commands import evaluate_run
     from flowvae.runs.table import markdown, titles
@@ -113,14 +115,14 @@ def sample(
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
 ) -> None:
-    """Draw codes from the prior and show the images that they decode to, as a grid.
+    """Draw samples from a run's model and show them as a grid.
 
     Args:
-        run: folder of the run
-        show: samples; crossed, with a code for each column and the pixels' noise for each row; or each sample
-            above the training image nearest to it
-        images: how many
-        seed: of the draws
+        run: directory of the run
+        show: samples; crossed, where columns share a code and rows share the pixels' noise; or nearest, each
+            sample above the training image nearest to it
+        images: number of images
+        seed: random seed for the draws
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
@@ -137,9 +139,9 @@ def reconstruct(
     """Show test images, each above its reconstruction.
 
     Args:
-        run: folder of the run
-        images: how many
-        seed: of the choice of images
+        run: directory of the run
+        images: number of images
+        seed: random seed for the choice of images
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_reconstructions
@@ -154,13 +156,13 @@ def interpolate(
     seed: int = 0,
     out: Annotated[Path | None, _default("interpolations.png in the first run")] = None,
 ) -> None:
-    """Walk from one test image to another through the latent space, several runs side by side.
+    """Interpolate between test images through the latent space, several runs side by side.
 
     Args:
-        runs: folders of runs
-        pairs: how many pairs of test images; every run gets the same ones
-        steps: images a walk, both ends included
-        seed: of the choice of pairs
+        runs: directories of runs
+        pairs: number of pairs of test images, the same for every run
+        steps: images per interpolation, both ends included
+        seed: random seed for the choice of pairs
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_interpolations
@@ -173,8 +175,8 @@ def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = 
     """Compare evaluated runs in a table.
 
     Args:
-        runs: folders of runs
-        out: file to write, .md, .csv or .json by its name
+        runs: directories of runs
+        out: file to write; its suffix .md, .csv or .json chooses the format
     """
     from flowvae.runs.table import collect, markdown, write_table
 
@@ -192,12 +194,12 @@ def export(
     format: Literal["onnx", "hub"] = "onnx",
     out: Annotated[Path | None, _default("RUN/onnx or RUN/hub")] = None,
 ) -> None:
-    """Write a run's model for use elsewhere: as ONNX graphs, or a folder as model hubs have it.
+    """Write a run's model for use elsewhere: as ONNX graphs, or as a directory for a model hub.
 
     Args:
-        run: folder of the run
+        run: directory of the run
         format: onnx writes encoder, decoder and sampler; hub writes configuration, weights and a model card
-        out: folder to write
+        out: directory to write
     """
     from flowvae.commands import export_run
 
@@ -211,12 +213,12 @@ def explore(
     data: Annotated[str | None, _default("that of each run")] = None,
     host: Annotated[tuple[str, ...], _default("127.0.0.1 and localhost")] = (),
 ) -> None:
-    """Look into runs on a local web page: curves, latent space, posteriors, scores, samples.
+    """Explore runs on a local web page: curves, latent space, posteriors, scores, samples.
 
     Args:
-        runs: folders of runs
-        port: where the page is served, on this machine alone
-        data: images of another source
+        runs: directories of runs
+        port: port of the page, which only this machine can reach
+        data: another source of images
         host: more names under which a proxy or a tunnel reaches the page
     """
     from flowvae.explorer.page import serve
@@ -238,8 +240,8 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
     """Train vae and realnvp-2 for a few minutes each, score them, and make their pictures.
 
     Args:
-        minutes: of training for each of the two
-        out: folder to write
+        minutes: training time of each of the two
+        out: directory to write
     """
     from flowvae.commands import run_demo
 
@@ -248,7 +250,7 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 
 def reproduce(
     what: Annotated[Literal["table1", "figure1", "ablations", "depth", "density", "cifar10"], Positional],
-    out: Annotated[Path | None, _default("runs/table1, or the folder of another table's name")] = None,
+    out: Annotated[Path | None, _default("runs/ and the name of the table")] = None,
     minutes: Annotated[float | None, _default("10 where no epochs are given")] = None,
     epochs: int | None = None,
     rows: Annotated[tuple[str, ...], _default("all of the table")] = (),
@@ -261,20 +263,20 @@ def reproduce(
 ) -> None:
     """Train, score and report the rows of a published table, or draw the figure of the first one.
 
-    Start the same command again after a stop: finished rows are kept, others go on; so does everything with
-    a larger budget.
+    Can be interrupted and resumed: start the same command again. Finished rows are kept, others are resumed,
+    and a larger budget resumes all of them.
 
     Args:
-        what: a table, or, of table1, the interpolations of two rows side by side
-        out: folder with a JSON for each row, the table, the pictures, and the runs
-        minutes: budget of every row
-        epochs: budget of every row
-        rows: names of rows
-        seeds: rows are trained with the seeds 0 to this number less one
-        workers: rows that are trained at a time
-        data: images
-        samples: S of -log p(x)
-        images: random test images that are scored
+        what: name of a table, or figure1: the interpolations of two rows of table1 side by side
+        out: directory for a JSON file per row, the table, the pictures and the runs
+        minutes: budget of every row in minutes
+        epochs: budget of every row in epochs
+        rows: names of the rows to train
+        seeds: number of random seeds, 0 and up, with which each row is trained
+        workers: number of rows trained at a time
+        data: another source of images
+        samples: S, number of posterior samples per image for -log p(x)
+        images: number of random test images that are scored
         compared: names of the two rows of the figure
     """
     from flowvae.reproduce import TABLES, Budget, reproduce_figure, reproduce_table
@@ -291,7 +293,7 @@ def reproduce(
     variants = TABLES[table]
     for name in rows:
         if name not in variants:
-            raise UserError(f"{table} has no row {name!r}; {did_you_mean(name, variants)}")
+            raise UserError(f"{table} has no row {quoted(name)}; {did_you_mean(name, variants)}")
     reproduce_table(
         out,
         Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs),
@@ -302,7 +304,7 @@ def reproduce(
         num_samples=samples,
         num_images=images,
     )
-    print((out / "table.md").read_text(), end="")
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
 
 
 _ALL = (train, evaluate, sample, reconstruct, interpolate, explore, table, export, presets, demo, reproduce)
@@ -311,6 +313,10 @@ COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for comman
 
 def main() -> None:
     """Entry point: a mistake of the user is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text, and an encoding need not have their letters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _run(sys.argv[1:])
         sys.stdout.flush()
@@ -321,11 +327,17 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         _fail(_file_trouble(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        _fail("memory is not enough; choose a smaller model, or fewer images or samples at a time")
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
 
 
 def _run(words: list[str]) -> None:
+    if any("\0" in word for word in words):
+        raise UserError("a word has a null character, which no name and no number has; leave it out")
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return
@@ -336,7 +348,7 @@ def _run(words: list[str]) -> None:
         return
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        raise UserError(f"no command {name!r}; {did_you_mean(name, COMMANDS)}")
+        raise UserError(f"no command {quoted(name)}; {did_you_mean(name, COMMANDS)}")
     # Here and not in the functions of the package, which leave the process of their caller as it is.
     keep_freed_memory()
     if name == "train":
@@ -355,7 +367,7 @@ def _help() -> str:
     lines = [
         "usage: flowvae COMMAND [options]",
         "",
-        "Train, measure and explore variational autoencoders with flexible posteriors.",
+        "Train, measure and explore deep generative models.",
         "",
         *(f"  {name:12} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()),
         "",
@@ -366,19 +378,28 @@ def _help() -> str:
 
 def _at_least_one(runs: tuple[Path, ...]) -> None:
     if not runs:
-        raise UserError("name at least one folder of a run")
+        raise UserError("name at least one directory of a run")
 
 
 def _file_trouble(error: OSError) -> str:
     """What went wrong with a file, and what to do."""
     remedies = {
         errno.ENOSPC: "free some space, then run it again",
-        errno.ENOENT: "make its folder first, or choose another place",
+        errno.ENOENT: "create the directory first, or choose another path",
     }
     place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another place')}"
+    return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another path')}"
+
+
+def _is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """PyTorch raises a RuntimeError where its allocator fails, or where a size has more than 64 bits."""
+    signs = ("DefaultCPUAllocator", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"flowvae: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:  # it repeats a long word; what to do stands at its end
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    print(f"flowvae: {line}", file=sys.stderr)
     sys.exit(code)

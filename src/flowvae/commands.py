@@ -12,12 +12,13 @@ from torch import Tensor
 
 from flowvae import figures, runs
 from flowvae.data import as_float
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.evaluation import distrust, evaluate, interpolate, nearest
 from flowvae.hub import save_pretrained
 from flowvae.models import Coded, Inferring, Sampler
 from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
+from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
 from flowvae.runs.table import collect, markdown, titles, write_table
@@ -36,7 +37,7 @@ def evaluate_run(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json."""
-    _check_seed(seed)
+    check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
     model, dataset = run.model, run.read_dataset(data)
     if split == "train" and dataset.binarization == "dynamic":
@@ -81,8 +82,8 @@ def picture_samples(
         show: ``"samples"``; ``"crossed"``: images in a column share the code, and those in a row the noise by
             which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
     """
-    _check_seed(seed)
-    _check_count("images", num_images)
+    check_range("seed", seed, 0, LARGEST_SEED)
+    check_range("images", num_images, 1, MOST_IMAGES)
     run = Run(path)
     out = out or run.place_for(f"{show}.png")
     model, noise = needs(Sampler, run), torch.Generator().manual_seed(seed)
@@ -131,10 +132,9 @@ def picture_interpolations(
     compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path | None = None
 ) -> Path:
     """The same interpolations between test images for each run, side by side."""
-    _check_count("pairs", pairs)
-    if steps < 2:
-        raise UserError(f"steps is {steps}; it must be at least 2")
-    _check_count("pairs times steps", pairs * steps)
+    check_range("pairs", pairs, 1, MOST_IMAGES)
+    check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
+    check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
     panels, opened = {}, [Run(path) for path in compared]
     for title, run in zip(titles(compared), opened, strict=True):
         ends = test_images(run, 2 * pairs, seed)
@@ -179,8 +179,8 @@ def run_demo(minutes: float, out: Path) -> None:
 
 def test_images(run: Run, count: int, seed: int) -> Tensor:
     """Images [N, C, H, W] of the test split that a run's data has, drawn at random."""
-    _check_seed(seed)
-    _check_count("images", count)
+    check_range("seed", seed, 0, LARGEST_SEED)
+    check_range("images", count, 1, MOST_IMAGES)
     available = len(run.dataset.test.images)
     if count > available:
         raise UserError(f"{count} test images are asked for; {run.dataset.name} has {available}")
@@ -202,13 +202,3 @@ def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:
 def _filled(row: Tensor, columns: int) -> Tensor:
     """A row of images, filled up with NaN, which figures show as no image."""
     return torch.cat([row, row.new_full((columns - len(row), *row.shape[1:]), torch.nan)])
-
-
-def _check_count(name: str, value: int) -> None:
-    if not 1 <= value <= MOST_IMAGES:
-        raise UserError(f"{name} is {value}; give 1 to {MOST_IMAGES:,}")
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}; give 0 or more, below 2^63")

@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from flowvae.errors import UserError
-from flowvae.parts import at_least, names, revised
+from flowvae.errors import UserError, check_range, quoted
+from flowvae.parts import LARGEST, LARGEST_SEED, MOST, check_positive, names, revised
 
 if TYPE_CHECKING:
     from flowvae.batch import DataSpec
@@ -17,18 +17,20 @@ BUDGETS = {"epochs", "steps", "minutes"}
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images."""
+    """Which images, and how their pixels become binary."""
 
     data: str = "mnist"
-    """mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (fetched), or a path: docs/data.md"""
+    """data set: mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (downloaded), or a path"""
     binarization: Literal["static", "dynamic", "threshold", "none"] = "static"
-    """how grey pixels become binary: once with a fixed seed, anew for every batch, at 128, or not at all"""
+    """how grey pixels become binary: drawn once, drawn anew for every batch, cut at 128, or not at all"""
     image_size: int | None = None
-    """side that images of celeba [64], omniglot [28] and of folders [as they are] are resized to"""
+    """side in pixels to which images of celeba [64], omniglot [28] and directories [unchanged] are resized"""
 
     def __post_init__(self) -> None:
+        if "\0" in self.data:
+            raise UserError(f"data is {quoted(self.data)}; a path has no null characters")
         if self.image_size is not None:
-            at_least(1, "image_size", self.image_size)
+            check_range("image_size", self.image_size, 1, MOST)
 
 
 class System(ABC):
@@ -62,7 +64,7 @@ class System(ABC):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How it is trained. Training ends with the first budget that is used up."""
+    """Budget, optimizer and records. Training ends when the first budget is used up."""
 
     epochs: int | None = None
     """budget in passes over the training images"""
@@ -71,50 +73,50 @@ class TrainingConfig:
     minutes: float | None = None
     """budget in minutes, validation included [10 where no budget is given]"""
     batch_size: int = 128
-    """images a step, over all processes"""
+    """images per step, over all processes"""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """Muon for the kernels of convolutions and AdamW for the rest, or AdamW for all"""
+    """Muon for convolution kernels and AdamW for all other parameters, or AdamW for all"""
     beta1: float = 0.9
-    """decay of AdamW's running mean of the gradients; 0 suits adversarial training"""
+    """decay of AdamW's running mean of gradients; 0 suits adversarial training"""
     learning_rate: float = 3e-3
-    """highest rate of the optimizer; it rises in a line, then falls as a cosine to the end of the budget"""
+    """highest learning rate; it rises linearly, then falls as a cosine until the budget ends"""
     learning_rate_warm_up: int = 200
-    """steps until the highest rate"""
+    """steps until the learning rate is at its highest"""
     weight_decay: float = 0.1
-    """decoupled weight decay, of all parameters"""
+    """decoupled weight decay of all parameters"""
     gradient_clipping: float = 200.0
-    """largest norm of the gradient"""
+    """largest norm of the gradient of a player; a longer one is scaled down to it"""
     averaging: float = 0.999
-    """decay of the average of weights used for evaluation"""
+    """decay of the running average of the weights, which is what is evaluated"""
     validation_images: int = 2000
-    """validation images, drawn at random, the same for every seed, that are scored after every epoch"""
+    """number of random validation images scored after every epoch, the same for every seed"""
     compile: bool = False
-    """torch.compile the training step: a minute first, then up to a tenth faster"""
+    """compile the training step with torch.compile: takes a minute, then up to a tenth faster"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of the networks' products; log-determinants and log densities are never less than float32"""
+    """number format of the networks' products; log-determinants and log densities stay in float32 or wider"""
     gradient_checkpointing: bool = False
-    """compute a chain's transformations twice, and keep only what lies between them: for deep chains"""
+    """recompute a chain's transformations in the backward pass instead of storing them: saves memory"""
     start_from: str | None = None
-    """folder of a run of the same model, whose weights are those to begin with"""
+    """directory of a run of the same model whose weights to start from"""
     track: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
-    """where metrics go beside metrics.jsonl; all but tensorboard want their package installed"""
+    """where metrics go besides metrics.jsonl; all but tensorboard need their package installed"""
     seed: int = 0
-    """of weights, batches and noise"""
+    """random seed for weights, batches and noise"""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "minutes"):
             budget = getattr(self, name)
-            if budget is not None and not budget > 0:  # as is nan
-                raise UserError(f"{name} is {budget}; a budget is larger than 0")
+            if budget is not None:
+                check_positive(name, budget, LARGEST if name == "minutes" else MOST)
         for name in ("batch_size", "validation_images"):
-            at_least(1, name, getattr(self, name))
-        for name in ("learning_rate_warm_up", "weight_decay", "seed"):
-            at_least(0, name, getattr(self, name))
+            check_range(name, getattr(self, name), 1, MOST)
+        check_range("learning_rate_warm_up", self.learning_rate_warm_up, 0, MOST)
+        check_range("weight_decay", self.weight_decay, 0, LARGEST)
         for name in ("learning_rate", "gradient_clipping"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be larger than 0")
-        if self.seed >= 2**63:
-            raise UserError(f"seed is {self.seed}; it must be below 2^63")
+            check_positive(name, getattr(self, name), LARGEST)
+        check_range("seed", self.seed, 0, LARGEST_SEED)
+        if self.start_from is not None and "\0" in self.start_from:
+            raise UserError(f"start_from is {quoted(self.start_from)}; a path has no null characters")
         for name in ("averaging", "beta1"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; a decay lies in [0, 1)")

@@ -11,6 +11,28 @@ class UserError(Exception):
     """
 
 
+def quoted(value: object, limit: int = 100) -> str:
+    """``value`` as a message repeats it: its ``repr``, shortened where it has more than ``limit`` characters.
+
+    >>> quoted("relnvp")
+    "'relnvp'"
+    >>> quoted("a" * 1000, limit=8)
+    "'aaaaaaa..."
+    """
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def check_range(name: str, value: float, lowest: float, highest: float) -> None:
+    """Make sure that the option ``name`` lies between two values, both of them included; nan never does.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not lowest <= value <= highest:
+        raise UserError(f"{name} is {quoted(value)}; it must be {lowest:,} to {highest:,}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt ``word``: the nearest of the ``known`` ones, or all of them.
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from torch import Tensor
 
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.runs import judged_by, replacing
 from flowvae.titles import title_with_unit
 
@@ -173,7 +173,7 @@ def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) 
 def _save(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the file's name ends in."""
     if path.suffix not in FORMATS:
-        raise UserError(f"{path} ends in {path.suffix!r}; {did_you_mean(path.suffix, FORMATS)}")
+        raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, FORMATS)}")
     # 42: TrueType fonts in PDF, since publishers refuse matplotlib's default.
     with replacing(path) as partial, matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(partial, format=path.suffix[1:], dpi=DPI)

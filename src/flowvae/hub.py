@@ -15,7 +15,7 @@ from flowvae.config import Config
 from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.runs.formats import written
-from flowvae.runs.table import collect, markdown
+from flowvae.runs.table import PROTOCOL, markdown, read_evaluation, titles
 from flowvae.titles import title
 
 CARD = "README.md"
@@ -41,7 +41,8 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
         UserError: no such run, or one of its files is damaged; or ``folder`` holds something else.
     """
     opened, folder = runs.Run(run), Path(folder)
-    _ = opened.model  # complains of whatever is missing or damaged
+    _ = opened.model  # complains of whatever is missing or damaged, as does the next line
+    _evaluation(opened)
     config = opened.config
     strangers = {path.name for path in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
     if strangers:
@@ -59,7 +60,8 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
                 shutil.copyfile(opened.path / name, partial)
     if not (folder / CARD).exists():
         with runs.replacing(folder / CARD) as partial:
-            partial.write_text(model_card(runs.Run(folder), opened.name))
+            card = model_card(runs.Run(folder), titles([opened.path])[0])
+            partial.write_text(card, encoding="utf-8", errors="backslashreplace")
     return [folder / name for name in FILES if (folder / name).exists()]
 
 
@@ -123,7 +125,7 @@ def push_to_hub(
 def model_card(run: runs.Run, name: str) -> str:
     """What the hub shows of a model: its scores with their protocol, and how to use it."""
     config, shape = run.config, run.spec.shape
-    evaluation = collect([run.path])[0] if (run.path / runs.EVALUATION).exists() else None
+    evaluation = _evaluation(run)
     data = ModelCardData(
         library_name="flowvae",
         model_name=name,
@@ -153,6 +155,18 @@ model = flowvae.from_pretrained("OWNER/{name}")  # or this folder
 images = model.sample(16)  # [16, {channels}, {height}, {width}]
 ```
 """
+
+
+def _evaluation(run: runs.Run) -> dict[str, Any] | None:
+    """The scores of a run and their protocol, all that a card tells; None where it was not evaluated."""
+    path = run.path / runs.EVALUATION
+    if not path.exists():
+        return None
+    evaluation = read_evaluation(path)
+    told = (*PROTOCOL, "images", "seed", "version")
+    if missing := [key for key in told if evaluation.get(key) is None]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; evaluate the run again")
+    return evaluation
 
 
 def _kind(config: Config) -> str:
@@ -185,7 +199,7 @@ def _results(evaluation: dict[str, Any]) -> list[EvalResult]:
             metric_value=round(evaluation[key], 4),
         )
         for key in SCORES
-        if key in evaluation
+        if evaluation.get(key) is not None
     ]
 
 

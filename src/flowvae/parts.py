@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
+
+MOST = 2**31 - 1
+"""of anything that is counted: products of two of them still fit into the 64 bits of a tensor's size"""
+WIDEST, DEEPEST = 2**16, 1000
+"""sizes of one layer, and layers of one kind, which are built one after another"""
+LARGEST = 10**18
+"""of numbers that need not be whole: products of two of them still fit into 32 bits"""
+LARGEST_SEED = 2**63 - 1
 
 T = TypeVar("T")
 TRAINING_ONLY = "training only"
@@ -77,7 +85,7 @@ def available(kind: type, values: Mapping[str, Any]) -> list[str]:
     """The names of options that there are where ``values`` choose the parts of ``kind``."""
     found = names(kind)
     for selector, known in choices(kind).items():
-        part = known.get(values.get(selector, _default(kind, selector).name))
+        part = known.get(str(values.get(selector, _default(kind, selector).name)))
         found += [] if part is None else names(part)
     return found
 
@@ -90,7 +98,7 @@ def from_dict(kind: type[T], values: Any) -> T:
             value of the wrong type or out of range.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{kind.__name__} is {values!r}; expected names and values")
+        raise UserError(f"{kind.__name__} is {quoted(values)}; expected names and values")
     hints, selectors = get_type_hints(kind), choices(kind)
     arguments, unused = {}, dict(values)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # T is a dataclass
@@ -109,7 +117,7 @@ def _chosen(field: dataclasses.Field[Any], known: Mapping[str, type[Part]], valu
     assert isinstance(default, Part)
     name = values.pop(field.name, default.name)
     if not isinstance(name, str) or name not in known:
-        raise UserError(f"{field.name} is {name!r}; {did_you_mean(str(name), known)}")
+        raise UserError(f"{field.name} is {quoted(name)}; {did_you_mean(str(name), known)}")
     part = known[name]
     if name != default.name:
         default = part()
@@ -130,7 +138,7 @@ def no_effect(kind: type, name: str, values: Mapping[str, Any]) -> str:
             chosen = values.get(selector, _default(kind, selector).name)
             return f"{name} has no effect with {selector} {chosen}; leave it out, or choose {_or(owners)}"
     known = [*names(kind), *(each for selector in choices(kind) for each in _all_names(kind, selector))]
-    return f"{kind.__name__} has no option {name!r}; {did_you_mean(name, known)}"
+    return f"{kind.__name__} has no option {quoted(name)}; {did_you_mean(name, known)}"
 
 
 def _all_names(kind: type, selector: str) -> list[str]:
@@ -183,22 +191,22 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
     if get_origin(hint) is Literal:
         allowed = get_args(hint)
         if value not in allowed:
-            raise UserError(f"{name} is {value!r}; {did_you_mean(str(value), allowed)}")
+            raise UserError(f"{name} is {quoted(value)}; {did_you_mean(str(value), allowed)}")
         return value
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in kinds and type(value) is int and abs(value) <= 2**53:  # a float holds it exactly
         value = float(value)
     if type(value) not in kinds:  # `isinstance` would take True for an int
         expected = ("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        raise UserError(f"{name} is {value!r}; expected {' or '.join(expected)}")
+        raise UserError(f"{name} is {quoted(value)}; expected {' or '.join(expected)}")
     return value
 
 
-def at_least(lowest: int, name: str, value: float) -> None:
-    """Make sure that an option is not too low.
+def check_positive(name: str, value: float, highest: float) -> None:
+    """Make sure that an option is above 0, and not too large.
 
     Raises:
-        UserError: its value is lower, or not a number.
+        UserError: it is not.
     """
-    if not value >= lowest:  # as is nan
-        raise UserError(f"{name} is {value}; it must be at least {lowest}")
+    if not 0 < value <= highest:  # as is nan
+        raise UserError(f"{name} is {quoted(value)}; it must be larger than 0, and at most {highest:,}")

@@ -1,5 +1,6 @@
 """The project's published tables, row by row: trained, scored, reported; stopped and started at will."""
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -14,22 +15,25 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from torch import Tensor
 
 from flowvae import figures, runs
 from flowvae.commands import test_images
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.evaluation import interpolate, path_quality
 from flowvae.models import Inferring
 from flowvae.models.registry import preset
+from flowvae.parts import MOST
 from flowvae.runs.capability import needs
-from flowvae.runs.table import markdown
+from flowvae.runs.table import check_scores, markdown, read_evaluation
 from flowvae.titles import title
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.interrupt import interruptible
 from flowvae.training.players import DIVERGED
 from flowvae.training.schedule import spent
+
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,20 @@ class Row:
         return self.folder / f"{self.name}.json"
 
     def is_done(self, request: "Request") -> bool:
-        return self.result.exists() and runs.read_json(self.result).get("asked") == request.of(self)
+        return self.result.exists() and self.read()["asked"] == request.of(self)
+
+    def read(self) -> dict[str, Any]:
+        """The row's result, as `_keep_result` wrote it.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        values = runs.read_json(self.result)
+        if not _is_result(values):
+            raise UserError(f"{self.result} holds no result of a row; remove it, and the row is scored again")
+        own = ("asked", "validation")
+        check_scores(self.result, {key: value for key, value in values.items() if key not in own})
+        return values
 
     def state(self) -> tuple[float, tuple[str, float] | None]:
         """Fraction of the run's budget that is spent, and the first number of its latest record."""
@@ -169,7 +186,8 @@ class Row:
             return 0.0, None
         last = records[-1]
         training = runs.Run(self.run).config.training
-        steps_per_epoch = round(last["step"] / last["epoch"]) if last["epoch"] else 1
+        # Epochs are written with four digits, and so are 0 where they are long.
+        steps_per_epoch = max(1, round(last["step"] / last["epoch"])) if last["epoch"] >= 1e-4 else 1
         return spent(training, last["step"], steps_per_epoch, last["seconds"]), runs.first_number(last)
 
 
@@ -223,13 +241,16 @@ def reproduce_table(
     Raises:
         UserError: a row failed; the others are done all the same.
     """
-    for name, value in (("seeds", seeds), ("workers", workers)):
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
+    check_range("seeds", seeds, 1, MOST_SEEDS)
+    check_range("workers", workers, 1, MOST_SEEDS)
+    check_range("samples", num_samples, 1, MOST)
+    check_range("images", num_images, 1, MOST)
     preset("vae").training.with_budget(**dataclasses.asdict(budget))  # complains of a budget that is none
     rows = [Row(*item, seed, folder) for seed in range(seeds) for item in variants.items()]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     request = Request(budget, data, num_samples, num_images)
+    for row in rows:
+        row.is_done(request)  # complains of a damaged result before anything is trained
     evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     failed: list[Row] = []
@@ -254,7 +275,7 @@ def reproduce_table(
         words += [*row.variant.options, *(["--data", data] if data else []), *budget.options()]
         trained = call(row, words)
         if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
-            _keep_result(row, request, runs.read_json(row.run / runs.EVALUATION))
+            _keep_result(row, request, read_evaluation(row.run / runs.EVALUATION))
         elif stopped.is_set():
             return
         elif DIVERGED in row.log.read_bytes()[earlier:].decode(errors="replace"):
@@ -303,16 +324,33 @@ def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
     runs.write_json(row.result, result)
 
 
+def _is_result(values: Any) -> bool:
+    """Whether it has what a report draws: the budget that was asked for, and pairs of minutes and value."""
+    if not isinstance(values, dict) or not isinstance(values.get("asked"), dict):
+        return False
+    budget, validation = values["asked"].get("budget"), values.get("validation")
+    return (
+        isinstance(budget, dict)
+        and "minutes" in budget
+        and isinstance(validation, list)
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in validation)
+        and all(
+            type(number) in (int, float) and abs(number) < 2**63 for pair in validation for number in pair
+        )
+    )
+
+
 def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     finished = [row for row in rows if row.result.exists()]
-    results = [{"name": row.name, **runs.read_json(row.result)} for row in finished]
+    results = [{**row.read(), "name": row.name} for row in finished]
     for result in results:
         if result.get("diverged"):
             result["name"] += " (diverged)"
     if not results:
         return
     runs.write_json(folder / "table.json", results)
-    (folder / "table.md").write_text(markdown(results, REPORTED_FIRST))
+    text = markdown(results, REPORTED_FIRST)
+    (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")
     # More seeds would hide the rows behind one another.
     curves = {
         result["name"]: [
@@ -347,15 +385,19 @@ def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
 
         def look() -> None:
             for row, task in tasks.items():
-                if row.is_done(request):
-                    result = runs.read_json(row.result)
-                    number = _validated_by(result)
-                    note = "diverged" if result.get("diverged") else _note(number, result[number])
-                    progress.update(task, completed=1.0, note=note)
-                elif (row.run / runs.CONFIG).exists():
-                    fraction, latest = row.state()
-                    note = "scoring" if fraction >= 1 else _note(*latest) if latest else ""
-                    progress.update(task, completed=fraction, note=note)
+                with contextlib.suppress(UserError):  # a damaged run, of which its own process complains
+                    show(row, task)
+
+        def show(row: Row, task: TaskID) -> None:
+            if row.is_done(request):
+                result = row.read()
+                number = _validated_by(result)
+                note = "diverged" if result.get("diverged") else _note(number, result[number])
+                progress.update(task, completed=1.0, note=note)
+            elif (row.run / runs.CONFIG).exists():
+                fraction, latest = row.state()
+                note = "scoring" if fraction >= 1 else _note(*latest) if latest else ""
+                progress.update(task, completed=fraction, note=note)
 
         def watch() -> None:
             while not over.wait(2.0):

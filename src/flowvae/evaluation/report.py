@@ -10,11 +10,12 @@ from torch import Tensor
 
 from flowvae.batch import Batch
 from flowvae.data import Dataset
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, check_range, did_you_mean, quoted
 from flowvae.evaluation.likelihood import bounds
 from flowvae.evaluation.usage import active_units
 from flowvae.models import Bounded, Inferring, Model, Scored
 from flowvae.models.base import evaluating
+from flowvae.parts import MOST
 
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
 SPLITS = ("train", "valid", "test")
@@ -54,10 +55,11 @@ def evaluate(
     available = len(getattr(dataset, split).images)
     num_images = available if num_images is None else num_images
     check_levels(model, dataset)
-    if num_samples < 1:
-        raise UserError(f"samples is {num_samples}; it must be at least 1")
+    check_range("samples", num_samples, 1, MOST)
     if not 1 <= num_images <= available:
-        raise UserError(f"images is {num_images}; the {split} split of {dataset.name} has 1 to {available}")
+        raise UserError(
+            f"images is {quoted(num_images)}; the {split} split of {dataset.name} has 1 to {available}"
+        )
     device = next(model.parameters()).device
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
     with evaluating(model), torch.random.fork_rng(devices=[]):

@@ -19,7 +19,7 @@ class WeightStatistics:
     >>> statistics = WeightStatistics(num_samples=400)
     >>> for _ in range(4):
     ...     statistics.add(torch.zeros(100, 7))
-    >>> statistics.effective_sample_size()
+    >>> statistics.effective_sample_size().round()
     tensor([400., 400., 400., 400., 400., 400., 400.])
     """
 
@@ -37,7 +37,7 @@ class WeightStatistics:
         self.largest = seen.topk(min(self.tail + 1, len(seen)), dim=0).values
 
     def effective_sample_size(self) -> Tensor:
-        """``(sum w)^2 / sum w^2``, [B], from 1 to S: so many equal weights would vary the estimate as much."""
+        """``(sum w)^2 / sum w^2``, [B], from 1 to S: so many equal weights would vary it as much."""
         return (2 * self.log_sum - self.log_sum_of_squares).exp()
 
     def pareto_k(self) -> Tensor | None:

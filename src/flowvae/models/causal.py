@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.networks import CausalNetwork
-from flowvae.parts import at_least, training_only
+from flowvae.parts import DEEPEST, WIDEST, training_only
 
 
 @dataclass(frozen=True)
@@ -12,21 +12,20 @@ class CausalOptions:
     """Options of a causal network over 2x2 patches of binary pixels."""
 
     causal_channels: int = 64
-    """width of the causal network"""
+    """channels of the causal network"""
     causal_blocks: int = 4
-    """gated blocks of the causal network"""
+    """number of gated blocks of the causal network"""
     causal_dropout: float = training_only(0.0)
-    """share of the causal network's gated activations that are dropped in training"""
+    """dropout probability of the causal network's gated activations"""
     causal_orders: int = 1
-    """number of orders of the patches, 1 to 8, that the causal network learns and the likelihood averages"""
+    """number of pixel orders, 1 to 8, that the causal network learns and the likelihood averages over"""
 
     def __post_init__(self) -> None:
-        at_least(1, "causal_channels", self.causal_channels)
-        at_least(0, "causal_blocks", self.causal_blocks)
+        check_range("causal_channels", self.causal_channels, 1, WIDEST)
+        check_range("causal_blocks", self.causal_blocks, 0, DEEPEST)
         if not 0 <= self.causal_dropout < 1:
             raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
-        if not 1 <= self.causal_orders <= 8:
-            raise UserError(f"causal_orders is {self.causal_orders}; it must be 1 to 8")
+        check_range("causal_orders", self.causal_orders, 1, 8)
 
     def network(self, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
         """The network for images of ``shape`` (C, H, W), given maps of ``condition`` channels.

@@ -50,7 +50,9 @@ def complete(
     pixels = model.likelihood(model.prior.sample(count, noise).unsqueeze(0))
     effective = torch.ones(count)
     for _ in range(sweeps):
-        x = torch.where(known, image, pixels.sample(noise=noise)[0])
+        # PyTorch's own distributions, of a likelihood of your own, take no generator.
+        drawn = pixels.sample() if noise is None else pixels.sample(noise=noise)
+        x = torch.where(known, image, drawn[0])
         z, log_posterior = model.posterior(model.encoder(x), candidates, noise)  # [S, N, D], [S, N]
         log_likelihood = torch.stack([model.likelihood(few.unsqueeze(0)).log_prob(x)[0] for few in z])
         weights = (log_likelihood + model.prior().log_prob(z) - log_posterior).softmax(0)

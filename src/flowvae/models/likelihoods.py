@@ -11,9 +11,10 @@ from flowvae.densities import (
     Likelihood,
     LogisticMixtureLikelihood,
 )
+from flowvae.errors import check_range
 from flowvae.models.causal import CausalOptions
 from flowvae.networks import Decoder, MapCode, Upsampler, VectorCode
-from flowvae.parts import Part, at_least
+from flowvae.parts import WIDEST, Part
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class LogisticMixtureOptions(LikelihoodPart):
     """number of mixture components"""
 
     def __post_init__(self) -> None:
-        at_least(1, "components", self.components)
+        check_range("components", self.components, 1, WIDEST)
 
     def likelihood(self, code, blocks, shape) -> Likelihood:
         outputs = LogisticMixtureLikelihood.outputs(shape[0], self.components)

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow, InverseAutoregressive, Planar
 from flowvae.models.couplings import CodeShape, Couplings, Normalization, chain
 from flowvae.networks import MaskedDense
-from flowvae.parts import Part, at_least
+from flowvae.parts import DEEPEST, WIDEST, Part
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FlowOptions(Part):
     """whether, of a code that is a map, each place has a context of its own, and not the whole code one"""
 
     def __post_init__(self) -> None:
-        at_least(1, "transformations", self.transformations)
+        check_range("transformations", self.transformations, 1, DEEPEST)
 
     @abstractmethod
     def flow(self, code: CodeShape, blocks: int) -> Flow:
@@ -65,17 +65,17 @@ class RealNVPOptions(FlowOptions):
 
     name = "realnvp"
     hidden: int = 128
-    """hidden units, or channels, of the conditioners"""
+    """number of hidden units, or channels, of the conditioners"""
     normalization: Normalization = "none"
-    """normalization inside the conditioners"""
+    """normalization inside the conditioners: none, weight, batch or activation normalization"""
     flow_batch_norm: bool = False
     """batch normalization as a flow after each transformation"""
     bounded: bool = True
-    """bound the log scale of affine transformations"""
+    """bound the log scale of the affine transformations"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, "hidden", self.hidden)
+        check_range("hidden", self.hidden, 1, WIDEST)
 
     def flow(self, code: CodeShape, blocks: int) -> Flow:
         return Couplings(
@@ -95,22 +95,22 @@ class InverseAutoregressiveOptions(FlowOptions):
 
     name = "iaf"
     hidden: int = 128
-    """hidden units of the masked networks; at least D - 1"""
+    """number of hidden units of the masked networks; at least D - 1"""
     flow_batch_norm: bool = False
     """batch normalization as a flow after each transformation"""
     bounded: bool = True
-    """bound the log scale of affine transformations"""
+    """bound the log scale of the affine transformations"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, "hidden", self.hidden)
+        check_range("hidden", self.hidden, 1, WIDEST)
 
     def flow(self, code: CodeShape, blocks: int) -> Flow:
         if code.sides is not None:
             raise UserError("iaf transforms vectors; for a code that is a map choose realnvp or planar")
         dimension = code.channels
         # Fewer, and some dimensions would see nothing of others.
-        at_least(dimension - 1, "hidden", self.hidden)
+        check_range("hidden", self.hidden, dimension - 1, WIDEST)
         orders = iter(range(self.transformations))
 
         def transformation() -> list[Flow]:

@@ -15,8 +15,9 @@ from flowvae.densities import (
     StandardNormal,
     VampPrior,
 )
+from flowvae.errors import check_range
 from flowvae.models.couplings import CodeShape, Couplings
-from flowvae.parts import Part, at_least
+from flowvae.parts import DEEPEST, WIDEST, Part
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class RealNVPPriorOptions(PriorPart):
     """bound the log scale of the prior's transformations"""
 
     def __post_init__(self) -> None:
-        at_least(1, "prior_transformations", self.prior_transformations)
-        at_least(1, "prior_hidden", self.prior_hidden)
+        check_range("prior_transformations", self.prior_transformations, 1, DEEPEST)
+        check_range("prior_hidden", self.prior_hidden, 1, WIDEST)
 
     def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
         couplings = Couplings(
@@ -85,7 +86,7 @@ class VampOptions(PriorPart):
     """number of pseudo-inputs"""
 
     def __post_init__(self) -> None:
-        at_least(1, "pseudo_inputs", self.pseudo_inputs)
+        check_range("pseudo_inputs", self.pseudo_inputs, 1, WIDEST)
 
     def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
         base = posterior.base if isinstance(posterior, FlowPosterior) else posterior

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.errors import check_range
 from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueeze
 from flowvae.models.base import Coded, Sampler
 from flowvae.models.couplings import Couplings, Normalization
 from flowvae.models.dequantized import DequantizedDensity
 from flowvae.models.sides import check_sides
 from flowvae.noise import Noise, normal
-from flowvae.parts import at_least, training_only
+from flowvae.parts import DEEPEST, MOST, WIDEST, training_only
 
 MARGIN = 0.05
 """How far from 0 and 1 values are moved before their logit is taken (Dinh et al. 2017, section 4.1)."""
@@ -148,13 +149,15 @@ class RealNVPDensityOptions(System):
     bounded: bool = True
     """bound the log scale of affine transformations"""
     objective: Literal["elbo", "importance-weighted"] = training_only("elbo")
-    """what training maximizes: the mean of the log density over draws of the noise, or the log of its mean"""
+    """bound that training maximizes: mean of log weights over draws of the noise, or log of their mean"""
     samples: int = training_only(1)
-    """S, draws of the dequantization noise for each image in training"""
+    """S, number of draws of the dequantization noise per image in training"""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("transformations", 1), ("hidden", 1), ("blocks", 0), ("samples", 1)):
-            at_least(lowest, name, getattr(self, name))
+        check_range("transformations", self.transformations, 1, DEEPEST)
+        check_range("hidden", self.hidden, 1, WIDEST)
+        check_range("blocks", self.blocks, 0, DEEPEST)
+        check_range("samples", self.samples, 1, MOST)
 
     def build(self, data: DataSpec) -> RealNVPDensity:
         """Real NVP as a density.

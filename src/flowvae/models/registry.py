@@ -1,13 +1,22 @@
 """The systems that there are, and their named experiments."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.models import pixel_cnn, real_nvp, vae
 from flowvae.models.base import Model
+
+MOST_PARAMETERS = 2**30  # 4 GiB of weights; training takes five times as much
+_TOO_LARGE = (
+    f"the model has more than {MOST_PARAMETERS:,} parameters, or memory for them is missing; make it smaller"
+)
 
 _ALL = (  # one line a system: its options, and its presets
     (vae.VAEOptions, vae.PRESETS),
@@ -25,7 +34,7 @@ def preset(name: str) -> Config:
     5
     """
     if name not in PRESETS:
-        raise UserError(f"no preset {name!r}; {did_you_mean(name, PRESETS)}")
+        raise UserError(f"no preset {quoted(name)}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -33,7 +42,31 @@ def build_model(options: System, data: DataSpec) -> Model:
     """The model that ``options`` describe for such data, initialized from torch's generator.
 
     >>> model = build_model(preset("realnvp-2").model, DataSpec((1, 28, 28)))
+
+    Raises:
+        UserError: the networks do not take images of this shape, or the model is too large.
     """
-    model = options.build(data)
+    with _refusing_too_large():
+        model = options.build(data)
     # What convolutions on a CPU like best.
     return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+
+
+@contextmanager
+def _refusing_too_large() -> Iterator[None]:
+    """Count the parameters of what is built inside, and stop before the memory of too many is touched."""
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal total
+        total += parameter.numel()
+        if total > MOST_PARAMETERS:
+            raise UserError(_TOO_LARGE)
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except (MemoryError, RuntimeError, TypeError) as error:  # one layer is more than can be addressed
+        raise UserError(_TOO_LARGE) from error
+    finally:
+        counting.remove()

@@ -20,7 +20,7 @@ from flowvae.densities import (
     VampPrior,
     take_path_derivative,
 )
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
 from flowvae.models.base import (
     Completing,
@@ -56,7 +56,7 @@ from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
 from flowvae.networks.convolutional import STRIDE
 from flowvae.noise import Noise
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
-from flowvae.parts import Part, at_least, from_dict, training_only
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, training_only
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class ELBO(Part):
 
     name = "elbo"
     path_derivative: bool = True
-    """the gradient takes log q(z|x) through z alone, which is less noisy; not with batch norm"""
+    """take the gradient of log q(z|x) through z alone, which is less noisy; has no effect with batch norm"""
     free_bits: float = 0.0
-    """nats of KL that cost nothing"""
+    """nats of KL that are not penalized"""
 
     def __post_init__(self) -> None:
-        at_least(0, "free_bits", self.free_bits)
+        check_range("free_bits", self.free_bits, 0, LARGEST)
 
     def __call__(self, densities: LogDensities, beta: float) -> Tensor:
         if self.free_bits:
@@ -295,7 +295,7 @@ class VectorOptions(Part):
     """width of the encoder's embedding, and of the decoder's first layer"""
 
     def __post_init__(self) -> None:
-        at_least(1, "features", self.features)
+        check_range("features", self.features, 1, WIDEST)
 
 
 @dataclass(frozen=True)
@@ -316,34 +316,31 @@ class VAEOptions(System):
     prior: PriorOptions = NormalOptions()
     """prior p(z): standard normal, one that Real NVP transforms, or a mixture of pseudo-inputs' posteriors"""
     likelihood: LikelihoodOptions = BernoulliOptions()
-    """p(x|z) of binary pixels, independent or in patches of 2x2 each given those before it; or of 8-bit
-    pixels, as a discretized logistic or a mixture of them"""
+    """p(x|z): of binary pixels, independent or causal in patches of 2x2; of 8-bit pixels, discretized
+    logistics or mixtures of them"""
     code: VectorOptions | MapOptions = VectorOptions()
-    """the code z: D numbers, or maps at a quarter of the images' sides"""
+    """kind of code z: a vector of D numbers, or maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())
-    """what training maximizes; validation follows it"""
+    """bound that training maximizes; validation uses the same one"""
     covariance: Literal["diagonal", "full"] = "diagonal"
-    """covariance of the posterior's Gaussian; a full one is a triangular factor from the embedding"""
+    """covariance of the posterior's Gaussian: diagonal, or full by a triangular factor from the encoder"""
     latent: int = 40
-    """D, number of latent dimensions; of a code that is a map, number of its channels"""
+    """D, number of latent dimensions; with code map, number of channels"""
     channels: int = 64
-    """width of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
+    """channels of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
     blocks: int = 1
-    """residual blocks at either size of encoder and decoder, and of each convolutional conditioner"""
+    """number of residual blocks at either size of encoder and decoder, and in convolutional conditioners"""
     samples: int = training_only(1)
-    """S, posterior samples of each image in training"""
+    """S, number of posterior samples per image in training"""
     kl_warm_up: int = training_only(500)
     """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
 
     def __post_init__(self) -> None:
-        for name, lowest in (
-            ("latent", 1),
-            ("channels", 2),
-            ("blocks", 0),
-            ("samples", 1),
-            ("kl_warm_up", 0),
-        ):
-            at_least(lowest, name, getattr(self, name))
+        check_range("latent", self.latent, 1, WIDEST)
+        check_range("channels", self.channels, 2, WIDEST)  # half as many at half of the images' sides
+        check_range("blocks", self.blocks, 0, DEEPEST)
+        check_range("samples", self.samples, 1, MOST)
+        check_range("kl_warm_up", self.kl_warm_up, 0, MOST)
         is_map = isinstance(self.code, MapOptions)
         if self.covariance == "full" and (is_map or isinstance(self.prior, VampOptions)):
             what = "a code that is a map" if is_map else "the vamp prior"

@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.models.registry import build_model
 from flowvae.parts import shaping
-from flowvae.runs.files import read_json, reason, replacing, write_json
+from flowvae.runs.files import reason, replacing, write_json
 from flowvae.runs.formats import Described, read_description, written
 from flowvae.runs.metrics import METRICS, read_metrics
 
@@ -35,7 +34,7 @@ class Run:
 
     Args:
         path: the directory; or, where there is no such directory, the name of a model that comes with the
-            package: ``density-mnist``, the preset ``density-small`` trained for an hour on binary MNIST.
+            package: ``density-mnist``, the preset ``density`` trained for 160 minutes on binary MNIST.
 
     Raises:
         UserError: there is no such run; or, later, one of its files is damaged.
@@ -84,8 +83,8 @@ class Run:
         """
         if self.config.model is None:
             raise UserError(
-                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load it in "
-                "Python: flowvae.load(run, model=...), with a module made as that of the run was"
+                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load "
+                "it in Python: flowvae.load(run, model=...), with a module made as that of the run was"
             )
         return self.fill(build_model(self.config.model, self.spec))
 
@@ -185,9 +184,10 @@ def revise(run: Run, config: Config) -> None:
 
 
 def check_revision(run: Run, config: Config, system: str | None = None) -> None:
-    """
+    """Make sure that a run that is resumed differs from its own configuration in what may change alone.
+
     Raises:
-        UserError: something other than what may change differs from the run's own configuration.
+        UserError: it differs in something else.
     """
     old = run.described
     if system is not None and system != old.system:
@@ -199,7 +199,8 @@ def check_revision(run: Run, config: Config, system: str | None = None) -> None:
             free = part == "training" and name in FREE
             if not free and value != before.get(name):
                 raise UserError(
-                    f"{run.path} was started with {name} = {before.get(name)}; it cannot be resumed with {value}"
+                    f"{run.path} was started with {name} = {before.get(name)}; it cannot be resumed with "
+                    f"{value}"
                 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.runs.files import read_json, replacing
 from flowvae.runs.folder import EVALUATION
 from flowvae.titles import title
@@ -56,7 +56,8 @@ def titles(runs: Sequence[Path]) -> list[str]:
     ['monday/vae', 'tuesday/vae']
     """
     names = [run.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+    names = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    return [name.encode(errors="backslashreplace").decode() for name in names]  # bytes that are no text
 
 
 def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -66,23 +67,42 @@ def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
         UserError: a run was not evaluated, or its evaluation is damaged.
     """
     return [
-        {"name": name, **_read_evaluation(run / EVALUATION)}
+        {"name": name, **read_evaluation(run / EVALUATION)}
         for name, run in zip(titles(runs), runs, strict=True)
     ]
 
 
-def _read_evaluation(path: Path) -> dict[str, Any]:
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The scores of an evaluation.json; any of them may be missing.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
     if path.parent.is_dir() and not path.exists():
         raise UserError(f"{path} is missing; make it with: flowvae evaluate {path.parent}")
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no evaluation; evaluate the run again")
-    for key, form in (PROTOCOL | columns_of([values])).items():
-        value = values.get(key)
-        kinds = (int,) if form.endswith("d") else (int, float) if form else (str,)
-        if value is not None and type(value) not in kinds:
-            raise UserError(f"{path}: {key} is {value!r}; evaluate the run again")
-    return values
+    check_scores(path, values)
+    return {key: value for key, value in values.items() if key != "name"}  # a run is named by its directory
+
+
+def check_scores(path: Path, values: Mapping[str, Any]) -> None:
+    """Make sure that a table can show the values read from ``path``: JSON bounds neither numbers nor depth.
+
+    Raises:
+        UserError: one of them is of the wrong type, or a whole number of more than 64 bits.
+    """
+    columns = columns_of([values])
+    for key, value in values.items():
+        kinds: tuple[type, ...] = (bool, int, float, str)  # of what no table knows
+        if key in PROTOCOL:
+            kinds = (str,)
+        elif key in columns:
+            kinds = (int,) if columns[key].endswith("d") else (int, float)
+        too_large = type(value) is int and abs(value) >= 2**63
+        if value is not None and (type(value) not in kinds or too_large):
+            raise UserError(f"{path}: {key} is {quoted(value)}; evaluate the run again")
 
 
 def markdown(rows: Sequence[dict[str, Any]], first: Mapping[str, str] | None = None) -> str:
@@ -140,6 +160,6 @@ def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
         UserError: it ends in something else.
     """
     if path.suffix not in FORMATS:
-        raise UserError(f"{path} ends in {path.suffix!r}; {did_you_mean(path.suffix, FORMATS)}")
+        raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, FORMATS)}")
     with replacing(path) as partial:
-        partial.write_text(FORMATS[path.suffix](rows))
+        partial.write_text(FORMATS[path.suffix](rows), encoding="utf-8", errors="backslashreplace")

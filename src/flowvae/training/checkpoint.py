@@ -73,7 +73,7 @@ class State:
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)
             if "optimizer" in values:  # a run of the time when a model was one player
-                values = {**values, "optimizers": {"model": values.pop("optimizer")}}
+                values["optimizers"] = {"model": values.pop("optimizer")}
             values = self._checked(values)
         except Exception as error:  # PyTorch has a dozen ways to say that bytes are wrong
             raise UserError(f"{path} is damaged ({reason(error)}); train again with another --out") from None

@@ -8,7 +8,7 @@ DEFAULT_MINUTES = 10.0
 
 
 def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: float) -> float:
-    """Fraction of the budget that is used up, the largest over the budgets given.
+    """Fraction of the budget that is used up, the largest over the budgets given, and 1 once it is exceeded.
 
     >>> spent(TrainingConfig(epochs=4, minutes=10), step=200, steps_per_epoch=100, seconds=60)
     0.5
@@ -20,7 +20,7 @@ def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: fl
         fractions.append(step / settings.steps)
     if settings.minutes is not None:
         fractions.append(seconds / (60 * settings.minutes))
-    return max(fractions, default=seconds / (60 * DEFAULT_MINUTES))
+    return min(1.0, max(fractions, default=seconds / (60 * DEFAULT_MINUTES)))
 
 
 def rate_factor(settings: TrainingConfig, step: int, fraction: float) -> float:

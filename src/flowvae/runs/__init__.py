@@ -1,0 +1,42 @@
+"""A run is a directory: reading it, writing it, comparing several."""
+
+from flowvae.runs.files import read_json, reason, replacing, write_json
+from flowvae.runs.folder import (
+    BEGUN,
+    CONFIG,
+    EVALUATION,
+    WEIGHTS,
+    Run,
+    check_revision,
+    claim,
+    create,
+    load,
+    load_weights,
+    revise,
+    write_weights,
+)
+from flowvae.runs.metrics import METRICS, cut_metrics, first_number, judged_by, read_metrics
+
+__all__ = [
+    "BEGUN",
+    "CONFIG",
+    "EVALUATION",
+    "METRICS",
+    "WEIGHTS",
+    "Run",
+    "check_revision",
+    "claim",
+    "create",
+    "cut_metrics",
+    "first_number",
+    "judged_by",
+    "load",
+    "load_weights",
+    "read_json",
+    "read_metrics",
+    "reason",
+    "replacing",
+    "revise",
+    "write_json",
+    "write_weights",
+]

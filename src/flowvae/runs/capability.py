@@ -1,0 +1,31 @@
+"""What the model of a run can do, or one line that says what it has not got."""
+
+from typing import Any, TypeVar
+
+from flowvae.errors import UserError
+from flowvae.models import Bounded, Coded, Completing, Inferring, Sampler, Scored
+from flowvae.runs.folder import Run
+
+Capability = TypeVar("Capability")
+LACKS: dict[type, str] = {
+    Bounded: "bound on log p(x)",
+    Coded: "code for an image",
+    Completing: "way to fill in hidden pixels",
+    Inferring: "posterior over codes",
+    Sampler: "way to draw samples",
+    Scored: "exact log p(x)",
+}
+
+
+def needs(capability: type[Capability], run: Run) -> Capability:
+    """The model of a run, for what needs the ``capability``.
+
+    Raises:
+        UserError: the model has not got it.
+    """
+    model: Any = run.model
+    if not isinstance(model, capability):
+        raise UserError(
+            f"the model of {run.path} ({run.described.system}) has no {LACKS[capability]}; choose another run"
+        )
+    return model

@@ -1,0 +1,127 @@
+"""config.json: its present form, and what became of earlier ones.
+
+Format 2 names a system, and its options are those of the parts that were chosen. In format 1, and before
+there was a number, all options of all models were one list, and those of the objective were training options.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flowvae.batch import DataSpec
+from flowvae.config import Config, DataConfig, TrainingConfig
+from flowvae.errors import UserError, did_you_mean
+from flowvae.models.registry import SYSTEMS
+from flowvae.parts import available, from_dict, to_dict
+from flowvae.runs.files import read_json
+
+FORMAT = 2
+PARTS = ("data", "model", "training")
+ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
+OBJECTIVE = ("objective", "samples", "path_derivative", "kl_warm_up", "free_bits")
+
+
+class Described(NamedTuple):
+    """What config.json says."""
+
+    config: Config
+    """its model is None where the system is not one of flowvae's"""
+    spec: DataSpec
+    system: str
+    options: dict[str, Any]
+    """of the model, as they stand there"""
+
+
+def written(config: Config, spec: DataSpec, system: str) -> dict[str, Any]:
+    """What is written into config.json; `read_description` reads it."""
+    return {
+        "format": FORMAT,
+        "system": system,
+        "data": to_dict(config.data),
+        "model": {} if config.model is None else to_dict(config.model),
+        "training": to_dict(config.training),
+        **spec._asdict(),
+    }
+
+
+def read_description(path: Path) -> Described:
+    """What the config.json at ``path`` says.
+
+    Raises:
+        UserError: the file is missing, damaged, or of a later version of flowvae.
+    """
+    values = read_json(path)
+    try:
+        return _described(upgraded(values))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _described(values: dict[str, Any]) -> Described:
+    shape = values.pop("shape", None)
+    if not (
+        isinstance(shape, list | tuple)
+        and len(shape) == 3
+        and all(type(side) is int and side > 0 for side in shape)
+    ):
+        raise UserError(f"shape is {shape!r}; expected [channels, height, width]")
+    counts = {name: values.pop(name, None) for name in ("levels", "training_images", "classes")}
+    for name, count in counts.items():
+        if not (type(count) is int and count >= 0) and not (name == "levels" and count is None):
+            raise UserError(f"{name} is {count!r}; expected a number of 0 or more")
+    spec = DataSpec((shape[0], shape[1], shape[2]), **counts)
+    system, options = values.pop("system", None), values.pop("model", None)
+    if not isinstance(system, str):
+        raise UserError(f"system is {system!r}; expected a name")
+    if not isinstance(options, dict):
+        raise UserError(f"model is {options!r}; expected names and values")
+    model = from_dict(SYSTEMS[system], options) if system in SYSTEMS else None
+    data = from_dict(DataConfig, values.pop("data", {}))
+    training = from_dict(TrainingConfig, values.pop("training", {}))
+    for name in values:
+        raise UserError(f"no entry {name!r}; {did_you_mean(str(name), ENTRIES)}")
+    return Described(Config(data, model, training), spec, system, options)
+
+
+def upgraded(values: Any) -> dict[str, Any]:
+    """config.json of any version as that of this one, without its number.
+
+    Raises:
+        UserError: it is no such file, or of a later version.
+    """
+    if not isinstance(values, dict):
+        raise UserError("expected names and values; restore the file or train again")
+    values = dict(values)
+    number = values.pop("format", 1)
+    if type(number) is not int or not 1 <= number <= FORMAT:
+        raise UserError(f"format is {number!r}; this version of flowvae reads 1 to {FORMAT}, update it")
+    return _from_format_1(values) if number == 1 else values
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    for part in PARTS:
+        if not isinstance(values.get(part, {}), dict):
+            raise UserError(f"{part} is {values[part]!r}; expected names and values")
+    data, old, training = (dict(values.pop(part, {})) for part in PARTS)
+    system = old.pop("family", "vae")
+    if not isinstance(system, str) or system not in SYSTEMS:
+        raise UserError(f"family is {system!r}; restore the file or train again")
+    old |= {name: training.pop(name) for name in OBJECTIVE if name in training}
+    if old.get("prior") == "realnvp":  # it had the couplings of the posterior, but never batch norm
+        old["prior_hidden"] = old.get("hidden", 128)
+        normalization = old.get("normalization", "none")
+        old["prior_normalization"] = "none" if normalization == "batch" else normalization
+        old["prior_bounded"] = old.get("bounded", True)
+    kind = SYSTEMS[system]
+    known = available(kind, old)
+    levels = 256 if data.get("binarization") == "none" else 2
+    return {
+        "system": system,
+        "data": data,
+        # What has no effect was recorded all the same.
+        "model": {name: value for name, value in old.items() if name in known},
+        "training": training,
+        "levels": levels,
+        "training_images": 0,
+        "classes": 0,
+        **values,
+    }

@@ -1,0 +1,47 @@
+"""What a run recorded while it was trained: metrics.jsonl."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flowvae.runs.files import replacing
+
+METRICS = "metrics.jsonl"
+POSITION = ("split", "step", "epoch", "seconds")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, in order; none where there is no such file."""
+    path = run / METRICS
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):  # a line that a crash cut short
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
+
+
+def cut_metrics(run: Path, length: int) -> None:
+    """Keep the first ``length`` bytes of metrics.jsonl; a resumed run writes what came after them again."""
+    path = run / METRICS
+    kept = path.read_bytes()[:length] if path.exists() else b""
+    with replacing(path) as partial:
+        partial.write_bytes(kept)
+
+
+def judged_by(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """The number that chooses a run's weights: the first that a validation recorded; None before any.
+
+    >>> judged_by([{"split": "valid", "step": 1, "epoch": 1.0, "seconds": 2.0, "nll": 90.0}])
+    'nll'
+    """
+    validations = (record for record in records if record.get("split") == "valid")
+    return next((first_number(record)[0] for record in validations), None)
+
+
+def first_number(record: Mapping[str, Any]) -> tuple[str, float]:
+    """The name and the value of the most telling number of a record."""
+    return next((name, value) for name, value in record.items() if name not in POSITION)
