@@ -113,8 +113,8 @@ def test_rows_of_png_are_read_from_left_to_right_and_top_to_bottom(tmp_path: Pat
 
 def test_colour_batches_are_a_pure_function_of_seed_and_step(tmp_path: Path) -> None:
     dataset = load_dataset(str(write_cifar10(tmp_path / "c", colour_images(60), colour_images(5))), "none")
-    batches = [training_batch(dataset, 8, 3, step) for step in range(12)]
-    again = [training_batch(dataset, 8, 3, step) for step in reversed(range(12))]
+    batches = [training_batch(dataset, 8, 3, step).images for step in range(12)]
+    again = [training_batch(dataset, 8, 3, step).images for step in reversed(range(12))]
     assert all(torch.equal(one, other) for one, other in zip(batches, reversed(again), strict=True))
     assert batches[0].shape == (8, 3, 32, 32)
     assert batches[0].dtype == torch.float32

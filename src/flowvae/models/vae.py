@@ -22,7 +22,17 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
-from flowvae.models.base import Completing, Completions, Graph, Graphed, Inferring, Model, Sampler, Update
+from flowvae.models.base import (
+    Completing,
+    Completions,
+    Graph,
+    Graphed,
+    Inferring,
+    Model,
+    Sampler,
+    Update,
+    evaluating,
+)
 from flowvae.models.completion import complete
 from flowvae.models.couplings import CodeShape
 from flowvae.models.likelihoods import (
@@ -367,7 +377,7 @@ class VAEOptions(System):
             first = MapCode((self.latent, shape[1] // STRIDE, shape[2] // STRIDE), self.channels)
             own = Downsampler(shape[0], self.channels, self.blocks) if encoder is None else encoder
         if encoder is not None:
-            with torch.no_grad():
+            with evaluating(encoder), torch.no_grad():
                 features = encoder(torch.zeros(2, *shape)).shape[1]
         full, transformations = self.covariance == "full", 0
         if flow is not None:
