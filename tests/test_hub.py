@@ -15,7 +15,7 @@ from made_runs import message
 import flowvae
 from flowvae import hub
 from flowvae.errors import UserError
-from flowvae.runs import load, read_config, read_json, write_json
+from flowvae.runs import Run, load, read_json, write_json
 
 
 def test_a_saved_model_comes_back_from_its_folder(workspace):
@@ -40,7 +40,7 @@ def test_a_saved_model_does_not_tell_where_its_data_lay(workspace):
     values["training"]["start_from"] = "/home/somebody/run"
     write_json(Path("flow/config.json"), values)
     flowvae.save_pretrained("flow", "saved")
-    old, new = read_config(Path("flow"))[0], read_config(Path("saved"))[0]
+    old, new = Run("flow").config, Run("saved").config
     assert Path(old.data.data).is_absolute()
     assert new.data.data == "images.npz"
     assert new.training.start_from is None
@@ -91,7 +91,7 @@ def test_the_command_saves_into_the_run(workspace):
     written = succeeds("export", "flow", "--format", "hub").split()
     assert written == [f"flow/hub/{name}" for name in hub.FILES]
     is_refusal(command("export", "flow", "--format", "hub", "--out", "plain"), "plain holds")
-    is_refusal(command("export", "missing", "--format", "hub"), "missing is no folder")
+    is_refusal(command("export", "missing", "--format", "hub"), "missing is not a directory")
     is_refusal(command("export", "flow", "--format", "pickle"), "'pickle'", "onnx", "hub")
 
 
