@@ -62,9 +62,9 @@ BAD_CONFIGS: dict[str, tuple[str | bytes, str]] = {
     "contradiction": (edited("model", posterior="gaussian"), "has no effect with posterior gaussian"),
     "option of another part": (edited("model", pseudo_inputs=3), "choose vamp"),
     "covariance of a map": (edited("model", code="map", covariance="full"), "features has no effect"),
-    "learning rate that is no number": (edited("training", learning_rate=float("nan")), "learning_rate"),
-    "budget that is no number": (edited("training", minutes=float("nan")), "minutes"),
-    "decay that is no number": (edited("training", weight_decay=float("nan")), "weight_decay"),
+    "learning rate that is no number": (edited("training", learning_rate=float("nan")), "JSON"),
+    "budget that is no number": (edited("training", minutes=float("nan")), "JSON"),
+    "decay that is no number": (edited("training", weight_decay=float("nan")), "JSON"),
     "negative budget": (edited("training", steps=-1), "steps"),
 }
 

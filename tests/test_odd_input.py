@@ -1,7 +1,6 @@
 """Whatever words and files hold, what comes of them is a result or one line."""
 
 import contextlib
-import dataclasses
 import inspect
 import json
 import os
@@ -14,18 +13,22 @@ import pytest
 from command_line import SMALL, flowvae, is_refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_runs import CONFIG, SHAPE, contents, record
+from made_runs import CONFIG, SPEC, contents, record
 
 from flowvae import cli, training
-from flowvae.build import build_model
-from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig, to_dict
+from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError, check_range, quoted
-from flowvae.evaluation.table import collect as collected
-from flowvae.evaluation.table import comma_separated, markdown, write_table
 from flowvae.figures import draw_curves
 from flowvae.hub import model_card, save_pretrained
+from flowvae.models.pixel_cnn import PixelCNNOptions
+from flowvae.models.registry import build_model
+from flowvae.models.vae import VAEOptions
+from flowvae.parts import choices, names
 from flowvae.reproduce import TABLES, Row
-from flowvae.runs import load, read_config, read_metrics
+from flowvae.runs import Run, load, read_metrics
+from flowvae.runs.formats import written
+from flowvae.runs.table import collect as collected
+from flowvae.runs.table import comma_separated, markdown, write_table
 
 LONG = "x" * 100_000
 few = settings(
@@ -50,7 +53,8 @@ def built(workspace, monkeypatch) -> Path:
     """The working directory, where models are built and not trained."""
 
     def build(run: Path, config: Config, resume: bool) -> bool:
-        build_model(config.model, SHAPE)
+        assert config.model is not None
+        build_model(config.model, SPEC)
         return True
 
     monkeypatch.setattr(training, "train", build)
@@ -64,10 +68,11 @@ def is_result_or_refusal(*words: str) -> None:
         assert len(result.err) < 1100
 
 
+PARTS = [part for known in choices(VAEOptions).values() for part in known.values()]
 SETTINGS = [
-    f"--{field.name.replace('_', '-')}"
-    for kind in (DataConfig, ModelConfig, TrainingConfig)
-    for field in dataclasses.fields(kind)
+    f"--{name.replace('_', '-')}"
+    for kind in (DataConfig, VAEOptions, TrainingConfig, PixelCNNOptions, *PARTS)
+    for name in names(kind)
 ]
 
 
@@ -205,7 +210,7 @@ def objects(names: list[str]) -> st.SearchStrategy[str]:
 @few
 @given(st.data())
 def test_any_configuration_is_read_or_refused(run, data):
-    sections = {**to_dict(CONFIG), "shape": list(SHAPE)}
+    sections = written(CONFIG, SPEC, "vae")
     section = data.draw(st.sampled_from(["data", "model", "training"]))
     name = data.draw(st.sampled_from(list(sections[section])))
     mark = '"here"'
@@ -219,7 +224,7 @@ def test_any_configuration_is_read_or_refused(run, data):
 @few
 @given(VALUES | st.lists(st.integers(1, 2**66), min_size=3, max_size=3))
 def test_any_shape_is_read_or_refused(run, shape):
-    (run / "config.json").write_text(json.dumps({**to_dict(CONFIG), "shape": shape}))
+    (run / "config.json").write_text(json.dumps({**written(CONFIG, SPEC, "vae"), "shape": shape}))
     with pytest.raises(UserError) as error:
         load(run)
     assert len(str(error.value)) < 1000
@@ -247,7 +252,7 @@ SCORES = {
 def test_any_evaluation_is_read_or_refused(run, text):
     (run / "evaluation.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     with contextlib.suppress(UserError):
-        model_card(run, "run")
+        model_card(Run(run), "run")
     with contextlib.suppress(UserError):
         rows = collected([run])
         for name in ("table.md", "table.csv", "table.json"):
@@ -293,7 +298,7 @@ def test_any_result_of_a_row_is_read_or_refused(tmp_path, text):
     [
         (json.dumps({**SCORES, "nll": 10**400}), "nll is 1000"),
         (json.dumps({**SCORES, "new": [1]}), "new is [1]"),
-        (json.dumps({"kl": 10.0}), "lacks negative_elbo, nll"),
+        (json.dumps({"kl": 10.0}), "lacks dataset, binarization, split"),
         (json.dumps({**SCORES, "dataset": 7}), "dataset is 7"),
         ('{"nll": 1' + "0" * 5000 + "}", "not valid JSON"),
     ],
@@ -315,7 +320,9 @@ def test_a_number_for_a_name_is_left_out(run):
 def test_a_folder_in_place_of_a_file_is_one_line(name, run):
     (run / name).unlink(missing_ok=True)
     (run / name).mkdir()
-    read = {"config.json": read_config, "metrics.jsonl": read_metrics}.get(name, lambda run: collected([run]))
+    read = {"config.json": lambda run: Run(run).config, "metrics.jsonl": read_metrics}.get(
+        name, lambda run: collected([run])
+    )
     with pytest.raises(UserError, match="cannot be read"):
         read(run)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_runs import CONFIG, SHAPE, SPEC, contents, message, moved_model, trained_state
+from made_runs import CONFIG, SHAPE, SPEC, contents, message, moved_model, record, trained_state
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig
@@ -55,7 +55,7 @@ def test_a_run_gives_back_what_was_put_in(run):
     opened = Run(str(run))
     assert (opened.config, opened.spec) == (CONFIG, SPEC)
     assert opened.model is opened.model, "a file is read once"
-    assert opened.records == [{"step": 1}]
+    assert [each["step"] for each in opened.records] == [1]
     assert load(str(run))
 
 
@@ -83,12 +83,13 @@ def test_a_state_gives_back_what_was_put_in(run):
 
 def test_resuming_cuts_the_metrics_back_to_the_saved_moment(run):
     with (run / "metrics.jsonl").open("ab") as metrics:
-        metrics.write(b'{"step": 2}\n\xff\xfe\n7\n{"step": 3}\n{"ste')
-    assert read_metrics(run) == [{"step": 1}, {"step": 2}, {"step": 3}]  # lines that are damaged are left out
+        metrics.write(record(2) + b'\xff\xfe\n7\n{"step": 5}\n' + record(3) + record(4)[:-9])
+    # Lines that are damaged are left out.
+    assert [each["step"] for each in read_metrics(run)] == [1, 2, 3]
     state = trained_state(moved_model())
     state.restore(run)
     cut_metrics(run, state.metrics_bytes)
-    assert read_metrics(run) == [{"step": 1}]
+    assert [each["step"] for each in read_metrics(run)] == [1]
 
 
 def test_resuming_where_the_metrics_are_gone_begins_them_anew(run):
