@@ -121,7 +121,7 @@ def test_any_word_of_another_command_is_taken_or_refused(workspace, command, wor
         ("demo --minutes inf --out new", "minutes is"),
         (f"explore plain --port {2**63}", "port is"),
         (f"train {LONG}", "no preset 'xxx"),
-        (f"train vae --posterior {LONG}", "--posterior"),
+        (f"train vae --posterior {LONG}", "posterior is"),
         (f"evaluate {LONG}", "xxx"),
         ("evaluate plain\0", "null character"),
     ],
