@@ -18,7 +18,6 @@ from flowvae.errors import UserError
 from flowvae.evaluation import nearest
 from flowvae.models.pixel_cnn import PixelCNN
 from flowvae.models.registry import build_model, preset
-from flowvae.noise import Noise
 from flowvae.runs import Run, load
 
 NETWORK = ["--causal-channels", "6", "--causal-blocks", "1"]
@@ -86,7 +85,7 @@ def test_crossed_samples_share_their_codes_and_differ_in_noise(place, panels):
     seen: list[Tensor] = []
     forward = CausalLikelihood.forward
 
-    def spied(self: CausalLikelihood, z: Tensor, *rest: Noise) -> CausalImages:
+    def spied(self: CausalLikelihood, z: Tensor, *rest: torch.Generator | None) -> CausalImages:
         seen.append(z)
         return forward(self, z, *rest)
 

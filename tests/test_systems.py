@@ -242,16 +242,8 @@ def test_a_graph_is_written(halves, tmp_path):
 
 # Presets.
 
-DEEP = {"density", "iaf-4", "planar-40"}
 
-
-def is_slow(name: str) -> bool:
-    return name in DEEP or name.startswith(("cifar10", "svhn", "celeba", "realnvp-density"))
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if is_slow(name) else name for name in PRESETS]
-)
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_takes_a_step(name):
     config = PRESETS[name].revised(steps=1)
     grey = config.data.binarization == "none"
@@ -279,6 +271,7 @@ def test_a_preset_takes_a_step(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's compiler of itself
 def test_a_compiled_run_ends_about_where_the_other_does(halves, tmp_path):
     row = TABLE["vae-planar-whole-gradient"]
     for name in ("plain", "compiled"):
