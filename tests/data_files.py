@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -67,4 +68,15 @@ def user_error(source: object, binarization: str = "static") -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert ";" in message
+    return message
+
+
+def frugal_user_error(source: object, most_bytes: int = 8 * 2**20) -> str:
+    """As ``user_error``, and no more memory than ``most_bytes`` was ever taken for it."""
+    tracemalloc.start()
+    try:
+        message = user_error(source)
+        assert tracemalloc.get_traced_memory()[1] < most_bytes
+    finally:
+        tracemalloc.stop()
     return message

@@ -1,7 +1,6 @@
 """The command line from end to end on small images, Ctrl-C, and help."""
 
 import csv
-import dataclasses
 import json
 import math
 import os
@@ -9,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,19 @@ from torch import Tensor
 
 import flowvae as package
 from flowvae import cli, commands, training
-from flowvae.config import Config, DataConfig, ModelConfig, TrainingConfig
-from flowvae.presets import PRESETS
-from flowvae.runs import load_vae, read_config, read_metrics
+from flowvae.batch import DataSpec
+from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.errors import UserError
+from flowvae.forms import field_docs, read_training
+from flowvae.models import Coded, Inferring
+from flowvae.models.likelihoods import CausalLikelihoodOptions
+from flowvae.models.posteriors import PlanarOptions, RealNVPOptions
+from flowvae.models.priors import RealNVPPriorOptions
+from flowvae.models.registry import PRESETS, SYSTEMS
+from flowvae.models.vae import ImportanceWeighted, VAEOptions, VectorOptions
+from flowvae.parts import choices, from_dict, names, to_dict
+from flowvae.runs import Run, read_metrics
+from flowvae.runs.capability import needs
 
 # From one end to the other.
 
@@ -34,9 +44,11 @@ def test_training_makes_a_run_and_says_what_is_next(workspace):
     assert "-ELBO" in result.err, "progress"
     names = {"config.json", "model.safetensors", "metrics.jsonl", "resume/state.pt", "logs"}
     assert names <= contents(workspace / "new" / "run").keys()
-    config, shape = read_config(workspace / "new" / "run")
-    assert shape == (1, 8, 8)
-    assert (config.model.posterior, config.model.transformations, config.model.latent) == ("planar", 4, 3)
+    made = Run(workspace / "new" / "run")
+    config = made.config
+    assert made.spec == DataSpec((1, 8, 8), levels=2, training_images=48)
+    assert isinstance(config.model, VAEOptions)
+    assert (config.model.posterior, config.model.latent) == (PlanarOptions(transformations=4), 3)
     assert (config.training.steps, config.training.minutes, config.training.batch_size) == (4, None, 16)
 
 
@@ -48,31 +60,39 @@ def test_a_run_is_named_after_its_preset(workspace):
 def test_every_option_of_training_reaches_its_run(workspace):
     chosen = Config(
         DataConfig("images.npz", "static"),
-        ModelConfig(
-            posterior="realnvp",
-            transformations=1,
+        VAEOptions(
+            RealNVPOptions(
+                transformations=1,
+                flow_of="noise",
+                hidden=8,
+                context=False,
+                normalization="weight",
+                flow_batch_norm=True,
+                bounded=False,
+            ),
+            RealNVPPriorOptions(
+                prior_transformations=2, prior_hidden=4, prior_normalization="act", prior_bounded=False
+            ),
+            CausalLikelihoodOptions(causal_channels=4, causal_blocks=1, causal_dropout=0.1, causal_orders=2),
+            VectorOptions(features=8),
+            ImportanceWeighted(),
+            covariance="full",
             latent=4,
-            features=8,
             channels=4,
             blocks=2,
-            hidden=8,
-            context=False,
-            normalization="weight",
-            flow_batch_norm=True,
-            bounded=False,
+            samples=2,
+            kl_warm_up=0,
         ),
         TrainingConfig(
             epochs=2,
             steps=3,
             minutes=1.5,
             batch_size=8,
-            objective="importance-weighted",
-            samples=2,
+            optimizer="adamw",
+            beta1=0.5,
             learning_rate=0.01,
             learning_rate_warm_up=3,
             weight_decay=0.2,
-            kl_warm_up=0,
-            free_bits=0.0,
             gradient_clipping=5.0,
             averaging=0.5,
             validation_images=7,
@@ -82,14 +102,14 @@ def test_every_option_of_training_reaches_its_run(workspace):
     )
     words = []
     for part in (chosen.data, chosen.model, chosen.training):
-        for name, value in dataclasses.asdict(part).items():
+        for name, value in to_dict(part).items():
             option = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
             elif value is not None:
                 words += [f"--{option}", str(value)]
     succeeds("train", "vae", *words, "--out", "run")
-    assert read_config(workspace / "run")[0] == chosen
+    assert Run(workspace / "run").config == chosen
 
 
 def test_resuming_goes_on_with_the_budget_given(workspace):
@@ -97,7 +117,7 @@ def test_resuming_goes_on_with_the_budget_given(workspace):
     assert succeeds("train", "--resume", "flow", "--epochs", "4", "--track", "none").startswith(
         "flow is trained"
     )
-    training = read_config(workspace / "flow")[0].training
+    training = Run(workspace / "flow").config.training
     assert (training.epochs, training.steps, training.minutes) == (4, None, None)
     after = read_metrics(workspace / "flow")
     assert after[: len(before)] == before
@@ -182,8 +202,8 @@ def panels(monkeypatch) -> dict[str, Tensor]:
 def test_reconstructions_stand_under_their_images(workspace, panels):
     succeeds("reconstruct", "flow", "--images", "12", "--seed", "3")
     (shown,) = panels.values()
-    images = commands.test_images(Path("flow"), 12, seed=3)
-    model = load_vae("flow")
+    images = commands.test_images(Run("flow"), 12, seed=3)
+    model = needs(Inferring, Run("flow"))
     with torch.no_grad():
         expected = [images[:10], model.reconstruct(images)[:10], images[10:], model.reconstruct(images)[10:]]
     rows = [row[~row.flatten(1).isnan().any(1)] for row in shown.split(10)]
@@ -193,12 +213,12 @@ def test_reconstructions_stand_under_their_images(workspace, panels):
 
 def test_a_walk_goes_from_one_image_to_the_other(workspace, panels):
     succeeds("interpolate", "plain", "flow", "--pairs", "3", "--steps", "5", "--seed", "2")
-    images = commands.test_images(Path("flow"), 6, seed=2)
+    images = commands.test_images(Run("flow"), 6, seed=2)
     assert list(panels) == ["plain", "flow"]
     for run, shown in panels.items():
         walks = shown.unflatten(0, (3, 5))
         with torch.no_grad():
-            ends = load_vae(run).reconstruct(images)
+            ends = needs(Coded, Run(run)).reconstruct(images)
         torch.testing.assert_close(walks[:, 0], ends[:3])
         torch.testing.assert_close(walks[:, -1], ends[3:])
 
@@ -246,7 +266,7 @@ def test_a_table_says_where_protocols_differ(workspace):
 
 
 def test_a_model_that_comes_with_the_package_has_a_name(workspace):
-    assert succeeds("sample", "density-mnist", "--images", "2") == "samples.png\n"
+    assert succeeds("sample", "density-mnist", "--images", "2") == "density-mnist-samples.png\n"
     words = ["evaluate", "density-mnist", "--data", "mnist", "--samples", "2", "--images", "2"]
     assert "| density-mnist |" in succeeds(*words)
     assert not (workspace / "density-mnist").exists()
@@ -265,7 +285,8 @@ def test_a_table_bears_gaps_and_odd_names(workspace):
 def test_presets_are_listed():
     lines = succeeds("presets").splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
-    assert "posterior realnvp, K = 20, D = 40" in lines[list(PRESETS).index("realnvp-20")]
+    assert "D = 40; posterior realnvp, K = 20" in lines[list(PRESETS).index("realnvp-20")]
+    assert all(line.endswith(f"; {PRESETS[line.split()[0]].data.data}") for line in lines)
 
 
 @pytest.fixture
@@ -274,10 +295,9 @@ def small_demo(tmp_path, monkeypatch) -> None:
     write_images(tmp_path / "images.npz", num_test=1000)
 
     def small(name: str) -> Config:
-        preset = PRESETS[name]
-        model = dataclasses.replace(preset.model, latent=3, features=8, channels=4, hidden=8)
-        training = dataclasses.replace(preset.training, batch_size=16, track="none")
-        return Config(DataConfig(str(tmp_path / "images.npz")), model, training)
+        hidden = {} if name == "vae" else {"hidden": 8}
+        of_training = {"data": str(tmp_path / "images.npz"), "batch_size": 16, "track": "none"}
+        return PRESETS[name].revised(latent=3, features=8, channels=4, **hidden, **of_training)
 
     monkeypatch.setattr(commands, "preset", small)
     monkeypatch.chdir(tmp_path)
@@ -298,7 +318,7 @@ def test_the_demo_leaves_a_table_and_pictures(tmp_path):
     rows = json.loads((folder / "table.json").read_text())
     assert [row["name"] for row in rows] == ["vae", "realnvp-2"]
     assert all(row["training_steps"] >= 1 for row in rows)
-    assert read_config(folder / "realnvp-2")[0].training.minutes == 0.005
+    assert Run(folder / "realnvp-2").config.training.minutes == 0.005
     before = contents(folder)
     is_refusal(flowvae("demo"), "runs/demo exists already")
     assert contents(folder) == before
@@ -337,10 +357,22 @@ def start(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], text=True, check=False, timeout=600, **options)
 
 
+HEAVY = {"torch", "numpy", "matplotlib", "accelerate", "safetensors", "PIL", "tensorboard"}
+WITH_OPTIONS = {"torch", "numpy"}  # the options of a system stand beside its module
+
+
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["evaluate", "-h"], ["train", "relnvp-5"], ["presets"]]
+    ("words", "needed"),
+    [
+        (["--help"], set()),
+        (["evaluate", "-h"], set()),
+        (["evalaute"], set()),
+        (["train", "--help"], WITH_OPTIONS),
+        (["train", "relnvp-5"], WITH_OPTIONS),
+        (["presets"], WITH_OPTIONS),
+    ],
 )
-def test_what_needs_no_model_imports_nothing_heavy(words):
+def test_what_needs_no_model_imports_nothing_heavy_that_it_does_not_need(words, needed):
     program = (
         "import sys\n"
         "from flowvae.cli import main\n"
@@ -350,8 +382,7 @@ def test_what_needs_no_model_imports_nothing_heavy(words):
     done = start("-c", program, *words, capture_output=True)
     imported = done.stdout.splitlines()[-1].split()
     assert imported[0] == "imported", done.stderr
-    heavy = {"torch", "numpy", "matplotlib", "accelerate", "safetensors", "PIL", "tensorboard"}
-    assert not heavy & set(imported)
+    assert HEAVY & set(imported) == needed
 
 
 def test_the_program_trains_and_refuses(tmp_path):
@@ -408,16 +439,80 @@ def unboxed(help_text: str) -> str:
     return " ".join(" ".join(line.strip("│╭╰─╮╯ ") for line in help_text.splitlines()).split())
 
 
-def test_help_of_training_has_every_option_with_the_presets_default():
-    text = unboxed(succeeds("train", "planar-20", "--help"))
-    preset = PRESETS["planar-20"]
-    for part in (preset.data, preset.model, preset.training):
-        for field in dataclasses.fields(part):
-            value = getattr(part, field.name)
-            assert f"--{field.name.replace('_', '-')}" in text
-            shown = "none" if value is None else value
-            description = text.split(f"--{field.name.replace('_', '-')}", 1)[1]
-            assert description.split("(default: ", 1)[1].startswith(f"{shown})"), field.name
+def options_of(text: str) -> set[str]:
+    """The options that a help text lists, as names of fields."""
+    return {name.replace("-", "_") for name in re.findall(r" --(?!no-)([a-z][a-z0-9-]*)", text)}
+
+
+# Whose help is looked at, with options that choose parts.
+HELPED = ["vae", "planar-20", "realnvp-2", "iaf-4", "density-small", "cifar10-realnvp-prior", "pixelcnn"]
+HELPED += ["realnvp-density-mnist", "vae --posterior realnvp --prior vamp --objective importance-weighted"]
+
+
+@pytest.mark.parametrize("words", HELPED)
+def test_help_of_training_has_the_presets_options_with_their_defaults_and_no_others(words):
+    name, *changes = words.split()
+    text = unboxed(succeeds("train", name, *changes, "--help"))
+    chosen = {changes[i][2:]: changes[i + 1] for i in range(0, len(changes), 2)}
+    preset = PRESETS[name].revised(**chosen)
+    values = {**to_dict(preset.data), **to_dict(preset.model), **to_dict(preset.training)}
+    assert options_of(text) == {"help", "out", "resume", *values}
+    for option, value in values.items():
+        shown = "none" if value is None else value
+        description = re.split(rf" --{option.replace('_', '-')}(?![a-z-])", text, maxsplit=1)[1]
+        assert description.split("(default: ", 1)[1].startswith(f"{shown})"), option
+
+
+def test_every_option_of_every_system_is_in_some_help():
+    """Each part of each choice, chosen: what it has is listed with it, and not without it."""
+    for system, kind in SYSTEMS.items():
+        preset = next(name for name, config in PRESETS.items() if type(config.model) is kind)
+        for selector, parts in choices(kind).items():
+            for part_name, part in parts.items():
+                listed = options_of(unboxed(succeeds("train", preset, f"--{selector}={part_name}", "--help")))
+                assert set(names(part)) <= listed, (system, selector, part_name)
+                others = {name for other in parts.values() for name in names(other)} - set(names(part))
+                assert not others & listed, (system, selector, part_name)
+
+
+@dataclass(frozen=True)
+class BeginsLow(System):
+    """A system of the test's own."""
+
+    name = "begins-low"
+
+    width: int = 3
+    """how wide it is"""
+
+    def build(self, data: DataSpec) -> Any:
+        raise AssertionError("nothing is built")
+
+    def describe(self) -> str:
+        return "a system of the test's own"
+
+
+def test_a_form_has_the_options_of_a_system_that_flowvae_has_never_seen():
+    asked = read_training(Config(model=BeginsLow()), ["--width", "7", "--steps", "2", "--out", "x"], "test")
+    assert asked.config == Config(model=BeginsLow(7), training=TrainingConfig(steps=2))
+    assert (asked.out, asked.resume) == (Path("x"), None)
+    with pytest.raises(UserError, match=r"no option --widht; did you mean --width\?"):
+        read_training(Config(model=BeginsLow()), ["--widht", "7"], "test")
+    without = read_training(Config(), ["--steps", "2"], "test")
+    assert without.config == Config(training=TrainingConfig(steps=2))
+
+
+def test_a_form_keeps_of_a_part_what_another_part_has_too():
+    asked = read_training(PRESETS["realnvp-5"], ["--posterior=iaf", "--hidden", "64"], "test")
+    assert isinstance(asked.config.model, VAEOptions)
+    expected = {"posterior": "iaf", "transformations": 5, "flow_of": "noise", "hidden": 64}
+    assert asked.config.model == from_dict(VAEOptions, {**expected, "covariance": "full"})
+
+
+@pytest.mark.parametrize("kind", SYSTEMS.values())
+def test_every_option_has_a_description(kind):
+    parts = [part for known in choices(kind).values() for part in known.values()]
+    for each in (kind, *parts):
+        assert set(names(each)) <= field_docs(each).keys(), each
 
 
 @pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "presets"])
@@ -426,7 +521,7 @@ def test_help_of_a_command_says_what_its_options_are_for(command):
     assert "{None}" not in text
     assert "(default: None)" not in text
     assert "(default: )" not in text
-    options = set(re.findall(r" (--(?!help|no-)[a-z][a-z-]*)", text))
+    options = set(re.findall(r" (--(?!help|no-)[a-z][a-z0-9-]*)", text))
     assert options
     for option in options:
         # Its default comes before the next option does.

@@ -53,7 +53,7 @@ def test_dynamic_resamples_train_and_freezes_the_rest_as_static_does(grey: Path)
     assert torch.equal(dynamic.train.images, intensities.train.images)
     assert torch.equal(dynamic.valid.images, static.valid.images)
     assert torch.equal(dynamic.test.images, static.test.images)
-    epochs = [training_batch(dynamic, 30, 0, step).sum() for step in range(4)]
+    epochs = [training_batch(dynamic, 30, 0, step).images.sum() for step in range(4)]
     assert len({total.item() for total in epochs}) > 1
 
 
@@ -84,7 +84,7 @@ def test_binary_images_are_static_and_nothing_else(tmp_path: Path, binarization:
     dataset = load_dataset(str(tmp_path / "bits.npz"), "static", seed=9)
     assert (dataset.binarization, dataset.levels) == ("static", 2)
     assert np.array_equal(dataset.test.images[:, 0].numpy(), images)
-    assert training_batch(dataset, 10, 0, 0).unique().tolist() == [0.0, 1.0]
+    assert training_batch(dataset, 10, 0, 0).images.unique().tolist() == [0.0, 1.0]
 
 
 def test_unknown_binarization(grey: Path) -> None:

@@ -1,5 +1,6 @@
 """Bad input: each is one line that names the file and says what to do (``user_error`` sees to the form)."""
 
+import gzip
 import io
 import re
 import struct
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_files import (
+    frugal_user_error,
     random_images,
     user_error,
     write_amat_folder,
@@ -47,6 +49,11 @@ def test_missing_path(tmp_path: Path) -> None:
 def test_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("1,2,3")
     assert "data.csv is no data set; give an .npz file" in user_error(tmp_path / "data.csv")
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-that-name", "~nobody\0", "plain\0", "a\ud800", "x" * 100_000])
+def test_names_that_no_path_has(source: str) -> None:
+    assert len(user_error(source)) < 300
 
 
 # The bundled MNIST
@@ -165,22 +172,61 @@ def test_npz_whose_contents_fail_the_check_sum(tmp_path: Path) -> None:
     assert "Bad CRC-32" in user_error(tmp_path / "set.npz")
 
 
-def test_npz_whose_header_claims_more_than_it_holds(tmp_path: Path) -> None:
+def write_npy_members(
+    path: Path, header: bytes, method: int = zipfile.ZIP_DEFLATED, rest: bytes = b""
+) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in ("train", "test"):
+            archive.writestr(f"{name}.npy", header + rest)
+    return path
+
+
+def npy_header(shape: tuple[int, ...], descr: object = "|u1") -> bytes:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 6, 6)}
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def test_npz_of_more_images_than_there_can_be(tmp_path: Path) -> None:
+    path = write_npy_members(tmp_path / "set.npz", npy_header((2**40, 28, 28)))
+    assert "array train is not as long as its header says" in frugal_user_error(path)
+
+
+def test_npz_compressed_by_a_method_without_bounds(tmp_path: Path) -> None:
+    """A kilobyte of bzip2 can become gigabytes, which zipfile unpacks at once."""
+    header = npy_header((2**25 // 1024, 32, 32))
+    path = write_npy_members(tmp_path / "set.npz", header, zipfile.ZIP_BZIP2, bytes(2**25))
+    assert path.stat().st_size < 1000
+    message = frugal_user_error(path)
+    assert (
+        "cannot be read as an .npz file (it is compressed by another method than deflate or LZMA)" in message
     )
-    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
-        archive.writestr("train.npy", header.getvalue())
-        archive.writestr("test.npy", header.getvalue())
-    assert "array train is not as long as its header says" in user_error(tmp_path / "set.npz")
+
+
+def test_npz_whose_header_is_longer_than_headers_are(tmp_path: Path) -> None:
+    magic = b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**26)
+    path = write_npy_members(tmp_path / "set.npz", magic, rest=b" " * 2**26)
+    assert "cannot be read as an .npz file" in frugal_user_error(path, 2**24)
+
+
+def test_npz_of_structures(tmp_path: Path) -> None:
+    """They could have names of any length, which no message repeats."""
+    path = write_npy_members(tmp_path / "set.npz", npy_header((3,), [("a" * 5000, "|u1")]), rest=b"abc")
+    assert "array train in" in user_error(path)
+    assert "holds no plain numbers" in user_error(path)
+
+
+def test_npz_whose_error_would_be_long(tmp_path: Path) -> None:
+    magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000)
+    path = write_npy_members(tmp_path / "set.npz", magic, rest=b"x" * 9000)
+    assert len(user_error(path)) < 400 + len(str(path))
 
 
 def test_npz_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
     path = save(tmp_path / "bomb.npz", train=np.zeros((2000, 28, 28), np.uint8), test=IMAGES)
     assert path.stat().st_size < 20_000
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
     assert f"{path} holds" in user_error(path)
 
 
@@ -242,6 +288,12 @@ def test_idx_bomb(tmp_path: Path) -> None:
     path = idx_folder(tmp_path) / "train-images-idx3-ubyte"
     path.write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 28, 28))
     assert "use fewer or smaller images" in user_error(tmp_path)
+
+
+def test_idx_that_promises_more_than_it_holds_takes_no_memory(tmp_path: Path) -> None:
+    path = idx_folder(tmp_path, ".gz") / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 2**21, 28, 28)))
+    assert "promises 1,644,167,168 values, it holds only 0" in frugal_user_error(tmp_path)
 
 
 def test_idx_labels_of_another_length(tmp_path: Path) -> None:

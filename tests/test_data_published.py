@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from data_files import random_images, write_images
 from PIL import Image
@@ -28,6 +29,7 @@ from published_files import (
 
 from flowvae.data import Dataset, load_dataset, training_batch
 from flowvae.data.cache import cache_folder, cached_array
+from flowvae.data.matlab import read_mat
 
 SPLITS = ("train", "valid", "test")
 
@@ -111,8 +113,8 @@ def test_rows_of_png_are_read_from_left_to_right_and_top_to_bottom(tmp_path: Pat
 
 def test_colour_batches_are_a_pure_function_of_seed_and_step(tmp_path: Path) -> None:
     dataset = load_dataset(str(write_cifar10(tmp_path / "c", colour_images(60), colour_images(5))), "none")
-    batches = [training_batch(dataset, 8, 3, step) for step in range(12)]
-    again = [training_batch(dataset, 8, 3, step) for step in reversed(range(12))]
+    batches = [training_batch(dataset, 8, 3, step).images for step in range(12)]
+    again = [training_batch(dataset, 8, 3, step).images for step in reversed(range(12))]
     assert all(torch.equal(one, other) for one, other in zip(batches, reversed(again), strict=True))
     assert batches[0].shape == (8, 3, 32, 32)
     assert batches[0].dtype == torch.float32
@@ -258,6 +260,25 @@ def test_chardata(tmp_path: Path) -> None:
 
 def train_row(image: np.ndarray, train: np.ndarray) -> int:
     return int(np.flatnonzero((train == image).all(axis=(1, 2)))[0])
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8"])
+def test_mat_files_hold_what_scipy_finds(tmp_path: Path, dtype: str, compressed: bool) -> None:
+    """Arrays of a few bytes, which lie in their tags, among them."""
+    arrays = {
+        "a_name_that_is_padded": random_images(7, 5, 3).astype(dtype),
+        "few": np.arange(3).astype(dtype),
+        "x": np.array(1, dtype),
+        "text": "not asked for",
+        "odd": random_images(3, 3).astype(dtype),
+    }
+    scipy.io.savemat(tmp_path / "arrays.mat", arrays, do_compression=compressed)
+    names = tuple(name for name in arrays if name != "text")
+    expected = scipy.io.loadmat(tmp_path / "arrays.mat")
+    for name, array in zip(names, read_mat(tmp_path / "arrays.mat", names), strict=True):
+        assert array.dtype == expected[name].dtype
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_chardata_holds_out_as_many_as_others_do() -> None:

@@ -1,17 +1,21 @@
 """Bad files of published data sets: each is one line that names the file and says what to do."""
 
+import contextlib
+import gzip
 import json
 import re
-import sys
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
-from data_files import random_images, user_error, write_images
+import torch
+from data_files import frugal_user_error, random_images, user_error, write_images
 from PIL import Image
 from published_files import (
     colour_images,
@@ -25,7 +29,7 @@ from published_files import (
 )
 
 from flowvae.config import DataConfig
-from flowvae.data import load_dataset, reading
+from flowvae.data import cifar10_png, load_dataset, reading
 from flowvae.errors import UserError
 
 
@@ -83,13 +87,30 @@ def test_archive_of_something_else(tmp_path: Path) -> None:
     assert "holds no data_batch_1.bin; get cifar-10-binary.tar.gz" in user_error(tmp_path / "c.tar.gz")
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_archive_with_a_header_of_any_length(tmp_path: Path, kind: bytes) -> None:
+    head = tarfile.TarInfo("head")
+    head.type, head.size = kind, 2**26
+    path = tmp_path / "c.tar.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(head.tobuf(tarfile.USTAR_FORMAT) + bytes(2**26) + bytes(1024))
+    assert "holds no data_batch_1.bin" in frugal_user_error(path)
+
+
+def test_archive_whose_checksum_is_wrong(tmp_path: Path) -> None:
+    path = write_cifar10_archive(tmp_path / "c.tar.gz", cifar10(tmp_path))
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1
+    path.write_bytes(data)
+    assert "CRC check failed" in user_error(path)
+
+
 def test_archive_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cifar10(tmp_path)
     for number in range(1, 6):  # each within the limit
         (folder / f"data_batch_{number}.bin").write_bytes(bytes(2**18))
     path = write_cifar10_archive(tmp_path / "c.tar.gz", folder)
     monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
-    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *_: pytest.fail("unpacked"))
     assert "use fewer or smaller images" in user_error(path)
 
 
@@ -106,6 +127,12 @@ def test_labels_that_are_none(tmp_path: Path, labels: str) -> None:
     assert "train_lables.json cannot be read as a list of labels" in user_error(tmp_path)
 
 
+def test_labels_of_more_bytes_than_a_list_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar10_png(tmp_path, colour_images(20), colour_images(4))
+    monkeypatch.setattr(cifar10_png, "MAX_TEXT", 10)
+    assert "it has more than the 10 bytes allowed" in user_error(tmp_path)
+
+
 def test_labels_too_few(tmp_path: Path) -> None:
     write_cifar10_png(tmp_path, colour_images(20), colour_images(4))
     (tmp_path / "train_lables.json").write_text(json.dumps([1, 2, 3]))
@@ -118,7 +145,7 @@ def test_labels_too_few(tmp_path: Path) -> None:
 IMAGES = np.zeros((32, 32, 3, 5), np.uint8)
 LABELS = np.ones((5, 1), np.uint8)
 BAD_SVHN = {
-    "no labels": ({"X": IMAGES}, r"has no y among its arrays \(X\); get the published file"),
+    "no labels": ({"X": IMAGES}, "has no y among its arrays; get the published file"),
     "floats": ({"X": IMAGES / 2, "y": LABELS}, "X in .* is float64"),
     "other shape": ({"X": IMAGES[..., 0], "y": LABELS}, r"X in .* is uint8 \(32, 32, 3\), not uint8"),
     "label 11": ({"X": IMAGES, "y": LABELS + 10}, "y in .* goes beyond 1 to 10"),
@@ -156,24 +183,55 @@ def test_truncated_mat(tmp_path: Path, share: float) -> None:
 def test_mat_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_svhn(tmp_path, np.zeros((400, 3, 32, 32), np.uint8), colour_images(4))
     monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
-    monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("decoded"))
-    assert "use fewer or smaller images" in user_error(tmp_path)
+    assert "use fewer or smaller images" in frugal_user_error(tmp_path, 2**19)
 
 
-def test_mat_with_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compressed", [True, False])
+def test_mat_that_promises_more_than_it_holds(tmp_path: Path, compressed: bool) -> None:
+    write_svhn(tmp_path, colour_images(12), colour_images(4))
+    path = tmp_path / "train_32x32.mat"
+    scipy.io.savemat(path, {"X": colour_images(5).transpose(2, 3, 1, 0)})
+    header, matrix = path.read_bytes()[:128], bytearray(path.read_bytes()[128:])
+    assert matrix[24:48] == struct.pack("<6I", 5, 16, 32, 32, 3, 5)
+    matrix[44:48] = struct.pack("<I", 2**16)
+    (name_at,) = (at for at in range(len(matrix)) if matrix[at : at + 8] == struct.pack("<2I", 2, 5 * 3072))
+    matrix[name_at + 4 : name_at + 8] = struct.pack("<I", 2**16 * 3072)
+    packed = zlib.compress(matrix)
+    path.write_bytes(header + (struct.pack("<2I", 15, len(packed)) + packed if compressed else bytes(matrix)))
+    assert "cannot be read as a .mat file (it is cut off)" in frugal_user_error(tmp_path)
+
+
+def test_mat_with_cells(tmp_path: Path) -> None:
     """A cell may hold anything, however small its own shape."""
     write_svhn(tmp_path, colour_images(12), colour_images(4))
     cell = np.empty(1, object)
     cell[0] = np.zeros(100)
     scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": cell, "y": cell})
-    monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("decoded"))
     assert "its X is no array of numbers" in user_error(tmp_path)
 
 
-def test_mat_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_svhn(tmp_path, colour_images(12), colour_images(4))
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    assert "train_32x32.mat is read with SciPy; pip install 'flowvae[data]'" in user_error(tmp_path)
+@pytest.mark.parametrize("form", ["4", "7.3"])
+def test_mat_of_another_version(tmp_path: Path, form: str) -> None:
+    if form == "4":
+        scipy.io.savemat(tmp_path / "chardata.mat", {"data": np.eye(3)}, format="4")
+    else:  # HDF5 behind the same 128 bytes
+        (tmp_path / "chardata.mat").write_bytes(
+            b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384)
+        )
+    assert "not of version 5, little-endian, as MATLAB's save -v7" in user_error(tmp_path / "chardata.mat")
+
+
+def test_any_byte_of_a_mat_may_be_wrong(tmp_path: Path) -> None:
+    """Also the type word of the first array's numbers, at which compiled readers have crashed."""
+    arrays = {"data": np.zeros((784, 4)), "target": np.eye(50)[:, :4]}
+    path = tmp_path / "chardata.mat"
+    scipy.io.savemat(path, {**arrays, **{f"test{name}": array for name, array in arrays.items()}})
+    whole = path.read_bytes()
+    for at in range(116, 200):
+        for value in (0, 1, 128, 255):
+            path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            with contextlib.suppress(UserError):
+                load_dataset(str(path), "none")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +283,7 @@ def test_celeba_without_its_images(tmp_path: Path) -> None:
 def test_celeba_with_a_missing_image(tmp_path: Path) -> None:
     folder = celeba(tmp_path)
     (folder / "img_align_celeba" / "000014.jpg").unlink()
-    assert "lacks 1 of the images in list_eval_partition.txt, such as 000014.jpg" in user_error(folder)
+    assert "lacks 1 of the images in list_eval_partition.txt, such as '000014.jpg'" in user_error(folder)
 
 
 def test_celeba_that_is_not_the_aligned_version(tmp_path: Path) -> None:
@@ -243,12 +301,42 @@ def test_celeba_with_a_damaged_image(tmp_path: Path, cache: Path) -> None:
     assert [file.suffix for file in cache.iterdir()] == [".npy"]
 
 
-def test_damaged_cache(tmp_path: Path, cache: Path) -> None:
+DAMAGED_ARRAYS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut off": lambda data: data[:-1000],
+    "longer": lambda data: data + b"0",
+    "an archive": lambda data: b"PK\x03\x04" + data[4:],
+    "nested deep": lambda data: data[:10] + b"(" * 118 + data[128:],
+    "another shape": lambda data: data.replace(b"64, 64)", b"32, 64)"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_ARRAYS)
+def test_damaged_cache_is_made_anew(tmp_path: Path, cache: Path, damage: str) -> None:
+    change = DAMAGED_ARRAYS[damage]
+    folder = celeba(tmp_path)
+    before = load_dataset(str(folder), "none").train.images.clone()
+    for file in cache.iterdir():
+        file.write_bytes(change(file.read_bytes()))
+    again = load_dataset(str(folder), "none")
+    assert torch.equal(again.train.images, before)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_folder_in_place_of_a_cached_array(tmp_path: Path, cache: Path) -> None:
     folder = celeba(tmp_path)
     load_dataset(str(folder), "none")
     for file in cache.iterdir():
-        file.write_bytes(file.read_bytes()[:-1000])
+        file.unlink()
+        file.mkdir()
     assert re.search(r"celeba-64-.*npy cannot be read .*delete it", user_error(folder))
+
+
+@pytest.mark.parametrize("variable", ["FLOWVAE_CACHE", "XDG_CACHE_HOME"])
+def test_cache_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.delenv("FLOWVAE_CACHE")
+    monkeypatch.setenv(variable, "~nobody-of-that-name/cache")
+    assert "'~nobody-of-that-name/cache' is no path" in user_error(celeba(tmp_path))
 
 
 # Omniglot
@@ -271,8 +359,8 @@ def test_omniglot_archive_with_a_bomb(tmp_path: Path, monkeypatch: pytest.Monkey
     write_omniglot(tmp_path, zipped=True)
     with zipfile.ZipFile(tmp_path / "images_background.zip", "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images_background/Aaa/character01/0001_01.png", bytes(2**22))
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
-    assert "0001_01.png in" in user_error(tmp_path)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
+    assert "0001_01.png' in" in user_error(tmp_path)
     assert "too large" in user_error(tmp_path)
 
 

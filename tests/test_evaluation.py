@@ -1,6 +1,7 @@
 """The evaluation of models on images."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,14 +22,16 @@ from linear_gaussian import (
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from flowvae.build import build_vae
-from flowvae.config import ModelConfig
+from flowvae.batch import Batch
 from flowvae.data import Dataset, Split
-from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior, StandardNormal
+from flowvae.densities import GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
-from flowvae.evaluation import active_units, bounds, evaluate, interpolate
-from flowvae.models import VAE, ExactDensity
+from flowvae.evaluation import active_units, bounds, evaluate, interpolate, log_marginal, path_quality
+from flowvae.models import VAE, Model, Scored, Update
+from flowvae.models.vae import VAEOptions
+from flowvae.noise import Noise
 from flowvae.objectives import elbo
+from flowvae.parts import from_dict
 
 
 def binary_dataset(images: int = 60, shape: tuple[int, int, int] = (1, 8, 8)) -> Dataset:
@@ -46,14 +49,17 @@ def binary_dataset(images: int = 60, shape: tuple[int, int, int] = (1, 8, 8)) ->
     return Dataset("halves", "static", split(images), split(images), split(images))
 
 
-def tiny_model(**config: Any) -> VAE:
+def tiny_model(**options: Any) -> VAE:
     torch.manual_seed(0)
-    return build_vae(ModelConfig(latent=3, features=8, hidden=8, **config), (1, 8, 8))
+    return from_dict(VAEOptions, {"latent": 3, "features": 8, **options}).with_parts((1, 8, 8))
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "realnvp"])
-def test_negative_elbo_is_at_least_the_estimate_on_a_trained_model(kind):
-    model = tiny_model(posterior=kind, transformations=0 if kind == "gaussian" else 2)
+FLOW = {"posterior": "realnvp", "transformations": 2, "hidden": 8}
+
+
+@pytest.mark.parametrize("options", [{}, FLOW], ids=["gaussian", "realnvp"])
+def test_negative_elbo_is_at_least_the_estimate_on_a_trained_model(options):
+    model = tiny_model(**options)
     images = binary_dataset(20).train.images.float()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     untrained = -elbo(model(images)).mean().item()
@@ -69,7 +75,7 @@ def test_negative_elbo_is_at_least_the_estimate_on_a_trained_model(kind):
 
 
 def test_the_ends_of_an_interpolation_are_the_reconstructions():
-    model = tiny_model(posterior="realnvp", transformations=2).double().eval()
+    model = tiny_model(**FLOW).double().eval()
     first, second = binary_dataset().test.images[:10].double().split(5)
     path = interpolate(model, first, second, steps=4)
     assert path.shape == (5, 4, *first.shape[1:])
@@ -108,14 +114,19 @@ def test_active_units_do_not_count_the_noise_of_sampling():
 def test_active_units_follow_the_flow():
     """A flow that swaps what is active and what is not, by scaling one away."""
 
-    class Scale(FlowPosterior):
+    class Scale(Posterior):
         def __init__(self, base: Posterior, factors: Tensor) -> None:
-            nn.Module.__init__(self)
+            super().__init__()
             self.base, self.factors = base, factors
 
-        def forward(self, features: Tensor, num_samples: int = 1) -> tuple[Tensor, Tensor]:
-            z, log_density = self.base(features, num_samples)
+        def forward(
+            self, features: Tensor, num_samples: int = 1, noise: Noise = None
+        ) -> tuple[Tensor, Tensor]:
+            z, log_density = self.base(features, num_samples, noise)
             return z * self.factors, log_density - self.factors.log().sum()
+
+        def center(self, features: Tensor) -> Tensor:
+            return self.base.center(features) * self.factors
 
     torch.manual_seed(0)
     model = with_known_means([1.0, 1.0, 0.0, 0.0])
@@ -193,14 +204,15 @@ def test_a_subset_is_drawn_at_random_from_a_sorted_split():
     assert 3 <= right <= 17
 
 
-def test_evaluation_runs_in_eval_mode():
-    model = tiny_model(
-        posterior="realnvp", transformations=2, normalization="batch", flow_batch_norm=True
-    ).train()
+def test_evaluation_runs_in_eval_mode_and_leaves_the_model_as_it_was():
+    model = tiny_model(**FLOW, normalization="batch", flow_batch_norm=True).train()
+    model.likelihood.eval()
+    modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(model, binary_dataset(), num_samples=3, num_images=10)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), f"{name} moved"
+    assert [module.training for module in model.modules()] == modes
 
 
 @pytest.mark.parametrize(
@@ -231,9 +243,9 @@ def test_pixels_that_the_likelihood_is_not_one_of_are_refused():
         UserError, match="take 256 values, those of the model 2; choose --binarization static"
     ):
         evaluate(tiny_model(), grey)
-    with pytest.raises(UserError, match="take 2 values, those of the model 256; choose --binarization none"):
+    with pytest.raises(UserError, match=r"of the model 256; .* not binary, or a model of binary pixels$"):
         evaluate(tiny_model(likelihood="logistic"), binary)
-    with pytest.raises(UserError, match=r"those of the model 2; choose --binarization static or dynamic$"):
+    with pytest.raises(UserError, match=r"static or dynamic, or a model of 8-bit pixels$"):
         evaluate(BinaryCoin(0.2), grey)
     any_number = in_single_precision(linear_gaussian(exact=True))
     evaluate(any_number, binary_dataset(20, SHAPE), num_samples=1)
@@ -254,18 +266,25 @@ def test_bits_per_dim_of_8_bit_pixels():
     assert scores["bits_per_dim"] == pytest.approx(scores["nll"] / math.log(2) / 64)
 
 
-class Coin(ExactDensity):
+class Coin(Model, Scored):
     """Every pixel is on with the same probability."""
+
+    best = "nll"
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.tensor(probability).logit())
 
     def log_prob(self, images: Tensor) -> Tensor:
-        return Bernoulli(logits=self.logit.expand_as(images)).log_prob(images).sum((1, 2, 3))
+        pixels = Bernoulli(logits=self.logit.expand_as(images), validate_args=False)
+        return pixels.log_prob(images).sum((1, 2, 3))
 
-    def sample(self, num_images: int) -> Tensor:
-        raise NotImplementedError
+    def updates(self, batch: Batch, step: int) -> Iterator[Update]:
+        loss = -self.log_prob(batch.images).mean()
+        yield Update("model", loss, {"nll": loss.detach()})
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        return {"nll": -self.log_prob(batch.images)}
 
 
 class BinaryCoin(Coin):
@@ -275,10 +294,55 @@ class BinaryCoin(Coin):
 def test_an_exact_density_is_scored_by_its_own_likelihood():
     data = binary_dataset()
     images = data.test.images.float()
-    expected = -(images * math.log(0.2) + (1 - images) * math.log(0.8)).sum((1, 2, 3)).mean().item()
+    each = -(images * math.log(0.2) + (1 - images) * math.log(0.8)).sum((1, 2, 3))
+    expected = each.mean().item()
     scores = evaluate(Coin(0.2), data, num_samples=50)
-    for name in ("reconstruction", "negative_elbo", "nll"):
-        assert scores[name] == pytest.approx(expected, rel=1e-5)
-    assert scores["kl"] == scores["active_units"] == 0
-    assert scores["samples"] is None
-    assert elbo(Coin(0.2)(images)).mean().item() == pytest.approx(-expected, rel=1e-5)
+    assert scores["nll"] == pytest.approx(expected, rel=1e-5)
+    assert scores["nll_standard_error"] == pytest.approx(each.std().item() / math.sqrt(60), rel=1e-4)
+    assert scores["bits_per_dim"] == pytest.approx(expected / 64 / math.log(2), rel=1e-5)
+    absent = {"reconstruction", "negative_elbo", "kl", "active_units", "samples", "effective_sample_size"}
+    assert not absent & scores.keys()
+    torch.testing.assert_close(log_marginal(Coin(0.2), images, 1, chunk=7), -each.double())
+
+
+class Contrast(Model):
+    """Has no likelihood: how far the batch's brightness is from its parameter."""
+
+    best = "contrast"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.brightness = nn.Parameter(torch.tensor(0.5))
+
+    def updates(self, batch: Batch, step: int) -> Iterator[Update]:
+        yield Update("model", self.validate(batch)["contrast"].mean(), {})
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        assert not self.training
+        return {"contrast": (batch.images.mean((1, 2, 3)) - self.brightness).abs()}
+
+
+def test_a_model_without_a_likelihood_has_the_numbers_of_its_validation():
+    data = binary_dataset()
+    expected = (data.test.images.float().mean((1, 2, 3)) - 0.5).abs()
+    scores = evaluate(Contrast(), data)
+    assert scores["contrast"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert scores["contrast_standard_error"] == pytest.approx(expected.std().item() / 60**0.5, rel=1e-4)
+    assert not {"nll", "bits_per_dim", "samples", "active_units"} & scores.keys()
+    assert (scores["images"], scores["parameters"]) == (60, 1)
+
+
+def test_the_quality_of_paths_is_that_of_their_images():
+    """By hand: even steps, one jump, and the exact density of the images at their nearest levels."""
+    coin = Coin(0.2)
+    even = torch.linspace(0, 1, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4)
+    jump = (even > 0.6).float()
+    paths = torch.stack([even, jump])
+    quality = path_quality(coin, paths, levels=2)
+    torch.testing.assert_close(quality.largest_step, torch.tensor([1.0, 4.0]))
+    on, off = -16 * math.log(0.2), -16 * math.log(0.8)
+    # A half is rounded to the even level, which is 0.
+    expected = torch.tensor([(3 * off + 2 * on) / 5, (3 * off + 2 * on) / 5]).double()
+    torch.testing.assert_close(quality.negative_log_marginal, expected, atol=1e-4, rtol=0)
+    as_they_are = path_quality(coin, paths, levels=None).negative_log_marginal
+    torch.testing.assert_close(as_they_are[0], torch.tensor(0.5 * (on + off)).double(), atol=1e-4, rtol=0)

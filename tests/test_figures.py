@@ -171,6 +171,21 @@ def test_curves_show_both_splits_of_every_run_over_minutes(drawn):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training, minutes", "-ELBO, nats")
 
 
+def test_runs_that_are_validated_by_other_numbers_have_panels_of_their_own(drawn):
+    def judged(number: str, value: float) -> list[dict[str, Any]]:
+        places = ({"split": split, "step": 1, "seconds": 60.0, "epoch": 1.0} for split in ("train", "valid"))
+        return [{**place, number: value} for place in places]
+
+    runs = {"vae": VAE, "pixelcnn": judged("nll", 80.0), "gan": judged("energy_score", 5.0), "iaf-4": IAF}
+    save_curves(runs, Path("curves.png"))
+    panels = drawn[0].axes
+    labels = ["-ELBO, nats", "-log p(x), nats", "energy score"]
+    assert [axes.get_ylabel() for axes in panels] == labels
+    shown = [{name for name in lines(axes) if not name.startswith("_")} for axes in panels]
+    assert shown == [{"vae", "iaf-4"}, {"pixelcnn"}, {"gan"}]
+    assert lines(panels[1])["pixelcnn"] == [(1, 80)]
+
+
 def test_curves_are_over_epochs_when_asked(drawn):
     runs = {
         "vae": [

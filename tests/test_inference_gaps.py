@@ -20,7 +20,6 @@ from flowvae.models import VAE
 from flowvae.models.couplings import CodeShape
 from flowvae.models.posteriors import FlowOptions, PlanarOptions, RealNVPOptions, build_posterior
 
-
 FLOWS: list[FlowOptions] = [
     PlanarOptions(transformations=2, flow_of="noise"),
     RealNVPOptions(transformations=2, flow_of="noise", hidden=4),

@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
+from flowvae.batch import Batch
 from flowvae.densities import LogDensities
+from flowvae.models import VAE
+from flowvae.models.vae import ELBO, ImportanceWeighted, VAEOptions, VectorOptions
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 
 
@@ -116,3 +119,69 @@ def test_warm_up_rises_in_a_straight_line():
     assert [warm_up(step, 10) for step in range(0, 11, 5)] == [0.0, 0.5, 1.0]
     assert warm_up(11, 10) == 1.0
     assert warm_up(0, 0) == 1.0
+
+
+# What an autoencoder's options make of them.
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_options_choose_the_objective(beta):
+    given = densities(samples=5, images=7)
+    divergence = (given.posterior - given.prior).mean().item()
+    expected = {
+        ELBO(): elbo(given, beta).mean(),
+        ELBO(free_bits=divergence + 1): free_bits_elbo(given, divergence + 1, beta),
+        ImportanceWeighted(): importance_weighted_bound(given, beta).mean(),
+    }
+    for objective, value in expected.items():
+        torch.testing.assert_close(objective(given, beta), value)
+
+
+def small(**options) -> VAE:
+    torch.manual_seed(0)
+    return VAEOptions(code=VectorOptions(features=8), latent=3, channels=4, **options).with_parts((1, 8, 8))
+
+
+IMAGES = (torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+BATCH = Batch(IMAGES, torch.arange(6))
+
+
+@pytest.mark.parametrize("objective", [ELBO(), ELBO(free_bits=3.0), ImportanceWeighted()], ids=repr)
+@pytest.mark.parametrize("step", [0, 3, 10, 50])
+def test_training_minimizes_the_objective_with_the_warm_up_of_its_step(objective, step):
+    model = small(objective=objective, samples=3, kl_warm_up=10)
+    torch.manual_seed(1)
+    (update,) = model.updates(BATCH, step)
+    torch.manual_seed(1)
+    given = model(IMAGES, 3)
+    assert update.player == "model"
+    torch.testing.assert_close(update.loss, -objective(given, min(step / 10, 1.0)))
+    kl, reconstruction = (given.posterior - given.prior).mean(), -given.likelihood.mean()
+    expected = {"negative_elbo": reconstruction + kl, "kl": kl, "reconstruction": reconstruction}
+    torch.testing.assert_close(dict(update.shown), expected)
+    assert not any(value.requires_grad for value in update.shown.values())
+    assert next(iter(update.shown)) == "negative_elbo"
+
+
+def test_validation_follows_the_objective():
+    """One sample for the ELBO, whatever training takes; S for the importance-weighted bound."""
+    for objective, samples in ((ELBO(), 1), (ImportanceWeighted(), 3)):
+        model = small(objective=objective, samples=3, kl_warm_up=10).eval()
+        torch.manual_seed(1)
+        scores = model.validate(BATCH)
+        torch.manual_seed(1)
+        given = model(IMAGES, samples)
+        torch.testing.assert_close(scores["negative_elbo"], -elbo(given))
+        torch.testing.assert_close(scores["kl"], (given.posterior - given.prior).mean(0))
+        torch.testing.assert_close(scores["reconstruction"], -given.likelihood.mean(0))
+        assert next(iter(scores)) == model.best
+        if samples == 3:
+            torch.testing.assert_close(scores["importance_weighted"], -importance_weighted_bound(given))
+        else:
+            assert "importance_weighted" not in scores
+
+
+def test_only_the_elbo_takes_the_path_derivative():
+    assert small(objective=ELBO()).posterior.path_derivative
+    assert not small(objective=ELBO(path_derivative=False)).posterior.path_derivative
+    assert not small(objective=ImportanceWeighted()).posterior.path_derivative

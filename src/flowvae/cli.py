@@ -91,15 +91,15 @@ def evaluate(
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
 ) -> None:
-    """Score a run on images drawn at random; writes evaluation.json into its folder.
+    """Score a run on images drawn at random; writes evaluation.json into its directory.
 
     Args:
-        run: folder of the run
-        samples: S, posterior samples an image for the importance-weighted -log p(x)
-        images: how many images
-        split: which images
-        data: images of another source
-        seed: of the choice of images and of the samples
+        run: directory of the run
+        samples: S, number of posterior samples per image for the importance-weighted -log p(x)
+        images: number of images
+        split: split that the images are drawn from
+        data: another source of images
+        seed: random seed for the choice of images and for the samples
     """
     from flowvae.commands import evaluate_run
     from flowvae.runs.table import markdown, titles
@@ -112,71 +112,77 @@ def sample(
     run: Run,
     show: Literal["samples", "crossed", "nearest"] = "samples",
     images: int = 100,
+    data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
 ) -> None:
-    """Draw codes from the prior and show the images that they decode to, as a grid.
+    """Draw samples from a run's model and show them as a grid.
 
     Args:
-        run: folder of the run
-        show: samples; crossed, with a code for each column and the pixels' noise for each row; or each sample
-            above the training image nearest to it
-        images: how many
-        seed: of the draws
+        run: directory of the run
+        show: samples; crossed, where columns share a code and rows share the pixels' noise; or nearest, each
+            sample above the training image nearest to it
+        images: number of images
+        data: another source of training images
+        seed: random seed for the draws
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
 
-    print(picture_samples(run, images, seed, out, show))
+    print(picture_samples(run, images, seed, out, show, data))
 
 
 def reconstruct(
     run: Run,
     images: int = 50,
+    data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/reconstructions.png")] = None,
 ) -> None:
     """Show test images, each above its reconstruction.
 
     Args:
-        run: folder of the run
-        images: how many
-        seed: of the choice of images
+        run: directory of the run
+        images: number of images
+        data: another source of images
+        seed: random seed for the choice of images
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_reconstructions
 
-    print(picture_reconstructions(run, images, seed, out))
+    print(picture_reconstructions(run, images, seed, out, data))
 
 
 def interpolate(
     runs: Runs,
     pairs: int = 8,
     steps: int = 10,
+    data: Annotated[str | None, _default("that of each run")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("interpolations.png in the first run")] = None,
 ) -> None:
-    """Walk from one test image to another through the latent space, several runs side by side.
+    """Interpolate between test images through the latent space, several runs side by side.
 
     Args:
-        runs: folders of runs
-        pairs: how many pairs of test images; every run gets the same ones
-        steps: images a walk, both ends included
-        seed: of the choice of pairs
+        runs: directories of runs
+        pairs: number of pairs of test images, the same for every run
+        steps: images per interpolation, both ends included
+        data: another source of images
+        seed: random seed for the choice of pairs
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_interpolations
 
     _at_least_one(runs)
-    print(picture_interpolations(runs, pairs, steps, seed, out))
+    print(picture_interpolations(runs, pairs, steps, seed, out, data))
 
 
 def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:
     """Compare evaluated runs in a table.
 
     Args:
-        runs: folders of runs
-        out: file to write, .md, .csv or .json by its name
+        runs: directories of runs
+        out: file to write; its suffix .md, .csv or .json chooses the format
     """
     from flowvae.runs.table import collect, markdown, write_table
 
@@ -194,12 +200,12 @@ def export(
     format: Literal["onnx", "hub"] = "onnx",
     out: Annotated[Path | None, _default("RUN/onnx or RUN/hub")] = None,
 ) -> None:
-    """Write a run's model for use elsewhere: as ONNX graphs, or a folder as model hubs have it.
+    """Write a run's model for use elsewhere: as ONNX graphs, or as a directory for a model hub.
 
     Args:
-        run: folder of the run
+        run: directory of the run
         format: onnx writes encoder, decoder and sampler; hub writes configuration, weights and a model card
-        out: folder to write
+        out: directory to write
     """
     from flowvae.commands import export_run
 
@@ -213,12 +219,12 @@ def explore(
     data: Annotated[str | None, _default("that of each run")] = None,
     host: Annotated[tuple[str, ...], _default("127.0.0.1 and localhost")] = (),
 ) -> None:
-    """Look into runs on a local web page: curves, latent space, posteriors, scores, samples.
+    """Explore runs on a local web page: curves, latent space, posteriors, scores, samples.
 
     Args:
-        runs: folders of runs
-        port: where the page is served, on this machine alone
-        data: images of another source
+        runs: directories of runs
+        port: port of the page, which only this machine can reach
+        data: another source of images
         host: more names under which a proxy or a tunnel reaches the page
     """
     from flowvae.explorer.page import serve
@@ -240,8 +246,8 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
     """Train vae and realnvp-2 for a few minutes each, score them, and make their pictures.
 
     Args:
-        minutes: of training for each of the two
-        out: folder to write
+        minutes: training time of each of the two
+        out: directory to write
     """
     from flowvae.commands import run_demo
 
@@ -250,7 +256,7 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 
 def reproduce(
     what: Annotated[Literal["table1", "figure1", "ablations", "depth", "density", "cifar10"], Positional],
-    out: Annotated[Path | None, _default("runs/table1, or the folder of another table's name")] = None,
+    out: Annotated[Path | None, _default("runs/ and the name of the table")] = None,
     minutes: Annotated[float | None, _default("10 where no epochs are given")] = None,
     epochs: int | None = None,
     rows: Annotated[tuple[str, ...], _default("all of the table")] = (),
@@ -263,20 +269,20 @@ def reproduce(
 ) -> None:
     """Train, score and report the rows of a published table, or draw the figure of the first one.
 
-    Start the same command again after a stop: finished rows are kept, others go on; so does everything with
-    a larger budget.
+    Can be interrupted and resumed: start the same command again. Finished rows are kept, others are resumed,
+    and a larger budget resumes all of them.
 
     Args:
-        what: a table, or, of table1, the interpolations of two rows side by side
-        out: folder with a JSON for each row, the table, the pictures, and the runs
-        minutes: budget of every row
-        epochs: budget of every row
-        rows: names of rows
-        seeds: rows are trained with the seeds 0 to this number less one
-        workers: rows that are trained at a time
-        data: images
-        samples: S of -log p(x)
-        images: random test images that are scored
+        what: name of a table, or figure1: the interpolations of two rows of table1 side by side
+        out: directory for a JSON file per row, the table, the pictures and the runs
+        minutes: budget of every row in minutes
+        epochs: budget of every row in epochs
+        rows: names of the rows to train
+        seeds: number of random seeds, 0 and up, with which each row is trained
+        workers: number of rows trained at a time
+        data: another source of images
+        samples: S, number of posterior samples per image for -log p(x)
+        images: number of random test images that are scored
         compared: names of the two rows of the figure
     """
     from flowvae.reproduce import TABLES, Budget, reproduce_figure, reproduce_table
@@ -367,7 +373,7 @@ def _help() -> str:
     lines = [
         "usage: flowvae COMMAND [options]",
         "",
-        "Train, measure and explore variational autoencoders with flexible posteriors.",
+        "Train, measure and explore deep generative models.",
         "",
         *(f"  {name:12} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()),
         "",
@@ -378,17 +384,17 @@ def _help() -> str:
 
 def _at_least_one(runs: tuple[Path, ...]) -> None:
     if not runs:
-        raise UserError("name at least one folder of a run")
+        raise UserError("name at least one directory of a run")
 
 
 def _file_trouble(error: OSError) -> str:
     """What went wrong with a file, and what to do."""
     remedies = {
         errno.ENOSPC: "free some space, then run it again",
-        errno.ENOENT: "make its folder first, or choose another place",
+        errno.ENOENT: "create the directory first, or choose another path",
     }
     place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another place')}"
+    return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another path')}"
 
 
 def _is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:

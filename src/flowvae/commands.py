@@ -70,7 +70,12 @@ def evaluate_run(
 
 
 def picture_samples(
-    path: Path, num_images: int, seed: int, out: Path | None = None, show: str = "samples"
+    path: Path,
+    num_images: int,
+    seed: int,
+    out: Path | None = None,
+    show: str = "samples",
+    data: str | None = None,
 ) -> Path:
     """A grid of images that the model makes up.
 
@@ -81,6 +86,7 @@ def picture_samples(
         out: the picture.
         show: ``"samples"``; ``"crossed"``: images in a column share the code, and those in a row the noise by
             which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
+        data: another source of training images.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", num_images, 1, MOST_IMAGES)
@@ -93,7 +99,8 @@ def picture_samples(
         return out
     images = model.sample(num_images, noise)
     if show == "nearest":
-        training, levels = run.dataset.train.images, run.dataset.training_levels
+        dataset = run.read_dataset(data)
+        training, levels = dataset.train.images, dataset.training_levels
         found = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
         _save_pairs("samples, each above the nearest training image", images, found, out)
     else:
@@ -117,11 +124,13 @@ def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
     return model.decode(codes, of_rows.repeat_interleave(columns, 0))[:num_images]
 
 
-def picture_reconstructions(path: Path, num_images: int, seed: int, out: Path | None = None) -> Path:
+def picture_reconstructions(
+    path: Path, num_images: int, seed: int, out: Path | None = None, data: str | None = None
+) -> Path:
     """Rows of test images, each row above the row of their reconstructions."""
     run = Run(path)
     out = out or run.place_for("reconstructions.png")
-    model, images = needs(Coded, run), test_images(run, num_images, seed)
+    model, images = needs(Coded, run), test_images(run, num_images, seed, data)
     with torch.no_grad():
         reconstructed = model.reconstruct(images, torch.Generator().manual_seed(seed))
     _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
@@ -129,7 +138,12 @@ def picture_reconstructions(path: Path, num_images: int, seed: int, out: Path | 
 
 
 def picture_interpolations(
-    compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path | None = None
+    compared: Sequence[Path],
+    pairs: int,
+    steps: int,
+    seed: int,
+    out: Path | None = None,
+    data: str | None = None,
 ) -> Path:
     """The same interpolations between test images for each run, side by side."""
     check_range("pairs", pairs, 1, MOST_IMAGES)
@@ -137,7 +151,7 @@ def picture_interpolations(
     check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
     panels, opened = {}, [Run(path) for path in compared]
     for title, run in zip(titles(compared), opened, strict=True):
-        ends = test_images(run, 2 * pairs, seed)
+        ends = test_images(run, 2 * pairs, seed, data)
         noise = torch.Generator().manual_seed(seed)
         path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise)
         panels[title] = path.flatten(0, 1)
@@ -177,15 +191,16 @@ def run_demo(minutes: float, out: Path) -> None:
         print(path)
 
 
-def test_images(run: Run, count: int, seed: int) -> Tensor:
-    """Images [N, C, H, W] of the test split that a run's data has, drawn at random."""
+def test_images(run: Run, count: int, seed: int, data: str | None) -> Tensor:
+    """Images [N, C, H, W] of the test split of a run's data, or of another source, drawn at random."""
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", count, 1, MOST_IMAGES)
-    available = len(run.dataset.test.images)
+    dataset = run.read_dataset(data)
+    available = len(dataset.test.images)
     if count > available:
-        raise UserError(f"{count} test images are asked for; {run.dataset.name} has {available}")
+        raise UserError(f"{count} test images are asked for; {dataset.name} has {available}")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    return run.dataset.batch("test", chosen).images
+    return dataset.batch("test", chosen).images
 
 
 def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:

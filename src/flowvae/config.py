@@ -17,14 +17,14 @@ BUDGETS = {"epochs", "steps", "minutes"}
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images."""
+    """Which images, and how their pixels become binary."""
 
     data: str = "mnist"
-    """mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (fetched), or a path: docs/data.md"""
+    """data set: mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (downloaded), or a path"""
     binarization: Literal["static", "dynamic", "threshold", "none"] = "static"
-    """how grey pixels become binary: once with a fixed seed, anew for every batch, at 128, or not at all"""
+    """how grey pixels become binary: drawn once, drawn anew for every batch, cut at 128, or not at all"""
     image_size: int | None = None
-    """side that images of celeba [64], omniglot [28] and of folders [as they are] are resized to"""
+    """side in pixels to which images of celeba [64], omniglot [28] and directories [unchanged] are resized"""
 
     def __post_init__(self) -> None:
         if "\0" in self.data:
@@ -64,7 +64,7 @@ class System(ABC):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How it is trained. Training ends with the first budget that is used up."""
+    """Budget, optimizer and records. Training ends when the first budget is used up."""
 
     epochs: int | None = None
     """budget in passes over the training images"""
@@ -73,35 +73,35 @@ class TrainingConfig:
     minutes: float | None = None
     """budget in minutes, validation included [10 where no budget is given]"""
     batch_size: int = 128
-    """images a step, over all processes"""
+    """images per step, over all processes"""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """Muon for the kernels of convolutions and AdamW for the rest, or AdamW for all"""
+    """Muon for convolution kernels and AdamW for all other parameters, or AdamW for all"""
     beta1: float = 0.9
-    """decay of AdamW's running mean of the gradients; 0 suits adversarial training"""
+    """decay of AdamW's running mean of gradients; 0 suits adversarial training"""
     learning_rate: float = 3e-3
-    """highest rate of the optimizer; it rises in a line, then falls as a cosine to the end of the budget"""
+    """highest learning rate; it rises linearly, then falls as a cosine until the budget ends"""
     learning_rate_warm_up: int = 200
-    """steps until the highest rate"""
+    """steps until the learning rate is at its highest"""
     weight_decay: float = 0.1
-    """decoupled weight decay, of all parameters"""
+    """decoupled weight decay of all parameters"""
     gradient_clipping: float = 200.0
-    """largest norm of the gradient"""
+    """largest norm of the gradient of a player; a longer one is scaled down to it"""
     averaging: float = 0.999
-    """decay of the average of weights used for evaluation"""
+    """decay of the running average of the weights, which is what is evaluated"""
     validation_images: int = 2000
-    """validation images, drawn at random, the same for every seed, that are scored after every epoch"""
+    """number of random validation images scored after every epoch, the same for every seed"""
     compile: bool = False
-    """torch.compile the training step: a minute first, then up to a tenth faster"""
+    """compile the training step with torch.compile: takes a minute, then up to a tenth faster"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of the networks' products; log-determinants and log densities are never less than float32"""
+    """number format of the networks' products; log-determinants and log densities stay in float32 or wider"""
     gradient_checkpointing: bool = False
-    """compute a chain's transformations twice, and keep only what lies between them: for deep chains"""
+    """recompute a chain's transformations in the backward pass instead of storing them: saves memory"""
     start_from: str | None = None
-    """folder of a run of the same model, whose weights are those to begin with"""
+    """directory of a run of the same model whose weights to start from"""
     track: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
-    """where metrics go beside metrics.jsonl; all but tensorboard want their package installed"""
+    """where metrics go besides metrics.jsonl; all but tensorboard need their package installed"""
     seed: int = 0
-    """of weights, batches and noise"""
+    """random seed for weights, batches and noise"""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "minutes"):

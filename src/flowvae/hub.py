@@ -55,7 +55,7 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.CONFIG, written(config, opened.spec, opened.described.system))
     for name in (runs.WEIGHTS, runs.EVALUATION):
-        if (opened.path / name).exists():
+        if name == runs.WEIGHTS or (opened.path / name).exists():
             with runs.replacing(folder / name) as partial:
                 shutil.copyfile(opened.path / name, partial)
     if not (folder / CARD).exists():
@@ -162,7 +162,7 @@ def _evaluation(run: runs.Run) -> dict[str, Any] | None:
     path = run.path / runs.EVALUATION
     if not path.exists():
         return None
-    evaluation = read_evaluation(path)
+    evaluation = read_evaluation(run)
     told = (*PROTOCOL, "images", "seed", "version")
     if missing := [key for key in told if evaluation.get(key) is None]:
         raise UserError(f"{path} lacks {', '.join(missing)}; evaluate the run again")

@@ -54,7 +54,7 @@ def parse(kind: Callable[..., T], words: list[str], program: str, **default: Any
         with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
             read(args=["--help"])
         raise UserError(
-            _unknown(unknown, re.findall(r"--(?!help)[a-z][a-z-]+", help_text.getvalue()), program)
+            _unknown(unknown, re.findall(r"--(?!help)[a-z][a-z0-9-]+", help_text.getvalue()), program)
         )
     return parsed
 

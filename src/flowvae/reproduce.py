@@ -275,7 +275,7 @@ def reproduce_table(
         words += [*row.variant.options, *(["--data", data] if data else []), *budget.options()]
         trained = call(row, words)
         if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
-            _keep_result(row, request, read_evaluation(row.run / runs.EVALUATION))
+            _keep_result(row, request, read_evaluation(runs.Run(row.run)))
         elif stopped.is_set():
             return
         elif DIVERGED in row.log.read_bytes()[earlier:].decode(errors="replace"):
@@ -439,7 +439,7 @@ def reproduce_figure(
     numbers: dict[str, list[dict[str, float]]] = {}
     noise = torch.Generator().manual_seed(seed)
     for run in map(runs.Run, compared):
-        model, ends = needs(Inferring, run), test_images(run, 2 * pairs, seed)
+        model, ends = needs(Inferring, run), test_images(run, 2 * pairs, seed, None)
         paths = interpolate(model, ends[:pairs], ends[pairs:], steps, noise)
         quality = path_quality(model, paths, run.spec.levels, num_samples, noise)
         panels[run.name], numbers[run.name] = [], []

@@ -1,6 +1,8 @@
 """Arrays that took long to make, kept on the disk and memory-mapped: they need not fit into memory."""
 
 import hashlib
+import io
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterable
@@ -10,15 +12,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from flowvae.data.reading import unreadable
+from flowvae.data.reading import unreadable, user_path
 
 
 def cache_folder() -> Path:
     """FLOWVAE_CACHE, or flowvae in XDG_CACHE_HOME, or ~/.cache/flowvae. May be deleted at any time."""
     named = os.environ.get("FLOWVAE_CACHE")
     if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowvae"
+        return user_path(named)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "flowvae"
 
 
 def fingerprint(*parts: object) -> str:
@@ -31,20 +33,36 @@ def cached_array(
 ) -> np.ndarray:
     """The array of that shape whose first axis ``rows()`` gives one by one, made once and then mapped.
 
-    The file NAME.npy of the cache is written beside its place and renamed into it: one that is there is
-    whole. What is written to the array stays in memory, and the file as it is.
+    The file NAME.npy of the cache is written beside its place and renamed into it. One that does not have the
+    header and the length of that array is made anew. What is written to the array stays in memory, and the
+    file as it is.
     """
     path = cache_folder() / f"{name}.npy"
-    if not path.exists():
+    header = _header(shape, dtype)
+    length = len(header) + math.prod(shape) * np.dtype(dtype).itemsize
+    if not _is_whole(path, header, length):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, shape, dtype, rows)
+    return np.memmap(path, dtype, "c", len(header), shape)
+
+
+def _header(shape: tuple[int, ...], dtype: type[np.generic]) -> bytes:
+    """What an .npy file of that array begins with."""
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _is_whole(path: Path, header: bytes, length: int) -> bool:
+    """Whether the file is there and is such an array, without decoding what may be damaged."""
     try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise unreadable(path, "a cached array; delete it", error) from error
-    if array.shape != shape or array.dtype != dtype:
-        raise unreadable(path, "a cached array; delete it", f"it is {array.dtype} {array.shape}")
-    return array
+        with path.open("rb") as file:
+            return file.read(len(header)) == header and file.seek(0, os.SEEK_END) == length
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise unreadable(path, "a cached array; delete it", error.strerror or error) from error
 
 
 def _write(
@@ -58,12 +76,7 @@ def _write(
     partial = path.with_name(f"{path.stem}{uuid.uuid4().hex}.part")
     with partial.open("xb") as file:
         try:
-            header = {
-                "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-                "fortran_order": False,
-                "shape": shape,
-            }
-            np.lib.format.write_array_header_1_0(file, header)
+            file.write(_header(shape, dtype))
             for row in track(
                 rows(), path.stem, shape[0], console=console, transient=True, disable=not console.is_terminal
             ):

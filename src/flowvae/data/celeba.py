@@ -16,9 +16,9 @@ import numpy as np
 from flowvae.data import images
 from flowvae.data.cache import cached_array, fingerprint
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.reading import read_bytes, unreadable
+from flowvae.data.reading import MAX_TEXT, read_bytes, unreadable
 from flowvae.data.splits import make_dataset, make_split
-from flowvae.errors import UserError
+from flowvae.errors import UserError, quoted
 
 PARTITION = "list_eval_partition.txt"
 KIND = "CelebA's list of partitions"
@@ -59,11 +59,11 @@ def face(file: Path | IO[bytes], where: object, side: int) -> np.ndarray:
 def _read_partition(path: Path) -> list[list[str]]:
     """The file names of train, valid and test (0, 1 and 2)."""
     names: list[list[str]] = [[], [], []]
-    lines = read_bytes(path, KIND).decode("utf-8", "replace").splitlines()
+    lines = read_bytes(path, KIND, MAX_TEXT).decode("utf-8", "replace").splitlines()
     for number, line in enumerate(lines, 1):
         words = line.split()
         if len(words) != 2 or words[1] not in ("0", "1", "2") or Path(words[0]).name != words[0]:
-            raise unreadable(path, KIND, f"line {number} is {line[:60]!r}, no file name and 0, 1 or 2")
+            raise unreadable(path, KIND, f"line {number} is {quoted(line, 60)}, no file name and 0, 1 or 2")
         names[int(words[1])].append(words[0])
     for split, found in zip(("train", "valid", "test"), names, strict=True):
         if not found:
@@ -81,7 +81,7 @@ def _read_split(folder: Path, stamps: dict[str, tuple[int, int]], names: list[st
     missing = [name for name in names if name not in stamps]
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing):,} of the images in {PARTITION}, such as {missing[0]}; "
+            f"{folder} lacks {len(missing):,} of the images in {PARTITION}, such as {quoted(missing[0])}; "
             "unpack img_align_celeba.zip again"
         )
 

@@ -5,15 +5,15 @@ https://www.cs.toronto.edu/~kriz/cifar.html. Five files of training images and o
 is one byte of label, 0 to 9, and 3072 bytes of pixels: red, green, blue, each 32 x 32 from the top left.
 """
 
-import tarfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from flowvae.data.archives import read_tar_gz
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.reading import check_memory, read_bytes, unreadable
+from flowvae.data.reading import read_bytes, unreadable
 from flowvae.data.splits import hold_out, make_dataset, make_split
 from flowvae.errors import UserError
 
@@ -34,23 +34,18 @@ def load(folder: Path) -> Dataset:
 def load_archive(path: Path) -> Dataset:
     """The file cifar-10-binary.tar.gz, without unpacking it."""
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
-            wanted = [members[name] for name in (*TRAIN_FILES, TEST_FILE) if name in members]
-            check_memory(path, sum(member.size for member in wanted))
-
-            def read(name: str) -> bytes:
-                if name not in members:
-                    raise UserError(f"{path} holds no {name}; get cifar-10-binary.tar.gz")
-                file = archive.extractfile(members[name])
-                assert file is not None  # it is a file
-                return file.read()
-
-            return _load(path, read)
+        files = read_tar_gz(path, (*TRAIN_FILES, TEST_FILE))
     except UserError:
         raise
-    except Exception as error:  # tarfile, gzip and zlib have a dozen ways to say that bytes are wrong
+    except Exception as error:  # gzip, zlib and tarfile have a dozen ways to say that bytes are wrong
         raise unreadable(path, "a .tar.gz archive", error) from error
+
+    def read(name: str) -> bytearray:
+        if name not in files:
+            raise UserError(f"{path} holds no {name}; get cifar-10-binary.tar.gz")
+        return files[name]
+
+    return _load(path, read)
 
 
 def refuse_pickles(folder: Path) -> Dataset:
@@ -67,12 +62,12 @@ def split_train(path: Path, train: Split, test: Split) -> Dataset:
     return make_dataset(path, train, valid, test)
 
 
-def _load(path: Path, read: Callable[[str], bytes]) -> Dataset:
+def _load(path: Path, read: Callable[[str], bytearray]) -> Dataset:
     rows = [_rows(path, name, read(name)) for name in (*TRAIN_FILES, TEST_FILE)]
     return split_train(path, _split(path, np.concatenate(rows[:-1])), _split(path, rows[-1]))
 
 
-def _rows(path: Path, name: str, data: bytes) -> np.ndarray:
+def _rows(path: Path, name: str, data: bytearray) -> np.ndarray:
     """uint8 [N, 3073], with labels in range."""
     if not data or len(data) % ROW:
         raise UserError(

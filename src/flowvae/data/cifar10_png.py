@@ -13,7 +13,7 @@ import numpy as np
 from flowvae.data import images
 from flowvae.data.cifar10 import split_train
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.reading import check_memory, read_bytes, unreadable
+from flowvae.data.reading import MAX_TEXT, check_memory, read_bytes, unreadable
 from flowvae.data.splits import make_split
 from flowvae.errors import UserError
 
@@ -49,7 +49,7 @@ def _read_sheet(path: Path) -> np.ndarray:
 
 def _read_labels(path: Path) -> np.ndarray:
     try:
-        labels = np.array(json.loads(read_bytes(path, "a list of labels")), ndmin=1)
+        labels = np.array(json.loads(read_bytes(path, "a list of labels", MAX_TEXT)), ndmin=1)
     except (ValueError, RecursionError) as error:
         raise unreadable(path, "a list of labels", error) from error
     if labels.dtype != np.int64 or labels.min() < 0 or labels.max() > 9:

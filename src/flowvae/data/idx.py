@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.reading import check_memory, unreadable
+from flowvae.data.reading import check_memory, read_up_to, unreadable
 from flowvae.data.splits import hold_out, make_dataset, make_split
 from flowvae.errors import UserError
 
@@ -42,7 +42,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array of that many dimensions in an IDX file; gzipped where its name ends in .gz."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            header = file.read(4 + 4 * dimensions)
+            header = read_up_to(file, 4 + 4 * dimensions)
             if header[:4] != bytes((0, 0, 8, dimensions)):
                 raise unreadable(
                     path, KIND, f"its first bytes are {header[:4].hex()}, not 000008{dimensions:02x}"
@@ -50,10 +50,10 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             shape = struct.unpack(f">{dimensions}I", header[4:])
             size = math.prod(shape)
             check_memory(path, size)
-            values = file.read(size + 1)
+            values = read_up_to(file, size + 1)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise unreadable(path, KIND, error) from error
     if len(values) != size:
         found = "more" if len(values) > size else f"only {len(values):,}"
         raise unreadable(path, KIND, f"its header promises {size:,} values, it holds {found}")
-    return np.frombuffer(values, np.uint8).reshape(shape).copy()
+    return np.frombuffer(values, np.uint8).reshape(shape)

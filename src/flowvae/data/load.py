@@ -1,7 +1,6 @@
 """One door to all sources: what a path is decides how it is read."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from flowvae.data import (
     celeba,
@@ -19,7 +18,8 @@ from flowvae.data import (
 )
 from flowvae.data.binarization import BINARIZATIONS, binarize
 from flowvae.data.dataset import Dataset
-from flowvae.errors import UserError, did_you_mean
+from flowvae.data.reading import user_path
+from flowvae.errors import UserError, did_you_mean, quoted
 
 NAMES = ("mnist", *hub.SOURCES)
 FILES: dict[str, Callable[..., Dataset]] = {
@@ -66,7 +66,9 @@ def load_dataset(
         UserError: whatever cannot be loaded.
     """
     if binarization not in BINARIZATIONS:
-        raise UserError(f"unknown binarization {binarization}; {did_you_mean(binarization, BINARIZATIONS)}")
+        raise UserError(
+            f"unknown binarization {quoted(binarization)}; {did_you_mean(binarization, BINARIZATIONS)}"
+        )
     if seed < 0:
         raise UserError(f"seed {seed}; give 0 or more")
     if image_size is not None and image_size < 1:
@@ -75,8 +77,8 @@ def load_dataset(
     if image_size is not None and dataset.shape[1:] != (image_size, image_size):
         height, width = dataset.shape[1:]
         raise UserError(
-            f"the images of {source} are {height} x {width}, and only CelebA, Omniglot and folders of image "
-            "files are resized; leave the image size out"
+            f"the images of {quoted(source)} are {height} x {width}, and only CelebA, Omniglot and folders "
+            "of image files are resized; leave the image size out"
         )
     return binarize(dataset, binarization, seed)
 
@@ -87,7 +89,7 @@ def read_source(source: str, image_size: int | None) -> Dataset:
         return mnist.load()
     if source in hub.SOURCES:
         return hub.load(source, image_size)
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         load = next((load for pattern, load in FOLDERS if any(path.glob(pattern))), image_folder.load)
     elif path.is_file() and path.suffix.lower() in FILES:
@@ -99,6 +101,6 @@ def read_source(source: str, image_size: int | None) -> Dataset:
         )
     else:
         raise UserError(
-            f"no data set, file or folder {source}; {did_you_mean(source, NAMES)}, or give a path"
+            f"no data set, file or folder {quoted(source)}; {did_you_mean(source, NAMES)}, or give a path"
         )
     return load(path, image_size) if load in RESIZING else load(path)

@@ -19,9 +19,10 @@ from typing import IO
 
 import numpy as np
 
+from flowvae.data.archives import open_zipped
 from flowvae.data.dataset import Dataset, Split
 from flowvae.data.larochelle import larochelle_name
-from flowvae.data.reading import check_memory, unreadable
+from flowvae.data.reading import check_memory, read_up_to, unreadable
 from flowvae.data.splits import hold_out, make_dataset, make_split, split_at_random
 from flowvae.errors import UserError
 
@@ -29,6 +30,9 @@ SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 IMAGE_KEYS = ("{}", "{}_images", "x_{}")
 LABEL_KEYS = ("{}_labels", "y_{}", "{}_labels_inferred")
 INDEX_KEYS = ("{}_idx", "{}_indices")
+NUMBERS = "biuf"
+LONGEST_HEADER = 2**16
+"""the most bytes before the numbers of an array; 128 are usual"""
 
 
 def load(path: Path) -> Dataset:
@@ -85,29 +89,34 @@ def _read_arrays(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             wanted = {key: info for key, info in members.items() if key in known}
             check_memory(path, sum(info.file_size for info in wanted.values()))
-            arrays = {key: _parse_array(path, key, archive.read(info)) for key, info in wanted.items()}
+            arrays = {key: _read_array(path, key, archive, info) for key, info in wanted.items()}
     except UserError:
         raise
-    except Exception as error:  # zipfile, zlib, lzma and NumPy have many ways to say that bytes are wrong
+    except Exception as error:  # zipfile, zlib and NumPy have many ways to say that bytes are wrong
         raise unreadable(path, "an .npz file", error) from error
     return arrays
 
 
-def _parse_array(path: Path, key: str, data: bytes) -> np.ndarray:
-    """One .npy file in memory. Object arrays, which would need pickle, are refused by their header."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
-    if dtype.hasobject:
-        raise UserError(f"array {key} in {path} holds Python objects, which could run code; save uint8")
-    if len(data) - file.tell() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"array {key} is not as long as its header says")
-    # A copy, because torch wants memory that can be written to.
-    array = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran_order else "C")
-    return array.copy(order="C")
+def _read_array(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One .npy file of numbers. Object arrays, which would need pickle, are refused by their header."""
+    with open_zipped(archive, info) as file:
+        head = io.BytesIO(read_up_to(file, LONGEST_HEADER))
+        version = np.lib.format.read_magic(head)
+        if version == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(head)
+        if dtype.hasobject:
+            raise UserError(f"array {key} in {path} holds Python objects, which could run code; save uint8")
+        if dtype.kind not in NUMBERS:
+            raise UserError(f"array {key} in {path} holds no plain numbers; save uint8")
+        size = math.prod(shape) * dtype.itemsize
+        if info.file_size - head.tell() != size:
+            raise ValueError(f"array {key} is not as long as its header says")
+        file.seek(head.tell())
+        data = read_up_to(file, size)
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+    return np.asarray(array, order="C")
 
 
 def _make_split(path: Path, arrays: dict[str, np.ndarray], key: str, label_key: str | None) -> Split:

@@ -14,10 +14,11 @@ from typing import IO
 import numpy as np
 
 from flowvae.data import images
+from flowvae.data.archives import open_zipped
 from flowvae.data.dataset import Dataset
-from flowvae.data.reading import check_memory, unreadable
+from flowvae.data.reading import check_memory, read_up_to, unreadable
 from flowvae.data.splits import hold_out, make_dataset, make_split, shuffled
-from flowvae.errors import UserError
+from flowvae.errors import UserError, quoted
 
 SIZE = (105, 105)
 IMAGE_SIZE = 28
@@ -87,11 +88,12 @@ def _files_of_archive(path: Path) -> Iterator[tuple[str, object, IO[bytes]]]:
                 parts = info.filename.split("/")
                 if len(parts) < 3 or not parts[-1].endswith(".png") or parts[0] == "__MACOSX":
                     continue
+                where = f"{quoted(info.filename)} in {path}"
                 if info.file_size > MAX_FILE:
-                    raise UserError(
-                        f"{info.filename} in {path} is no drawing: it is too large; get {path.name} again"
-                    )
-                yield "/".join(parts[-3:-1]), f"{info.filename} in {path}", io.BytesIO(archive.read(info))
+                    raise UserError(f"{where} is no drawing: it is too large; get {path.name} again")
+                with open_zipped(archive, info) as file:
+                    data = io.BytesIO(read_up_to(file, info.file_size))
+                yield "/".join(parts[-3:-1]), where, data
     except UserError:
         raise
     except Exception as error:  # zipfile and zlib have a dozen ways to say that bytes are wrong

@@ -86,13 +86,16 @@ class CausalLikelihood(Likelihood):
         self.initialized.fill_(True)
 
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> CausalImages:
-        condition = self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         orders = self._orders(z.shape[0], z.shape[1], noise)
-        return CausalImages(self.network, condition, self.shape, orders)
+        return CausalImages(self.network, self._condition(z), self.shape, orders)
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:
         """One draw for each code, by uniform ``noise`` [S, B, H/2, W/2]: images that the model makes."""
-        return self(z).sample(noise=noise)
+        # The noise of the pixels says in which order they are drawn, too.
+        return CausalImages(self.network, self._condition(z), self.shape).sample(noise=noise)
+
+    def _condition(self, z: Tensor) -> Tensor:
+        return self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
     def _orders(self, samples: int, images: int, noise: torch.Generator | None) -> Tensor | None:
         """An order for each sample of each image, uniform; the samples of an image take turns."""

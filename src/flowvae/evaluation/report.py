@@ -74,6 +74,10 @@ def evaluate(
         units = {"active_units": active_units(model, few)} if isinstance(model, Inferring) else {}
     scores: dict[str, Any] = {}
     for name, values in of_images.items():
+        if not values.isfinite().all() and name != "pareto_k":  # minus infinity, of equal weights
+            raise UserError(
+                f"{name} of {split} images is not finite; train again with a lower --learning-rate"
+            )
         if name in OF_WEIGHTS:
             scores[name] = values.median().item()
             continue

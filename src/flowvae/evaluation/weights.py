@@ -19,7 +19,7 @@ class WeightStatistics:
     >>> statistics = WeightStatistics(num_samples=400)
     >>> for _ in range(4):
     ...     statistics.add(torch.zeros(100, 7))
-    >>> statistics.effective_sample_size()
+    >>> statistics.effective_sample_size().round()
     tensor([400., 400., 400., 400., 400., 400., 400.])
     """
 

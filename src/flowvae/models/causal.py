@@ -12,13 +12,13 @@ class CausalOptions:
     """Options of a causal network over 2x2 patches of binary pixels."""
 
     causal_channels: int = 64
-    """width of the causal network"""
+    """channels of the causal network"""
     causal_blocks: int = 4
-    """gated blocks of the causal network"""
+    """number of gated blocks of the causal network"""
     causal_dropout: float = training_only(0.0)
-    """share of the causal network's gated activations that are dropped in training"""
+    """dropout probability of the causal network's gated activations"""
     causal_orders: int = 1
-    """number of orders of the patches, 1 to 8, that the causal network learns and the likelihood averages"""
+    """number of pixel orders, 1 to 8, that the causal network learns and the likelihood averages over"""
 
     def __post_init__(self) -> None:
         check_range("causal_channels", self.causal_channels, 1, WIDEST)

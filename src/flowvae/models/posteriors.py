@@ -65,13 +65,13 @@ class RealNVPOptions(FlowOptions):
 
     name = "realnvp"
     hidden: int = 128
-    """hidden units, or channels, of the conditioners"""
+    """number of hidden units, or channels, of the conditioners"""
     normalization: Normalization = "none"
-    """normalization inside the conditioners"""
+    """normalization inside the conditioners: none, weight, batch or activation normalization"""
     flow_batch_norm: bool = False
     """batch normalization as a flow after each transformation"""
     bounded: bool = True
-    """bound the log scale of affine transformations"""
+    """bound the log scale of the affine transformations"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,11 +95,11 @@ class InverseAutoregressiveOptions(FlowOptions):
 
     name = "iaf"
     hidden: int = 128
-    """hidden units of the masked networks; at least D - 1"""
+    """number of hidden units of the masked networks; at least D - 1"""
     flow_batch_norm: bool = False
     """batch normalization as a flow after each transformation"""
     bounded: bool = True
-    """bound the log scale of affine transformations"""
+    """bound the log scale of the affine transformations"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -149,9 +149,9 @@ class RealNVPDensityOptions(System):
     bounded: bool = True
     """bound the log scale of affine transformations"""
     objective: Literal["elbo", "importance-weighted"] = training_only("elbo")
-    """what training maximizes: the mean of the log density over draws of the noise, or the log of its mean"""
+    """bound that training maximizes: mean of log weights over draws of the noise, or log of their mean"""
     samples: int = training_only(1)
-    """S, draws of the dequantization noise for each image in training"""
+    """S, number of draws of the dequantization noise per image in training"""
 
     def __post_init__(self) -> None:
         check_range("transformations", self.transformations, 1, DEEPEST)

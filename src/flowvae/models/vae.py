@@ -22,7 +22,17 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
-from flowvae.models.base import Completing, Completions, Graph, Graphed, Inferring, Model, Sampler, Update
+from flowvae.models.base import (
+    Completing,
+    Completions,
+    Graph,
+    Graphed,
+    Inferring,
+    Model,
+    Sampler,
+    Update,
+    evaluating,
+)
 from flowvae.models.completion import complete
 from flowvae.models.couplings import CodeShape
 from flowvae.models.likelihoods import (
@@ -55,9 +65,9 @@ class ELBO(Part):
 
     name = "elbo"
     path_derivative: bool = True
-    """the gradient takes log q(z|x) through z alone, which is less noisy; not with batch norm"""
+    """take the gradient of log q(z|x) through z alone, which is less noisy; has no effect with batch norm"""
     free_bits: float = 0.0
-    """nats of KL that cost nothing"""
+    """nats of KL that are not penalized"""
 
     def __post_init__(self) -> None:
         check_range("free_bits", self.free_bits, 0, LARGEST)
@@ -306,22 +316,22 @@ class VAEOptions(System):
     prior: PriorOptions = NormalOptions()
     """prior p(z): standard normal, one that Real NVP transforms, or a mixture of pseudo-inputs' posteriors"""
     likelihood: LikelihoodOptions = BernoulliOptions()
-    """p(x|z) of binary pixels, independent or in patches of 2x2 each given those before it; or of 8-bit
-    pixels, as a discretized logistic or a mixture of them"""
+    """p(x|z): of binary pixels, independent or causal in patches of 2x2; of 8-bit pixels, discretized
+    logistics or mixtures of them"""
     code: VectorOptions | MapOptions = VectorOptions()
-    """the code z: D numbers, or maps at a quarter of the images' sides"""
+    """kind of code z: a vector of D numbers, or maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())
-    """what training maximizes; validation follows it"""
+    """bound that training maximizes; validation uses the same one"""
     covariance: Literal["diagonal", "full"] = "diagonal"
-    """covariance of the posterior's Gaussian; a full one is a triangular factor from the embedding"""
+    """covariance of the posterior's Gaussian: diagonal, or full by a triangular factor from the encoder"""
     latent: int = 40
-    """D, number of latent dimensions; of a code that is a map, number of its channels"""
+    """D, number of latent dimensions; with code map, number of channels"""
     channels: int = 64
-    """width of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
+    """channels of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
     blocks: int = 1
-    """residual blocks at either size of encoder and decoder, and of each convolutional conditioner"""
+    """number of residual blocks at either size of encoder and decoder, and in convolutional conditioners"""
     samples: int = training_only(1)
-    """S, posterior samples of each image in training"""
+    """S, number of posterior samples per image in training"""
     kl_warm_up: int = training_only(500)
     """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
 
@@ -367,7 +377,7 @@ class VAEOptions(System):
             first = MapCode((self.latent, shape[1] // STRIDE, shape[2] // STRIDE), self.channels)
             own = Downsampler(shape[0], self.channels, self.blocks) if encoder is None else encoder
         if encoder is not None:
-            with torch.no_grad():
+            with evaluating(encoder), torch.no_grad():
                 features = encoder(torch.zeros(2, *shape)).shape[1]
         full, transformations = self.covariance == "full", 0
         if flow is not None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flowvae.errors import UserError
 
@@ -49,17 +49,50 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, values: Any) -> None:
+    """Write nested ``values`` as JSON.
+
+    Raises:
+        UserError: one of them is NaN or infinite, which JSON has no number for.
+    """
+    try:
+        text = json.dumps(values, indent=2, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{path} is not written: a number is not finite; train the run again") from None
     with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=2) + "\n")
+        partial.write_text(text + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is not JSON, as a file with NaN or Infinity is not.
+    """
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_bytes(path), parse_constant=_refuse)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
-    except (ValueError, RecursionError):
+        raise UserError(f"{path} is missing; is {path.parent} the directory of a run?") from None
+    except (ValueError, RecursionError):  # nested too deep, or an integer of thousands of digits
         raise UserError(f"{path} is not valid JSON; restore it or train again") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); restore it") from None
 
 
 def reason(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.models.registry import build_model
 from flowvae.parts import shaping
-from flowvae.runs.files import read_json, reason, replacing, write_json
+from flowvae.runs.files import reason, replacing, write_json
 from flowvae.runs.formats import Described, read_description, written
 from flowvae.runs.metrics import METRICS, read_metrics
 
@@ -35,7 +34,7 @@ class Run:
 
     Args:
         path: the directory; or, where there is no such directory, the name of a model that comes with the
-            package: ``density-mnist``, the preset ``density-small`` trained for an hour on binary MNIST.
+            package: ``density-mnist``, the preset ``density`` trained for 160 minutes on binary MNIST.
 
     Raises:
         UserError: there is no such run; or, later, one of its files is damaged.
@@ -48,8 +47,8 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         bundled = PRETRAINED / path
-        self.bundled = not path.exists() and path.name == str(path) and bundled.is_dir()
-        self.path = bundled if self.bundled else path
+        named = not path.exists() and path.name == str(path) and bundled.is_dir()
+        self.path = bundled if named else path
         if not self.path.is_dir():
             raise UserError(f"{path} is not a directory; give the directory of a run")
 
@@ -57,8 +56,16 @@ class Run:
     def name(self) -> str:
         return self.path.resolve().name
 
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with the package, whose directory is not ours to write into."""
+        return self.path.parent == PRETRAINED
+
     def place_for(self, name: str) -> Path:
-        """Where a file of this name about the run is written: into it, or, of a bundled model, beside you."""
+        """Where what is made of the run goes: ``name`` in its directory; for a bundled model, NAME-``name``.
+
+        The latter lies in the current directory. A directory of the bundled model's own name would hide it.
+        """
         return Path(f"{self.name}-{name}") if self.bundled else self.path / name
 
     @functools.cached_property
@@ -84,8 +91,8 @@ class Run:
         """
         if self.config.model is None:
             raise UserError(
-                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load it in "
-                "Python: flowvae.load(run, model=...), with a module made as that of the run was"
+                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load "
+                "it in Python: flowvae.load(run, model=...), with a module made as that of the run was"
             )
         return self.fill(build_model(self.config.model, self.spec))
 
@@ -185,9 +192,10 @@ def revise(run: Run, config: Config) -> None:
 
 
 def check_revision(run: Run, config: Config, system: str | None = None) -> None:
-    """
+    """Make sure that a run that is resumed differs from its own configuration in what may change alone.
+
     Raises:
-        UserError: something other than what may change differs from the run's own configuration.
+        UserError: it differs in something else.
     """
     old = run.described
     if system is not None and system != old.system:
@@ -199,7 +207,8 @@ def check_revision(run: Run, config: Config, system: str | None = None) -> None:
             free = part == "training" and name in FREE
             if not free and value != before.get(name):
                 raise UserError(
-                    f"{run.path} was started with {name} = {before.get(name)}; it cannot be resumed with {value}"
+                    f"{run.path} was started with {name} = {before.get(name)}; it cannot be resumed with "
+                    f"{value}"
                 )
 
 
@@ -237,7 +246,11 @@ def _fill(model: nn.Module, path: Path) -> None:
         raise UserError(f"{path} is missing; train the run for at least one validation")
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        # As the model has them: a number can be finite in a wider type alone.
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} is not finite")
+    except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
         ) from None

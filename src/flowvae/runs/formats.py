@@ -1,20 +1,22 @@
 """config.json: its present form, and what became of earlier ones.
 
-Format 2 names a system, and its options are those of the parts that were chosen. In format 1, and before there
-was a number, all options of all models stood in one list, and those of the objective among the training's.
+Format 2 names a system, and its options are those of the parts that were chosen. In format 1, and before
+there was a number, all options of all models were one list, and those of the objective were training options.
 """
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
-from flowvae.errors import UserError, did_you_mean
+from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.models.registry import SYSTEMS
-from flowvae.parts import available, from_dict, to_dict
+from flowvae.parts import MOST, available, from_dict, to_dict
 from flowvae.runs.files import read_json
 
 FORMAT = 2
+MOST_PIXELS = 2**26  # of one image, over its channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
 OBJECTIVE = ("objective", "samples", "path_derivative", "kl_warm_up", "free_bits")
@@ -44,7 +46,8 @@ def written(config: Config, spec: DataSpec, system: str) -> dict[str, Any]:
 
 
 def read_description(path: Path) -> Described:
-    """
+    """What the config.json at ``path`` says.
+
     Raises:
         UserError: the file is missing, damaged, or of a later version of flowvae.
     """
@@ -61,23 +64,27 @@ def _described(values: dict[str, Any]) -> Described:
         isinstance(shape, list | tuple)
         and len(shape) == 3
         and all(type(side) is int and side > 0 for side in shape)
+        and math.prod(shape) <= MOST_PIXELS
     ):
-        raise UserError(f"shape is {shape!r}; expected [channels, height, width]")
+        raise UserError(
+            f"shape is {quoted(shape)}; expected [channels, height, width], of at most {MOST_PIXELS:,} "
+            "numbers in all"
+        )
     counts = {name: values.pop(name, None) for name in ("levels", "training_images", "classes")}
     for name, count in counts.items():
-        if not (type(count) is int and count >= 0) and not (name == "levels" and count is None):
-            raise UserError(f"{name} is {count!r}; expected a number of 0 or more")
+        if not (type(count) is int and 0 <= count <= MOST) and not (name == "levels" and count is None):
+            raise UserError(f"{name} is {quoted(count)}; expected a number of 0 to {MOST:,}")
     spec = DataSpec((shape[0], shape[1], shape[2]), **counts)
     system, options = values.pop("system", None), values.pop("model", None)
     if not isinstance(system, str):
-        raise UserError(f"system is {system!r}; expected a name")
+        raise UserError(f"system is {quoted(system)}; expected a name")
     if not isinstance(options, dict):
-        raise UserError(f"model is {options!r}; expected names and values")
+        raise UserError(f"model is {quoted(options)}; expected names and values")
     model = from_dict(SYSTEMS[system], options) if system in SYSTEMS else None
     data = from_dict(DataConfig, values.pop("data", {}))
     training = from_dict(TrainingConfig, values.pop("training", {}))
     for name in values:
-        raise UserError(f"no entry {name!r}; {did_you_mean(str(name), ENTRIES)}")
+        raise UserError(f"no entry {quoted(name)}; {did_you_mean(str(name), ENTRIES)}")
     return Described(Config(data, model, training), spec, system, options)
 
 
@@ -92,18 +99,18 @@ def upgraded(values: Any) -> dict[str, Any]:
     values = dict(values)
     number = values.pop("format", 1)
     if type(number) is not int or not 1 <= number <= FORMAT:
-        raise UserError(f"format is {number!r}; this version of flowvae reads 1 to {FORMAT}, update it")
+        raise UserError(f"format is {quoted(number)}; this version of flowvae reads 1 to {FORMAT}, update it")
     return _from_format_1(values) if number == 1 else values
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     for part in PARTS:
         if not isinstance(values.get(part, {}), dict):
-            raise UserError(f"{part} is {values[part]!r}; expected names and values")
+            raise UserError(f"{part} is {quoted(values[part])}; expected names and values")
     data, old, training = (dict(values.pop(part, {})) for part in PARTS)
     system = old.pop("family", "vae")
     if not isinstance(system, str) or system not in SYSTEMS:
-        raise UserError(f"family is {system!r}; restore the file or train again")
+        raise UserError(f"family is {quoted(system)}; restore the file or train again")
     old |= {name: training.pop(name) for name in OBJECTIVE if name in training}
     if old.get("prior") == "realnvp":  # it had the couplings of the posterior, but never batch norm
         old["prior_hidden"] = old.get("hidden", 128)

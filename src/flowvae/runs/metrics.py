@@ -6,22 +6,43 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flowvae.runs.files import replacing
+from flowvae.runs.files import read_bytes, replacing
 
 METRICS = "metrics.jsonl"
 POSITION = ("split", "step", "epoch", "seconds")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, in order; none where there is no such file."""
-    path = run / METRICS
-    if not path.exists():
+    """The records of metrics.jsonl, in order; none where there is no such file. Damaged lines are left out.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        lines = read_bytes(run / METRICS).splitlines()
+    except FileNotFoundError:
         return []
     records = []
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):  # a line that a crash cut short
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):  # a line that a crash cut short, or worse
             records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict)]
+    return [record for record in records if _is_record(record)]
+
+
+def _is_record(value: Any) -> bool:
+    """Whether it has what every record has, and a number more, as numbers that 64 bits hold."""
+    return (
+        isinstance(value, dict)
+        and value.get("split") in ("train", "valid")
+        and type(value.get("step")) is int
+        and len(value) > len(POSITION)
+        and all(name in value for name in POSITION)
+        and all(
+            type(number) in (int, float) and abs(number) < 2**63
+            for name, number in value.items()
+            if name != "split"
+        )
+    )
 
 
 def cut_metrics(run: Path, length: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.runs.files import read_json, replacing
-from flowvae.runs.folder import EVALUATION
+from flowvae.runs.folder import EVALUATION, Run
 from flowvae.titles import title
 
 # How numbers are shown, in their order. Where a model can be better or worse, lower is better.
@@ -66,20 +66,21 @@ def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         UserError: a run was not evaluated, or its evaluation is damaged.
     """
-    return [
-        {"name": name, **read_evaluation(run / EVALUATION)}
-        for name, run in zip(titles(runs), runs, strict=True)
-    ]
+    return [{"name": name, **read_evaluation(Run(run))} for name, run in zip(titles(runs), runs, strict=True)]
 
 
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """The scores of an evaluation.json; any of them may be missing.
+def read_evaluation(run: Run) -> dict[str, Any]:
+    """The scores of a run; any of them may be missing.
 
     Raises:
         UserError: there is no such file, or it is damaged.
     """
-    if path.parent.is_dir() and not path.exists():
-        raise UserError(f"{path} is missing; make it with: flowvae evaluate {path.parent}")
+    path = run.path / EVALUATION
+    if not path.exists():
+        if run.bundled:
+            name = run.name
+            raise UserError(f"{name} comes without scores; flowvae evaluate {name} prints those on your data")
+        raise UserError(f"{path} is missing; make it with: flowvae evaluate {run.path}")
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no evaluation; evaluate the run again")
@@ -149,7 +150,7 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
 FORMATS = {
     ".md": markdown,
     ".csv": comma_separated,
-    ".json": lambda rows: json.dumps(rows, indent=2) + "\n",
+    ".json": lambda rows: json.dumps(rows, indent=2, allow_nan=False) + "\n",
 }
 
 

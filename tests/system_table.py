@@ -1,0 +1,165 @@
+"""Every system, small, in enough variants that each option has a value other than its default somewhere."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.models import Bounded, Coded, Completing, Graphed, Inferring, Sampler, Scored
+from flowvae.models.registry import SYSTEMS
+from flowvae.parts import from_dict
+
+BATCH, STEPS = 32, 8
+OF_AUTOENCODERS = {Sampler, Inferring, Coded, Bounded, Completing, Graphed}
+BOUND = {"negative_elbo", "negative_elbo_standard_error", "samples"}
+LIKELIHOOD = {"nll", "nll_standard_error", "bits_per_dim"}
+OF_CODES = {"reconstruction", "kl", "active_units"}
+
+
+class Row(NamedTuple):
+    """A system with options, by flat names; what its model can do, and by which numbers it is judged."""
+
+    system: str
+    options: dict[str, Any]
+    can: set[type] = OF_AUTOENCODERS
+    evaluated: set[str] = OF_CODES | BOUND | LIKELIHOOD
+    """what an evaluation has beside what it was measured on"""
+    best: str = "negative_elbo"
+    binary: bool = True
+    graphs: bool = False
+    """whether it can be written as graphs"""
+
+    def options_of_system(self) -> System:
+        return from_dict(SYSTEMS[self.system], self.options)
+
+    def config(self, data: Path, **training: Any) -> Config:
+        given: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "track": "none"}
+        return Config(
+            DataConfig(str(data), "dynamic" if self.binary else "none"),
+            self.options_of_system(),
+            TrainingConfig(**{**given, "learning_rate_warm_up": 5, **training}),
+        )
+
+
+SMALL = {"latent": 3, "features": 8, "channels": 4}
+MAPS = {"code": "map", "latent": 3, "channels": 4}
+
+TABLE: dict[str, Row] = {
+    "vae": Row("vae", SMALL, graphs=True),
+    # The fused Gaussian of the flow's noise, with the path derivative that is the default.
+    "vae-realnvp-of-noise": Row(
+        "vae",
+        {
+            **SMALL,
+            "posterior": "realnvp",
+            "flow_of": "noise",
+            "covariance": "full",
+            "normalization": "weight",
+            "transformations": 2,
+            "hidden": 8,
+            "prior": "realnvp",
+            "prior_transformations": 2,
+            "prior_hidden": 8,
+            "prior_normalization": "act",
+            "prior_bounded": False,
+        },
+        graphs=True,
+    ),
+    "vae-realnvp-batch-norm": Row(
+        "vae",
+        {
+            **SMALL,
+            "posterior": "realnvp",
+            "normalization": "batch",
+            "flow_batch_norm": True,
+            "bounded": False,
+            "hidden": 8,
+            "transformations": 1,
+            "blocks": 2,
+        },
+        graphs=True,
+    ),
+    "vae-planar-whole-gradient": Row(
+        "vae",
+        {
+            **SMALL,
+            "posterior": "planar",
+            "context": False,
+            "path_derivative": False,
+            "free_bits": 1.0,
+            "kl_warm_up": 3,
+            "samples": 2,
+        },
+        graphs=True,
+    ),
+    "vae-iaf-importance-weighted": Row(
+        "vae",
+        {
+            **SMALL,
+            "posterior": "iaf",
+            "transformations": 2,
+            "hidden": 8,
+            "objective": "importance-weighted",
+            "samples": 3,
+        },
+        best="importance_weighted",
+        graphs=True,
+    ),
+    "vae-causal": Row(
+        "vae",
+        {
+            **SMALL,
+            "likelihood": "causal",
+            "causal_channels": 6,
+            "causal_blocks": 1,
+            "causal_dropout": 0.2,
+            "causal_orders": 2,
+        },
+    ),
+    "vae-vamp-of-maps": Row("vae", {**MAPS, "prior": "vamp", "pseudo_inputs": 5}),
+    "vae-logistic": Row("vae", {**SMALL, "likelihood": "logistic"}, binary=False, graphs=True),
+    "vae-mixture-of-maps": Row(
+        "vae",
+        {
+            **MAPS,
+            "likelihood": "logistic-mixture",
+            "components": 2,
+            "posterior": "realnvp",
+            "transformations": 2,
+            "hidden": 8,
+            "normalization": "act",
+        },
+        binary=False,
+        graphs=True,
+    ),
+    "pixelcnn": Row(
+        "pixelcnn",
+        {"causal_channels": 6, "causal_blocks": 1, "causal_dropout": 0.2, "causal_orders": 3},
+        can={Sampler, Scored},
+        evaluated=LIKELIHOOD,
+        best="nll",
+    ),
+    "realnvp": Row(
+        "realnvp",
+        {"hidden": 8, "transformations": 2},
+        can={Sampler, Coded, Bounded},
+        evaluated=BOUND | LIKELIHOOD,
+        binary=False,
+    ),
+    "realnvp-importance-weighted": Row(
+        "realnvp",
+        {
+            "hidden": 8,
+            "transformations": 1,
+            "blocks": 0,
+            "normalization": "batch",
+            "flow_batch_norm": True,
+            "bounded": False,
+            "objective": "importance-weighted",
+            "samples": 2,
+        },
+        can={Sampler, Coded, Bounded},
+        evaluated=BOUND | LIKELIHOOD,
+        best="importance_weighted",
+        binary=False,
+    ),
+}
