@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from zuko.flows import GeneralCouplingTransform
 from zuko.lazy import LazyComposedTransform
 
-from benchmarks.posteriors import MNIST, PeerPosterior, gradient_step, moved
+from benchmarks.posteriors import PeerPosterior, gradient_step, moved, our_posterior
 from benchmarks.timing import Call, by_turns, milliseconds
-from flowvae.build import posterior
-from flowvae.config import ModelConfig
+from flowvae.models.posteriors import RealNVPOptions
 
 OURS = "flowvae"
 PRODUCTS = "matrix products alone"
@@ -85,15 +84,8 @@ class Sizes:
 
 
 def _compare(sizes: Sizes, images: int, repeats: int) -> dict[str, Any]:
-    config = ModelConfig(
-        posterior="realnvp",
-        transformations=sizes.couplings // 2,
-        latent=sizes.dimension,
-        features=sizes.features,
-        hidden=sizes.hidden,
-        context=sizes.context,
-    )
-    made: dict[str, nn.Module] = {OURS: posterior(config, MNIST)}
+    options = RealNVPOptions(sizes.couplings // 2, context=sizes.context, hidden=sizes.hidden)
+    made: dict[str, nn.Module] = {OURS: our_posterior(options, sizes.features, sizes.dimension)}
     for name, flow in PEERS.items():
         if sizes.context and flow in WITHOUT_CONTEXT:
             continue

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,10 +13,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from benchmarks.machine import REPOSITORY
 from benchmarks.posteriors import our_step
 from benchmarks.timing import by_turns
-from flowvae.config import ModelConfig
+from flowvae.models.posteriors import FlowOptions, PlanarOptions, RealNVPOptions
 
 FEATURES = 64
-FAMILIES: tuple[Literal["planar", "realnvp"], ...] = ("planar", "realnvp")
+FAMILIES: tuple[type[FlowOptions], ...] = (PlanarOptions, RealNVPOptions)
 PICTURE = REPOSITORY / "docs" / "images" / "growth.png"
 
 
@@ -61,7 +61,7 @@ def measure(
         for family in FAMILIES:
             calls = {str(value): _call(family, size) for value, size in zip(values, along, strict=True)}
             seconds = list(by_turns(calls, repeats, at_least=0.01).values())
-            curves[varied][family] = {
+            curves[varied][family.name] = {
                 "sizes": values,
                 "seconds": seconds,
                 "slope": _slope(values[-3:], seconds[-3:]),
@@ -70,9 +70,8 @@ def measure(
     return {}, {"curves": curves}
 
 
-def _call(family: Literal["planar", "realnvp"], size: Size):
-    config = ModelConfig(posterior=family, transformations=size.K, latent=size.D, features=FEATURES)
-    return our_step(config, size.B, size.S)
+def _call(family: type[FlowOptions], size: Size):
+    return our_step(family(size.K), size.B, FEATURES, size.D, size.S)
 
 
 def _slope(sizes: list[int], seconds: list[float]) -> float:

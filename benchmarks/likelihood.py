@@ -1,6 +1,6 @@
 """The likelihood estimate: samples per second, its share of the machine's arithmetic, its memory."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from benchmarks.timing import (
     floating_point_operations,
     matrix_product,
 )
-from flowvae.build import build_model
 from flowvae.data import as_float, load_dataset
 from flowvae.evaluation import bounds
 from flowvae.models import VAE
-from flowvae.presets import preset
+from flowvae.models.registry import build_model
+from flowvae.models.vae import VAEOptions
 
 OURS = "flowvae"
 # Codes that the decoder is given at once where its operations are counted.
@@ -68,7 +68,10 @@ def measure(
         name: num_samples * (num_images if name == OURS else pythae_images) / value
         for name, value in seconds.items()
     }
-    decoder = floating_point_operations(lambda: model.likelihood(torch.randn(1, COUNTED, LATENT))) / COUNTED
+    decoder = (
+        floating_point_operations(lambda: model.likelihood(torch.randn(1, COUNTED, model.dimension)))
+        / COUNTED
+    )
     share = decoder * samples_per_second[OURS] / rate
     peers = [value for name, value in samples_per_second.items() if name != OURS]
     values = bounds(model, images[:pythae_images], num_samples).negative_log_marginal
@@ -87,12 +90,9 @@ def measure(
     return {"likelihood_share_of_matmul": share}, details
 
 
-LATENT = preset("vae").model.latent
-
-
 def model_and_images(num_images: int) -> tuple[VAE, Tensor]:
-    """The preset ``vae`` as it starts, in eval mode, and the first binary test images."""
+    """The autoencoder of the preset ``vae`` as it starts, in eval mode, and the first binary test images."""
     torch.manual_seed(0)
     dataset = load_dataset("mnist", "static")
-    model = build_model(preset("vae").model, dataset.shape).eval()
+    model = cast(VAE, build_model(VAEOptions(), dataset.spec)).eval()
     return model, as_float(dataset.test.images[:num_images], dataset.levels)

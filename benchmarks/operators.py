@@ -10,10 +10,10 @@ from benchmarks.likelihood import model_and_images
 from benchmarks.posteriors import our_step
 from benchmarks.timing import Call
 from benchmarks.training import Step
-from flowvae.config import ModelConfig
 from flowvae.data import load_dataset
 from flowvae.evaluation import bounds
-from flowvae.presets import preset
+from flowvae.models.posteriors import FlowOptions, PlanarOptions, RealNVPOptions
+from flowvae.models.registry import preset
 
 # What the profiler calls autograd's own bookkeeping, one name for each kind of node.
 ENGINE = "autograd::engine"
@@ -43,16 +43,14 @@ def measure(
     """
     torch.manual_seed(0)
 
-    def step_of(**settings: Any) -> Call:
-        return our_step(ModelConfig(features=features, **settings), images)
+    def step_of(options: FlowOptions) -> Call:
+        return our_step(options, images, features)
 
     config = preset("vae")
     model, few = model_and_images(8)
     profiled: dict[str, Call] = {
-        f"planar posterior, K = {planar}": step_of(posterior="planar", transformations=planar),
-        f"Real NVP posterior, K = {real_nvp}, no context": step_of(
-            posterior="realnvp", transformations=real_nvp, context=False
-        ),
+        f"planar posterior, K = {planar}": step_of(PlanarOptions(planar)),
+        f"Real NVP posterior, K = {real_nvp}, no context": step_of(RealNVPOptions(real_nvp, context=False)),
         "training step, vae": Step(config, load_dataset(config.data.data, config.data.binarization)),
         f"likelihood estimate, S = {num_samples}": lambda: bounds(model, few, num_samples),
     }

@@ -13,12 +13,11 @@ from pyro.distributions.transforms.planar import Planar as PyroPlanar
 from pythae.models.normalizing_flows import PlanarFlow, PlanarFlowConfig
 from torch import Tensor, nn
 
-from benchmarks.posteriors import MNIST, PeerPosterior, gradient_step, moved
+from benchmarks.posteriors import PeerPosterior, gradient_step, moved, our_posterior
 from benchmarks.timing import Call, by_turns, milliseconds
-from flowvae.build import posterior
-from flowvae.config import ModelConfig
 from flowvae.densities import FlowPosterior, GaussianPosterior
 from flowvae.flows import Planar
+from flowvae.models.posteriors import PlanarOptions
 
 OURS = "flowvae"
 TEXTBOOK = "textbook loop, plain PyTorch"  # nobody's library: a reference, no peer
@@ -100,10 +99,7 @@ def _shared(features: int, dimension: int, transformations: int) -> dict[str, nn
 
 
 def ours(features: int, dimension: int, transformations: int) -> FlowPosterior:
-    config = ModelConfig(
-        posterior="planar", transformations=transformations, latent=dimension, features=features
-    )
-    return cast(FlowPosterior, posterior(config, MNIST))
+    return cast(FlowPosterior, our_posterior(PlanarOptions(transformations), features, dimension))
 
 
 class LinearParameters(nn.Linear):

@@ -4,12 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Call
-from flowvae.build import posterior
-from flowvae.config import ModelConfig
-from flowvae.densities import GaussianPosterior
-
-MNIST = (1, 28, 28)
-"""The shape of images whose codes the posteriors are for; a code that is a vector has nothing of it."""
+from flowvae.densities import GaussianPosterior, Posterior
+from flowvae.models.couplings import CodeShape
+from flowvae.models.posteriors import FlowOptions, build_posterior
 
 
 class PeerPosterior(nn.Module):
@@ -51,7 +48,14 @@ def gradient_step(posterior: nn.Module, features: Tensor, num_samples: int = 1) 
     return call
 
 
-def our_step(config: ModelConfig, images: int, num_samples: int = 1) -> Call:
-    """The `gradient_step` of the posterior of ``config``, moved, for random features of so many images."""
-    given = torch.randn(images, config.features)
-    return gradient_step(moved(posterior(config, MNIST)), given, num_samples)
+def our_posterior(options: FlowOptions, features: int, dimension: int) -> Posterior:
+    """Of codes of D numbers, from the features [B, F] of images."""
+    return build_posterior(options, CodeShape(dimension), features, full=False, blocks=1)
+
+
+def our_step(
+    options: FlowOptions, images: int, features: int, dimension: int = 40, num_samples: int = 1
+) -> Call:
+    """The `gradient_step` of our posterior, moved, for random features of so many images."""
+    given = torch.randn(images, features)
+    return gradient_step(moved(our_posterior(options, features, dimension)), given, num_samples)

@@ -1,5 +1,6 @@
 """pythae's models: with its own networks or with ours inside, and as our estimators want them."""
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -12,7 +13,9 @@ from pythae.models.normalizing_flows import PlanarFlow
 from torch import Tensor, nn
 
 from flowvae import models
-from flowvae.densities import BernoulliLikelihood, GaussianPosterior, LogDensities, StandardNormal
+from flowvae.densities import BernoulliLikelihood, GaussianPosterior, LogDensities
+from flowvae.models import Bounded
+from flowvae.noise import Noise, normal
 
 Kind = Literal["VAE", "VAE_LinNF", "VAE_IAF"]
 
@@ -52,7 +55,7 @@ def with_our_networks(kind: Kind, ours: models.VAE) -> VAE:
     posterior = cast(GaussianPosterior, ours.posterior)
     encoder = EncoderWithOurs(ours.encoder, posterior)
     decoder = DecoderWithOurs(cast(BernoulliLikelihood, ours.likelihood))
-    return _make(kind, cast(StandardNormal, ours.prior).mean.shape[0], encoder, decoder)
+    return _make(kind, ours.dimension, encoder, decoder)
 
 
 def with_its_own_networks(kind: Kind, latent: int) -> VAE:
@@ -73,8 +76,8 @@ def _make(kind: Kind, latent: int, encoder: BaseEncoder, decoder: BaseDecoder) -
     return VAE_IAF(config, encoder, decoder)
 
 
-class Scored(nn.Module):
-    """A pythae model as `flowvae.evaluation.bounds` takes a model without an encoder of ours.
+class BoundedPythae(nn.Module, Bounded):
+    """A pythae model as `flowvae.evaluation.bounds` takes a model.
 
     Its own Gaussian and flow, its own decoder's means, and the log densities that belong to them.
     """
@@ -83,11 +86,17 @@ class Scored(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, num_samples: int = 1) -> LogDensities:
+    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
         output = self.model.encoder(images)
         scale = (0.5 * output.log_covariance).exp()
         base = torch.distributions.Normal(output.embedding, scale, validate_args=False)
-        z = base.rsample(torch.Size([num_samples]))
+        return lambda num_samples: self._densities(images, base, num_samples, noise)
+
+    def _densities(
+        self, images: Tensor, base: torch.distributions.Normal, num_samples: int, noise: Noise
+    ) -> LogDensities:
+        shape = (num_samples, *base.mean.shape)
+        z = base.mean + base.stddev * normal(noise, shape, base.mean)
         log_density = base.log_prob(z).sum(2)
         moved, log_determinant = flow(self.model, z.flatten(0, 1))
         means = self.model.decoder(moved)["reconstruction"].reshape(*z.shape[:2], *images.shape[1:])

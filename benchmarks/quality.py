@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +16,19 @@ from torch import Tensor
 
 import flowvae
 from benchmarks import machine
-from benchmarks.pythae_models import Kind, Scored, invertible_share, with_its_own_networks, with_our_networks
+from benchmarks.pythae_models import (
+    BoundedPythae,
+    Kind,
+    invertible_share,
+    with_its_own_networks,
+    with_our_networks,
+)
 from flowvae import models, runs
 from flowvae.data import Dataset, as_float, load_dataset
 from flowvae.evaluation import Bounds, bounds
-from flowvae.evaluation.likelihood import CHUNK
-from flowvae.presets import preset
+from flowvae.evaluation.likelihood import CHUNK, joined
+from flowvae.models.registry import preset
+from flowvae.models.vae import VAEOptions
 from flowvae.training import loop
 
 FOLDER = machine.REPOSITORY / "results" / "quality"
@@ -119,7 +126,7 @@ def static_mnist() -> Path:
 
 @dataclass
 class Trained:
-    model: models.VAE | Scored
+    model: models.VAE | BoundedPythae
     parameters: int
     images_seen: float
     seconds: float
@@ -127,20 +134,20 @@ class Trained:
 
 
 def _train_ours(row: Row, dataset: Dataset, minutes: float) -> Trained:
-    config = preset(row.model)
-    training = replace(config.training.with_budget(minutes=minutes), batch_size=BATCH_SIZE, track="none")
-    config = replace(config, data=replace(config.data, data=str(static_mnist())), training=training)
+    config = preset(row.model).revised(
+        data=str(static_mnist()), minutes=minutes, batch_size=BATCH_SIZE, track="none"
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / row.model
         loop.train(run, config)
         last = runs.read_metrics(run)[-1]
-        model = flowvae.load(run)
+        model = cast(models.VAE, flowvae.load(run))
     return Trained(
         model,
         _count(model),
         images_seen=last["step"] * BATCH_SIZE,
         seconds=last["seconds"],
-        notes={"learning_rate": training.learning_rate},
+        notes={"learning_rate": config.training.learning_rate},
     )
 
 
@@ -153,9 +160,10 @@ def _train_pythae(
     config = preset("vae")
     if row.system == WITH_OURS:
         # As our own training starts.
-        model = with_our_networks(kind, loop._start(config, dataset, torch.device("cpu")).model)
+        ours = cast(models.VAE, loop._start(config, dataset, torch.device("cpu")).model)
+        model = with_our_networks(kind, ours)
     else:
-        model = with_its_own_networks(kind, config.model.latent)
+        model = with_its_own_networks(kind, VAEOptions().latent)
     budget = Budget(60 * minutes)
     with tempfile.TemporaryDirectory() as folder:
         trainer_config = BaseTrainerConfig(
@@ -191,10 +199,12 @@ def _train_pythae(
     # What it would keep is the best epoch; the unfinished one may be better.
     candidates = [model, *([best] if (best := getattr(trainer, "_best_model", None)) is not None else [])]
     images = as_float(validation, dataset.levels)
-    values = [_bounds(Scored(candidate).eval(), images, 1).negative_elbo.mean() for candidate in candidates]
+    values = [
+        _bounds(BoundedPythae(candidate).eval(), images, 1).negative_elbo.mean() for candidate in candidates
+    ]
     chosen = candidates[int(torch.stack(values).argmin())]
     return Trained(
-        Scored(chosen),
+        BoundedPythae(chosen),
         _count(model),
         images_seen=budget.steps * BATCH_SIZE,
         seconds=budget.seconds(),
@@ -245,6 +255,8 @@ def _score(trained: Trained, dataset: Dataset, test_images: int | None) -> dict[
     images = as_float(dataset.test.images[:test_images], dataset.levels)
     torch.manual_seed(0)
     scores = _bounds(trained.model.eval(), images, SAMPLES)
+    assert scores.reconstruction is not None
+    assert scores.kl is not None
     return {
         "negative_elbo": scores.negative_elbo.mean().item(),
         "standard_error": scores.negative_elbo.std().item() / math.sqrt(len(images)),
@@ -261,9 +273,8 @@ def _score(trained: Trained, dataset: Dataset, test_images: int | None) -> dict[
     }
 
 
-def _bounds(model: models.VAE | Scored, images: Tensor, num_samples: int) -> Bounds:
-    parts = [bounds(cast(models.VAE, model), few, num_samples) for few in images.split(IMAGES_AT_ONCE)]
-    return Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
+def _bounds(model: models.VAE | BoundedPythae, images: Tensor, num_samples: int) -> Bounds:
+    return joined(bounds(model, few, num_samples) for few in images.split(IMAGES_AT_ONCE))
 
 
 def _count(model: torch.nn.Module) -> int:

@@ -22,16 +22,14 @@ print(json.dumps({"torch": torch_alone, "beyond_torch": beyond, "all_names": tim
 """
 TRAIN = """
 import json, sys, tempfile
-from dataclasses import replace
 from pathlib import Path
 from benchmarks.machine import peak_memory
-from flowvae.presets import preset
+from flowvae.models.registry import preset
 from flowvae.training import train
 
-config = preset("vae")
-settings = replace(config.training.with_budget(steps=int(sys.argv[1])), validation_images=int(sys.argv[2]))
+config = preset("vae").revised(steps=int(sys.argv[1]), validation_images=int(sys.argv[2]))
 with tempfile.TemporaryDirectory() as folder:
-    train(Path(folder) / "run", replace(config, training=settings))
+    train(Path(folder) / "run", config)
 print(json.dumps(peak_memory() / 1e6))
 """
 

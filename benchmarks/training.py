@@ -4,7 +4,6 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from benchmarks.timing import (
     matrix_product,
 )
 from flowvae import runs
+from flowvae.batch import Batch
 from flowvae.config import Config
 from flowvae.data import Dataset, load_dataset, training_batch
-from flowvae.presets import preset
+from flowvae.models.registry import preset
 from flowvae.training import loop
+from flowvae.training.seeding import seed_everything
 
 PHASES = ("batch", "forward", "backward", "clipping", "optimizer", "averaging")
 
@@ -45,7 +46,7 @@ def measure(
     for name in presets:
         config = preset(name)
         if batch_size:
-            config = replace(config, training=replace(config.training, batch_size=batch_size))
+            config = config.revised(batch_size=batch_size)
         results[name] = _measure(config, repeats, compiled, loop_steps)
     return {"training_share_of_matmul": results[presets[0]]["share_of_matmul"]}, {"presets": results}
 
@@ -53,27 +54,28 @@ def measure(
 class Step:
     """One step after the other as in `flowvae.training.loop`; ``seconds`` has what each phase took.
 
-    The phases are its lines, from its own state and objective, without its display and records.
+    The phases are its lines and those of the one player's move, from its own state and the model's own
+    updates, without its display and records.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, compiled: bool = False) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         self.dataset, self.settings = dataset, config.training
         self.state = loop._start(config, dataset, torch.device("cpu"))
-        self.forward = torch.compile(self.state.model) if compiled else self.state.model
+        (self.player,) = self.state.players.values()
         self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
 
     def __call__(self) -> None:
         marks = [time.perf_counter()]
-        images = self.batch()
+        batch = self.batch()
         marks.append(time.perf_counter())
-        loss = self.loss(images)
+        loss = self.loss(batch)
         marks.append(time.perf_counter())
-        loss.backward()
+        loss.backward(inputs=self.player.parameters)
         marks.append(time.perf_counter())
-        torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.gradient_clipping)
+        torch.nn.utils.clip_grad_norm_(self.player.parameters, self.settings.gradient_clipping)
         marks.append(time.perf_counter())
-        self.state.optimizer.step()
-        self.state.optimizer.zero_grad()
+        self.player.optimizer.step()
+        self.player.optimizer.zero_grad()
         marks.append(time.perf_counter())
         self.state.average.update_parameters(self.state.model)
         marks.append(time.perf_counter())
@@ -81,24 +83,23 @@ class Step:
         for phase, before, after in zip(PHASES, marks[:-1], marks[1:], strict=True):
             self.seconds[phase].append(after - before)
 
-    def batch(self) -> Tensor:
-        runs.seed_everything(self.settings.seed, self.state.step)
+    def batch(self) -> Batch:
+        seed_everything(self.settings.seed, self.state.step)
         return training_batch(self.dataset, self.settings.batch_size, self.settings.seed, self.state.step)
 
-    def loss(self, images: Tensor) -> Tensor:
-        densities = self.forward(images, self.settings.samples)
-        return -loop._objective(self.settings, densities, self.state.step)
+    def loss(self, batch: Batch) -> Tensor:
+        return next(self.state.model.updates(batch, self.state.step)).loss
 
 
 def _measure(config: Config, repeats: int, compiled: bool, loop_steps: int) -> dict[str, Any]:
     dataset = load_dataset(config.data.data, config.data.binarization)
     eager = Step(config, dataset)
-    images = eager.batch()
-    operations = floating_point_operations(lambda: eager.loss(images).backward())
-    eager.state.optimizer.zero_grad()
+    batch = eager.batch()
+    operations = floating_point_operations(lambda: eager.loss(batch).backward())
+    eager.player.optimizer.zero_grad()
     steps = {"eager": eager}
     if compiled:
-        steps["compiled"] = Step(config, dataset, compiled=True)
+        steps["compiled"] = Step(config.revised(compile=True), dataset)
     seconds = by_turns({**steps, MATRIX_PRODUCT: matrix_product()}, repeats)
     rate = MATRIX_PRODUCT_FLOPS / seconds[MATRIX_PRODUCT]
     kinds = {
@@ -137,7 +138,7 @@ def _real_loop(config: Config, steps: int) -> dict[str, float]:
     """Images per second of `flowvae.training.train`, as it reports them itself, without validation."""
     if not steps:
         return {}
-    config = replace(config, training=replace(config.training.with_budget(steps=steps), track="none"))
+    config = config.revised(steps=steps, track="none")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         loop.train(run, config)

@@ -109,12 +109,12 @@ def test_coupling_peers_have_the_log_determinant_that_autograd_has(context):
 @pytest.mark.usefixtures("peers")
 def test_matrix_products_are_all_those_of_our_posterior():
     from benchmarks import coupling
-    from flowvae.build import posterior
-    from flowvae.config import ModelConfig
+    from benchmarks.posteriors import our_posterior
+    from flowvae.models.posteriors import RealNVPOptions
 
     sizes = coupling.Sizes(dimension=6, couplings=4, features=4, hidden=7, context=True)
-    config = ModelConfig(posterior="realnvp", transformations=2, latent=6, features=4, hidden=7)
-    ours, features = posterior(config, (1, 28, 28)), torch.randn(8, 4, requires_grad=True)
+    options = RealNVPOptions(transformations=2, hidden=7)
+    ours, features = our_posterior(options, 4, 6), torch.randn(8, 4, requires_grad=True)
 
     def call() -> None:
         z, log_density = ours(features)
@@ -169,10 +169,9 @@ def test_densities_of_pythae_models(kind):
     """-log q is that of the base less the log-determinant that autograd finds."""
     from benchmarks import pythae_models
     from benchmarks.posteriors import moved
-    from flowvae.build import build_vae
-    from flowvae.config import ModelConfig
+    from flowvae.models.vae import vae
 
-    ours = build_vae(ModelConfig(latent=4, features=8, channels=4), (1, 28, 28))
+    ours = vae((1, 28, 28), latent=4, features=8, channels=4)
     model = pythae_models.with_our_networks(kind, ours)
     moved(model).double()
     z = torch.randn(6, 4).double()
@@ -184,10 +183,10 @@ def test_densities_of_pythae_models(kind):
         torch.testing.assert_close(value.double(), torch.linalg.slogdet(jacobian)[1], atol=1e-5, rtol=1e-5)
     assert (kind == "VAE") == torch.equal(after, z)
     images = (torch.rand(5, 1, 28, 28) > 0.5).double()
-    scored = pythae_models.Scored(model).eval()
+    bounded = pythae_models.BoundedPythae(model).eval()
     # The loss that pythae itself trains: the same -ELBO, in the mean over many samples.
     with torch.no_grad():
-        densities = scored(images, 2000)
+        densities = bounded.draws_for(images)(2000)
         negative_elbo = -(densities.likelihood + densities.prior - densities.posterior).mean()
         repeated = {"data": images.repeat(2000, 1, 1, 1)}
         loss = model(repeated).loss
