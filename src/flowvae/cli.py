@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from tyro.conf import Positional, arg
 
 from flowvae.errors import UserError, did_you_mean, quoted
-from flowvae.memory import keep_freed_memory
+from flowvae.memory import keep_freed_memory, lacks_memory
 from flowvae.options import given, parse
 
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
@@ -334,7 +334,7 @@ def main() -> None:
     except OSError as error:
         _fail(_file_trouble(error))
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not lacks_memory(error):
             raise
         _fail("memory is not enough; choose a smaller model, or fewer images or samples at a time")
     except KeyboardInterrupt:
@@ -395,12 +395,6 @@ def _file_trouble(error: OSError) -> str:
     }
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another path')}"
-
-
-def _is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """PyTorch raises a RuntimeError where its allocator fails, or where a size has more than 64 bits."""
-    signs = ("DefaultCPUAllocator", "out of memory", "Storage size calculation overflowed")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

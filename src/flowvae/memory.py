@@ -1,4 +1,4 @@
-"""How the process holds memory."""
+"""How the process holds memory, and whether it lacks some."""
 
 import ctypes
 import platform
@@ -21,3 +21,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(MMAP_THRESHOLD, 32 * MEBIBYTE)  # the largest that glibc accepts
         libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(TOP_PAD, 64 * MEBIBYTE)
+
+
+def lacks_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory was missing: PyTorch raises a RuntimeError, also where a size has more than 64 bits."""
+    signs = ("DefaultCPUAllocator", "out of memory", "Storage size calculation overflowed", "numel: integer")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

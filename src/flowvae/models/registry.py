@@ -10,6 +10,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System
 from flowvae.errors import UserError, did_you_mean, quoted
+from flowvae.memory import lacks_memory
 from flowvae.models import pixel_cnn, real_nvp, vae
 from flowvae.models.base import Model
 
@@ -66,7 +67,9 @@ def _refusing_too_large() -> Iterator[None]:
     counting = register_module_parameter_registration_hook(count)
     try:
         yield
-    except (MemoryError, RuntimeError, TypeError) as error:  # one layer is more than can be addressed
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
         raise UserError(_TOO_LARGE) from error
     finally:
         counting.remove()

@@ -368,17 +368,17 @@ class VAEOptions(System):
         """The autoencoder for images of ``shape`` (C, H, W), with given parts in place of those described."""
         check_sides(shape, STRIDE)
         code = self.code_shape(shape)
-        if isinstance(self.code, VectorOptions):
-            features = self.code.features
-            first = VectorCode(self.latent, shape[1:], features, self.channels)
-            own = Encoder(shape, features, self.channels, self.blocks) if encoder is None else encoder
-        else:
-            features = self.channels
-            first = MapCode((self.latent, shape[1] // STRIDE, shape[2] // STRIDE), self.channels)
-            own = Downsampler(shape[0], self.channels, self.blocks) if encoder is None else encoder
+        width = self.code.features if isinstance(self.code, VectorOptions) else self.channels
+        features = width
+        # What is built first is drawn first: a seed means the same weights as long as the order stays.
         if encoder is not None:
+            own = encoder
             with evaluating(encoder), torch.no_grad():
                 features = encoder(torch.zeros(2, *shape)).shape[1]
+        elif code.sides is None:
+            own = Encoder(shape, width, self.channels, self.blocks)
+        else:
+            own = Downsampler(shape[0], self.channels, self.blocks)
         full, transformations = self.covariance == "full", 0
         if flow is not None:
             posterior = FlowPosterior(GaussianPosterior(features, self.latent, full=full), flow, features)
@@ -388,6 +388,10 @@ class VAEOptions(System):
         if prior is None:
             prior = self.prior.prior(code, self.blocks, shape, own, posterior)
         if likelihood is None:
+            if code.sides is None:
+                first = VectorCode(self.latent, shape[1:], width, self.channels)
+            else:
+                first = MapCode((self.latent, *code.sides), self.channels)
             likelihood = self.likelihood.likelihood(first, self.blocks, shape)
         training = self.objective, self.samples, self.kl_warm_up
         return VAE(own, posterior, prior, likelihood, *training, transformations)

@@ -252,5 +252,5 @@ def _fill(model: nn.Module, path: Path) -> None:
                 raise ValueError(f"{name} is not finite")
     except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
+            f"{path} is damaged, or of another model or version ({reason(error)}); restore it or train again"
         ) from None

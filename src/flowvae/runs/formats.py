@@ -2,11 +2,14 @@
 
 Format 2 names a system, and its options are those of the parts that were chosen. In format 1, and before
 there was a number, all options of all models were one list, and those of the objective were training options.
+
+A field that an older file lacks gets the value that does what was done before there was the field, which need
+not be today's default. A new option is a new format, and a line here.
 """
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
@@ -15,10 +18,39 @@ from flowvae.models.registry import SYSTEMS
 from flowvae.parts import MOST, available, from_dict, to_dict
 from flowvae.runs.files import read_json
 
+T = TypeVar("T")
 FORMAT = 2
 MOST_PIXELS = 2**26  # of one image, over its channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
+# Of files without a number. Fields came one by one, so that a file may have some of them.
+BEFORE_NUMBERS: dict[str, dict[str, Any]] = {
+    "data": {"image_size": None},
+    "model": {
+        "channels": 64,
+        "blocks": 1,
+        "family": "vae",
+        "prior": "normal",
+        "prior_transformations": 0,
+        "pseudo_inputs": 100,
+        "likelihood": "bernoulli",
+        "components": 5,
+        "causal_channels": 64,
+        "causal_blocks": 4,
+        "causal_dropout": 0.0,
+        "code": "vector",
+        "flow_of": "code",
+        "covariance": "diagonal",
+        "causal_orders": 1,
+    },
+    "training": {
+        "optimizer": "adamw",
+        "start_from": None,
+        "precision": "float32",
+        "gradient_checkpointing": False,
+        "path_derivative": False,
+    },
+}
 OBJECTIVE = ("objective", "samples", "path_derivative", "kl_warm_up", "free_bits")
 
 
@@ -80,12 +112,21 @@ def _described(values: dict[str, Any]) -> Described:
         raise UserError(f"system is {quoted(system)}; expected a name")
     if not isinstance(options, dict):
         raise UserError(f"model is {quoted(options)}; expected names and values")
-    model = from_dict(SYSTEMS[system], options) if system in SYSTEMS else None
-    data = from_dict(DataConfig, values.pop("data", {}))
-    training = from_dict(TrainingConfig, values.pop("training", {}))
+    model = _whole(SYSTEMS[system], "model", options) if system in SYSTEMS else None
+    data = _whole(DataConfig, "data", values.pop("data", {}))
+    training = _whole(TrainingConfig, "training", values.pop("training", {}))
     for name in values:
         raise UserError(f"no entry {quoted(name)}; {did_you_mean(str(name), ENTRIES)}")
     return Described(Config(data, model, training), spec, system, options)
+
+
+def _whole(kind: type[T], part: str, values: dict[str, Any]) -> T:
+    """The part of a configuration that ``values`` hold, all of them: a default might be of another time."""
+    made = from_dict(kind, values)
+    for name in available(kind, values):
+        if name not in values:
+            raise UserError(f"{part} has no {name}; restore it")
+    return made
 
 
 def upgraded(values: Any) -> dict[str, Any]:
@@ -97,16 +138,22 @@ def upgraded(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError("expected names and values; restore the file or train again")
     values = dict(values)
-    number = values.pop("format", 1)
-    if type(number) is not int or not 1 <= number <= FORMAT:
-        raise UserError(f"format is {quoted(number)}; this version of flowvae reads 1 to {FORMAT}, update it")
-    return _from_format_1(values) if number == 1 else values
-
-
-def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    number = values.pop("format", 0)
+    if type(number) is not int or number < 0:
+        raise UserError(f"format is {quoted(number)}; expected a number from 1 to {FORMAT}")
+    if number > FORMAT:
+        raise UserError(
+            f"format is {quoted(number)}, and this flowvae reads up to {FORMAT}; install a newer one"
+        )
     for part in PARTS:
         if not isinstance(values.get(part, {}), dict):
             raise UserError(f"{part} is {quoted(values[part])}; expected names and values")
+    if number == 0:
+        values |= {part: BEFORE_NUMBERS[part] | values.get(part, {}) for part in PARTS}
+    return _from_format_1(values) if number < 2 else values
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     data, old, training = (dict(values.pop(part, {})) for part in PARTS)
     system = old.pop("family", "vae")
     if not isinstance(system, str) or system not in SYSTEMS:
@@ -125,7 +172,7 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         # What has no effect was recorded all the same.
         "model": {name: value for name, value in old.items() if name in known},
-        "training": training,
+        "training": {"beta1": 0.9, **training},
         "levels": levels,
         "training_images": 0,
         "classes": 0,
