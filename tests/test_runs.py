@@ -20,7 +20,10 @@ from flowvae.evaluation import bounds
 from flowvae.runs import (
     create,
     cut_metrics,
+    find,
+    is_bundled,
     load,
+    output,
     read_config,
     read_metrics,
     replacing,
@@ -256,6 +259,20 @@ def test_the_model_that_comes_with_the_package_knows_its_digits():
     scores = bounds(load("density-mnist"), images, num_samples=1)
     # Between what would be a leak and what the plain autoencoder reaches.
     assert 74 < scores.negative_elbo.mean() < 90
+
+
+def test_a_run_is_found_by_its_path_and_a_model_of_the_package_by_its_name(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    bundled = find("density-mnist")
+    assert (bundled / "model.safetensors").is_file()
+    assert find("run") == Path("run")
+    assert [is_bundled(Path(name)) for name in ("run", "density-mnist", str(bundled))] == [False, True, True]
+    assert output(Path("run"), "samples.png") == Path("run/samples.png")
+    assert output(Path("density-mnist"), "samples.png") == Path("density-mnist-samples.png")
+    for name in ("missing", "run/config.json", "pretrained/density-mnist", "../density-mnist"):
+        with pytest.raises(UserError) as error:
+            find(name)
+        message(error, name, "is no folder")
 
 
 def test_a_folder_goes_before_a_model_that_comes_with_the_package(tmp_path, monkeypatch):

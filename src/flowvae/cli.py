@@ -114,6 +114,7 @@ def sample(
     run: Run,
     show: Literal["samples", "crossed", "nearest"] = "samples",
     images: int = 100,
+    data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
 ) -> None:
@@ -124,19 +125,20 @@ def sample(
         show: samples; crossed, with a code for each column and the pixels' noise for each row; or each sample
             above the training image nearest to it
         images: how many
+        data: training images of another source
         seed: of the draws
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
+    from flowvae.runs import output
 
-    # A model that comes with the package is a name, and no folder to write into.
-    out = out or (run if run.is_dir() else Path()) / f"{show}.png"
-    print(picture_samples(run, images, seed, out, show))
+    print(picture_samples(run, images, seed, out or output(run, f"{show}.png"), show, data))
 
 
 def reconstruct(
     run: Run,
     images: int = 50,
+    data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/reconstructions.png")] = None,
 ) -> None:
@@ -145,18 +147,21 @@ def reconstruct(
     Args:
         run: folder of the run
         images: how many
+        data: images of another source
         seed: of the choice of images
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_reconstructions
+    from flowvae.runs import output
 
-    print(picture_reconstructions(run, images, seed, out or run / "reconstructions.png"))
+    print(picture_reconstructions(run, images, seed, out or output(run, "reconstructions.png"), data))
 
 
 def interpolate(
     runs: Runs,
     pairs: int = 8,
     steps: int = 10,
+    data: Annotated[str | None, _default("that of each run")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("interpolations.png in the first run")] = None,
 ) -> None:
@@ -166,13 +171,16 @@ def interpolate(
         runs: folders of runs
         pairs: how many pairs of test images; every run gets the same ones
         steps: images a walk, both ends included
+        data: images of another source
         seed: of the choice of pairs
         out: picture to write, .png or .pdf
     """
     from flowvae.commands import picture_interpolations
+    from flowvae.runs import output
 
     _at_least_one(runs)
-    print(picture_interpolations(runs, pairs, steps, seed, out or runs[0] / "interpolations.png"))
+    out = out or output(runs[0], "interpolations.png")
+    print(picture_interpolations(runs, pairs, steps, seed, out, data))
 
 
 def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:
@@ -206,8 +214,9 @@ def export(
         out: folder to write
     """
     from flowvae.commands import export_run
+    from flowvae.runs import output
 
-    for path in export_run(run, format, out or run / format):
+    for path in export_run(run, format, out or output(run, format)):
         print(path)
 
 

@@ -56,19 +56,21 @@ def evaluate_run(
             seed,
             lambda done: progress.update(task, completed=done),
         )
-    records = runs.read_metrics(run)
+    records = runs.read_metrics(runs.find(run))
     training = {
         "training_steps": records[-1]["step"] if records else None,
         "training_seconds": records[-1]["seconds"] if records else None,
         "training_seed": config.training.seed,
     }
     evaluation = {**scores, **training}
-    if run.is_dir():  # and no model that comes with the package
+    if not runs.is_bundled(run):
         runs.write_json(run / runs.EVALUATION, evaluation)
     return evaluation
 
 
-def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str = "samples") -> Path:
+def picture_samples(
+    run: Path, num_images: int, seed: int, out: Path, show: str = "samples", data: str | None = None
+) -> Path:
     """A grid of images for codes from the prior: their mean, or draws where the likelihood has none.
 
     Args:
@@ -78,6 +80,7 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str 
         out: the picture.
         show: ``"samples"``; ``"crossed"``: images in a column have the code in common, and those in a row the
             noise by which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
+        data: training images of another source.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", num_images, 1, MOST_IMAGES)
@@ -90,7 +93,7 @@ def picture_samples(run: Path, num_images: int, seed: int, out: Path, show: str 
     with torch.no_grad():
         images = model.sample(num_images)
     if show == "nearest":
-        dataset = runs.read_dataset(run)
+        dataset = runs.read_dataset(run, data)
         training, levels = dataset.train.images, dataset.training_levels
         found = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
         _save_pairs("samples, each above the nearest training image", images, found, out)
@@ -114,24 +117,28 @@ def _crossed(model: VAE, run: Path, num_images: int, seed: int) -> Tensor:
     return given.sample(noise=noise).flatten(0, 1)[:num_images]
 
 
-def picture_reconstructions(run: Path, num_images: int, seed: int, out: Path) -> Path:
+def picture_reconstructions(
+    run: Path, num_images: int, seed: int, out: Path, data: str | None = None
+) -> Path:
     """Rows of test images, each row above the row of their reconstructions."""
     model = runs.load_vae(run)
-    images = test_images(run, num_images, seed)
+    images = test_images(run, num_images, seed, data)
     with torch.no_grad():
         reconstructed = model.reconstruct(images)
     _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
     return out
 
 
-def picture_interpolations(compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path) -> Path:
+def picture_interpolations(
+    compared: Sequence[Path], pairs: int, steps: int, seed: int, out: Path, data: str | None = None
+) -> Path:
     """The same walks between test images for each run, side by side."""
     check_range("pairs", pairs, 1, MOST_IMAGES)
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
     panels = {}
     for title, run in zip(titles(compared), compared, strict=True):
-        ends = test_images(run, 2 * pairs, seed)
+        ends = test_images(run, 2 * pairs, seed, data)
         model = runs.load(run)
         if not isinstance(model, RealNVPDensity):
             model = runs.load_vae(run)
@@ -171,11 +178,11 @@ def run_demo(minutes: float, out: Path) -> None:
         print(path)
 
 
-def test_images(run: Path, count: int, seed: int) -> Tensor:
-    """Images [N, C, H, W] of the test split that a run's data has, drawn at random."""
+def test_images(run: Path, count: int, seed: int, data: str | None) -> Tensor:
+    """Images [N, C, H, W] of the test split of a run's data, or of another source, drawn at random."""
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", count, 1, MOST_IMAGES)
-    dataset = runs.read_dataset(run)
+    dataset = runs.read_dataset(run, data)
     available = len(dataset.test.images)
     if count > available:
         raise UserError(f"{count} test images are asked for; {dataset.name} has {available}")

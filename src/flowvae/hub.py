@@ -30,7 +30,7 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     from the evaluation; one that is there already is kept.
 
     Args:
-        run: the folder of a run.
+        run: the folder of a run, or the name of a model that comes with the package.
         folder: made where it is not there.
 
     Returns:
@@ -39,7 +39,7 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     Raises:
         UserError: no such run, or one of its files is damaged; or ``folder`` holds something else.
     """
-    run, folder = Path(run), Path(folder)
+    run, folder = runs.find(run), Path(folder)
     runs.load(run)  # complains of whatever is damaged, as does the next line
     _evaluation(run)
     config, shape = runs.read_config(run)
@@ -54,7 +54,7 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.CONFIG, {**to_dict(config), "shape": list(shape)})
     for name in (runs.WEIGHTS, runs.EVALUATION):
-        if (run / name).exists():
+        if name == runs.WEIGHTS or (run / name).exists():
             with runs.replacing(folder / name) as partial:
                 shutil.copyfile(run / name, partial)
     if not (folder / CARD).exists():
@@ -94,7 +94,7 @@ def push_to_hub(
     """Upload the model of a run (see `save_pretrained`) to OWNER/MODEL on the hub, which may be new.
 
     Args:
-        run: the folder of a run.
+        run: as in `save_pretrained`.
         repository: OWNER/MODEL.
         private: of a new repository; None for the owner's own default.
         token: in place of that of ``hf auth login``.

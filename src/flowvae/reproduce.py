@@ -421,7 +421,7 @@ def reproduce_figure(
     numbers: dict[str, list[dict[str, float]]] = {}
     torch.manual_seed(seed)
     for run in compared:
-        model, ends = runs.load_vae(run), test_images(run, 2 * pairs, seed)
+        model, ends = runs.load_vae(run), test_images(run, 2 * pairs, seed, None)
         paths = interpolate(model, ends[:pairs], ends[pairs:], steps)
         quality = path_quality(model, paths, num_samples)
         panels[run.name], numbers[run.name] = [], []

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
@@ -68,22 +68,35 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, values: Any) -> None:
+    """Write nested ``values`` as JSON.
+
+    Raises:
+        UserError: one of them is NaN or infinite, which JSON has no number for.
+    """
+    try:
+        text = json.dumps(values, indent=2, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{path} is not written: a number is not finite; train the run again") from None
     with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=2) + "\n")
+        partial.write_text(text + "\n")
 
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        UserError: it is missing, cannot be read, or is no JSON.
+        UserError: it is missing, cannot be read, or is no JSON, as one with NaN or Infinity is not.
     """
     try:
-        return json.loads(_read(path))
+        return json.loads(_read(path), parse_constant=_refuse)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
     except (ValueError, RecursionError):  # nested too deep, or an integer of thousands of digits
         raise UserError(f"{path} is not valid JSON; restore it or train again") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _read(path: Path) -> bytes:
@@ -160,11 +173,39 @@ def check_revision(run: Path, config: Config) -> None:
                 raise UserError(f"{run} was begun with {name} = {before}; it cannot go on with {value}")
 
 
-def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
-    """The configuration of a run, and the shape (C, H, W) of its images; names of models as in `load`."""
-    run = _found(run)
+def find(run: str | Path) -> Path:
+    """The folder of a run: ``run`` itself or, where nothing has this path, a bundled model of this name.
+
+    Whatever is given a run finds its files by this function alone.
+
+    Raises:
+        UserError: there is neither.
+    """
+    run = Path(run)
+    bundled = PRETRAINED / run
+    if not run.exists() and run.name == str(run) and bundled.is_dir():
+        return bundled
     if not run.is_dir():
         raise UserError(f"{run} is no folder; give the folder of a run")
+    return run
+
+
+def is_bundled(run: Path) -> bool:
+    """Whether a run is a model that comes with the package, whose folder is not ours to write into."""
+    return find(run).parent == PRETRAINED
+
+
+def output(run: Path, name: str) -> Path:
+    """Where what is made of a run goes: ``name`` in its folder; for a bundled model, the file RUN-``name``.
+
+    The latter lies in the current folder. A folder of the bundled model's own name would hide it.
+    """
+    return Path(f"{run}-{name}") if is_bundled(run) else run / name
+
+
+def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
+    """The configuration of a run, and the shape (C, H, W) of its images; names of models as in `load`."""
+    run = find(run)
     values = read_json(run / CONFIG)
     shape = values.pop("shape", None) if isinstance(values, dict) else None
     if not (
@@ -219,17 +260,11 @@ def load(run: str | Path) -> Model:
     Raises:
         UserError: no such run, or one of its files is damaged.
     """
-    run = _found(Path(run))
+    run = find(run)
     config, shape = read_config(run)
     model = build_model(config.model, shape)
     _fill(model, run)
     return model.eval()
-
-
-def _found(run: Path) -> Path:
-    """The folder itself, or that of the model of this name that comes with the package."""
-    bundled = PRETRAINED / run
-    return bundled if not run.exists() and run.name == str(run) and bundled.is_dir() else run
 
 
 def load_weights(run: Path, config: ModelConfig, model: nn.Module) -> None:
@@ -242,7 +277,7 @@ def load_weights(run: Path, config: ModelConfig, model: nn.Module) -> None:
     for name, mine in dataclasses.asdict(config).items():
         if name != "causal_dropout" and mine != getattr(theirs, name):  # dropout has no weights
             raise UserError(f"{run} has {name} = {getattr(theirs, name)}; its weights do not fit {mine}")
-    _fill(model, _found(run))
+    _fill(model, find(run))
 
 
 def _fill(model: nn.Module, run: Path) -> None:
@@ -252,7 +287,11 @@ def _fill(model: nn.Module, run: Path) -> None:
     try:
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        # As the model has them: a number can be finite in a wider type alone.
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} is not finite")
+    except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
         ) from None

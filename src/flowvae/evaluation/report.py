@@ -44,6 +44,10 @@ def evaluate(
     Returns:
         What evaluation.json holds: nats summed over an image's dimensions and averaged over images, their
         standard errors over images, and what they were measured on.
+
+    Raises:
+        UserError: there is no such split or so many images, pixels take other values than the model's, or a
+            bound is not finite.
     """
     keep_freed_memory()
     if split not in SPLITS:
@@ -68,6 +72,11 @@ def evaluate(
             parts.append(bounds(model, few, num_samples))
             report(min(1.0, len(parts) * IMAGES_AT_ONCE / num_images))
         scores = Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        for name, values in scores._asdict().items():
+            if not values.isfinite().all():
+                raise UserError(
+                    f"{name} of {split} images is not finite; train again with a lower --learning-rate"
+                )
         units = active_units(model, images[:2000]) if isinstance(model, VAE) else 0
     nll = scores.negative_log_marginal
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowvae.errors import UserError, did_you_mean, quoted
-from flowvae.runs import EVALUATION, read_json, replacing
+from flowvae.runs import EVALUATION, find, is_bundled, read_json, replacing
 
 # Column titles and how their numbers are shown. Where a model can be better or worse, lower is better.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -51,7 +51,7 @@ def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
         UserError: a run was not evaluated, or its evaluation is damaged.
     """
     return [
-        {"name": title, **read_evaluation(run / EVALUATION)}
+        {"name": title, **read_evaluation(find(run) / EVALUATION)}
         for title, run in zip(titles(runs), runs, strict=True)
     ]
 
@@ -62,8 +62,11 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is damaged.
     """
-    if path.parent.is_dir() and not path.exists():
-        raise UserError(f"{path} is missing; make it with: flowvae evaluate {path.parent}")
+    run = path.parent
+    if run.is_dir() and not path.exists():
+        if is_bundled(run):
+            raise UserError(f"{run.name} has no scores; flowvae evaluate {run.name} prints them")
+        raise UserError(f"{path} is missing; make it with: flowvae evaluate {run}")
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no evaluation; evaluate the run again")
@@ -135,7 +138,7 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
 FORMATS = {
     ".md": markdown,
     ".csv": comma_separated,
-    ".json": lambda rows: json.dumps(rows, indent=2) + "\n",
+    ".json": lambda rows: json.dumps(rows, indent=2, allow_nan=False) + "\n",
 }
 
 

@@ -79,16 +79,17 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
         raise UserError("name at least one folder of a run")
     datasets: dict[tuple[str, str], Dataset] = {}
     explored: list[Explored] = []
-    for title, folder in zip(titles(folders), folders, strict=True):
+    for title, given in zip(titles(folders), folders, strict=True):
+        folder = runs.find(given)
         config, shape = runs.read_config(folder)
         if explored and shape != explored[0].dataset.shape:
-            raise UserError(f"{folder} has images of another shape than {folders[0]}; explore them apart")
+            raise UserError(f"{given} has images of another shape than {folders[0]}; explore them apart")
         source = (data or config.data.data, config.data.binarization)
         if source not in datasets:
             datasets[source] = runs.read_dataset(folder, data)
         if explored and not _same_test_images(datasets[source], explored[0].dataset):
             raise UserError(
-                f"{folder} has other test images than {folders[0]} (another source or binarization); "
+                f"{given} has other test images than {folders[0]} (another source or binarization); "
                 "explore them apart"
             )
         evaluated = (folder / runs.EVALUATION).exists()

@@ -65,6 +65,8 @@ def train(run: str | Path, config: Config, resume: bool = False) -> bool:
     )
     main = accelerator.is_main_process
     if resume:
+        if runs.is_bundled(run):
+            raise UserError(f"{run} comes without a state to resume; train anew with --start-from {run}")
         runs.check_revision(run, config)
         resume = not (run / runs.BEGUN).exists()
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
@@ -147,9 +149,9 @@ def _take_steps(
                 scores = _validate(state, dataset, settings, accelerator.device)
                 weighted = settings.objective == "importance-weighted"
                 score = scores.negative_log_marginal if weighted else scores.negative_elbo
-                if not math.isfinite(value := score.mean().item()):
+                if not all(bound.isfinite().all() for bound in scores):
                     raise _not_finite(state.step)  # before a state is saved that no resuming could mend
-                if value < state.best:
+                if (value := score.mean().item()) < state.best:
                     state.best = value
                     runs.write_weights(run, state.average.module)
                 state.seconds = time.monotonic() - began

@@ -82,7 +82,7 @@ class Records:
             **more,
         }
         if self._accelerator.is_main_process:
-            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
             self._file.flush()
         numbers = {f"{split}/{name}": record[name] for name in record if name not in ("split", "step")}
         self._accelerator.log(numbers, step=state.step)
