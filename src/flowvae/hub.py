@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
 
 from flowvae import runs
-from flowvae.config import Config, to_dict
+from flowvae.config import Config
 from flowvae.errors import UserError
 from flowvae.evaluation.table import COLUMNS, PROTOCOL, markdown, read_evaluation, titles
 from flowvae.models import Model
@@ -52,7 +52,7 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
         training=replace(config.training, start_from=None),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / runs.CONFIG, {**to_dict(config), "shape": list(shape)})
+    runs.write_config(folder, config, shape)
     for name in (runs.WEIGHTS, runs.EVALUATION):
         if name == runs.WEIGHTS or (run / name).exists():
             with runs.replacing(folder / name) as partial:

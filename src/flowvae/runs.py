@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from flowvae.build import build_model
-from flowvae.config import Config, ModelConfig, from_dict, to_dict
+from flowvae.config import Config, ModelConfig, from_dict
 from flowvae.data import Dataset, load_dataset
 from flowvae.errors import UserError, quoted
+from flowvae.formats import numbered, upgraded
 from flowvae.models import VAE, Model
 
 CONFIG = "config.json"
@@ -141,7 +142,7 @@ def create(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
     try:
         for name in (METRICS, WEIGHTS):  # of an attempt that was killed; its other files are written over
             (run / name).unlink(missing_ok=True)
-        write_json(run / CONFIG, {**to_dict(config), "shape": list(shape)})
+        write_config(run, config, shape)
     except BaseException:
         if made:
             shutil.rmtree(run, ignore_errors=True)
@@ -151,7 +152,7 @@ def create(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
 def revise(run: Path, config: Config) -> None:
     """Change what may change in a run that goes on (see `check_revision`)."""
     check_revision(run, config)
-    write_json(run / CONFIG, {**to_dict(config), "shape": list(read_config(run)[1])})
+    write_config(run, config, read_config(run)[1])
 
 
 def check_revision(run: Path, config: Config) -> None:
@@ -203,6 +204,11 @@ def output(run: Path, name: str) -> Path:
     return Path(f"{run}-{name}") if is_bundled(run) else run / name
 
 
+def write_config(run: Path, config: Config, shape: tuple[int, int, int]) -> None:
+    """Write config.json; ``shape`` is (C, H, W) of the images."""
+    write_json(run / CONFIG, {**numbered(config), "shape": list(shape)})
+
+
 def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
     """The configuration of a run, and the shape (C, H, W) of its images; names of models as in `load`."""
     run = find(run)
@@ -219,7 +225,7 @@ def read_config(run: Path) -> tuple[Config, tuple[int, int, int]]:
             f"{MOST_PIXELS:,} numbers in all"
         )
     try:
-        return from_dict(Config, values), (shape[0], shape[1], shape[2])
+        return from_dict(Config, upgraded(values)), (shape[0], shape[1], shape[2])
     except UserError as error:
         raise UserError(f"{run / CONFIG}: {error}") from None
 
@@ -293,7 +299,7 @@ def _fill(model: nn.Module, run: Path) -> None:
                 raise ValueError(f"{name} is not finite")
     except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or of another model ({reason(error)}); restore it or train again"
+            f"{path} is damaged, or of another model or version ({reason(error)}); restore it or train again"
         ) from None
 
 
