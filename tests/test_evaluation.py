@@ -230,6 +230,16 @@ def test_evaluation_refuses_what_cannot_be_measured(options, message):
         evaluate(tiny_model(), binary_dataset(), **options)
 
 
+@torch.no_grad()
+def test_a_score_that_is_not_finite_is_one_line():
+    """Of weights that are finite, every one."""
+    model = tiny_model()
+    for parameter in model.posterior.parameters():
+        parameter.fill_(1e30)
+    with pytest.raises(UserError, match=r"^reconstruction of test images is not finite; "):
+        evaluate(model, binary_dataset(), num_samples=2)
+
+
 def grey_dataset(dataset: Dataset) -> Dataset:
     def grey(split: Split) -> Split:
         return Split(split.images * 255, split.labels)

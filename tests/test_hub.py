@@ -95,6 +95,17 @@ def test_the_command_saves_into_the_run(workspace):
     is_refusal(command("export", "flow", "--format", "pickle"), "'pickle'", "onnx", "hub")
 
 
+def test_a_model_that_comes_with_the_package_is_saved_and_pushed_with_its_weights(
+    workspace, uploaded, monkeypatch
+):
+    flowvae.save_pretrained("density-mnist", "saved")
+    flowvae.push_to_hub("density-mnist", "me/mine")
+    for folder in ("saved", uploaded["folder"]):
+        model = flowvae.from_pretrained(folder)
+        for name, value in load("density-mnist").state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+
+
 def test_a_damaged_model_is_not_saved(workspace):
     Path("flow/model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
