@@ -202,7 +202,7 @@ def panels(monkeypatch) -> dict[str, Tensor]:
 def test_reconstructions_stand_under_their_images(workspace, panels):
     succeeds("reconstruct", "flow", "--images", "12", "--seed", "3")
     (shown,) = panels.values()
-    images = commands.test_images(Run("flow"), 12, seed=3)
+    images = commands.test_images(Run("flow"), 12, seed=3, data=None)
     model = needs(Inferring, Run("flow"))
     with torch.no_grad():
         expected = [images[:10], model.reconstruct(images)[:10], images[10:], model.reconstruct(images)[10:]]
@@ -213,7 +213,7 @@ def test_reconstructions_stand_under_their_images(workspace, panels):
 
 def test_a_walk_goes_from_one_image_to_the_other(workspace, panels):
     succeeds("interpolate", "plain", "flow", "--pairs", "3", "--steps", "5", "--seed", "2")
-    images = commands.test_images(Run("flow"), 6, seed=2)
+    images = commands.test_images(Run("flow"), 6, seed=2, data=None)
     assert list(panels) == ["plain", "flow"]
     for run, shown in panels.items():
         walks = shown.unflatten(0, (3, 5))
@@ -266,10 +266,29 @@ def test_a_table_says_where_protocols_differ(workspace):
 
 
 def test_a_model_that_comes_with_the_package_has_a_name(workspace):
-    assert succeeds("sample", "density-mnist", "--images", "2") == "density-mnist-samples.png\n"
     words = ["evaluate", "density-mnist", "--data", "mnist", "--samples", "2", "--images", "2"]
     assert "| density-mnist |" in succeeds(*words)
+    is_refusal(flowvae("table", "density-mnist"), "density-mnist comes without scores")
+    is_refusal(flowvae("train", "--resume", "density-mnist"), "density-mnist comes without a state")
     assert not (workspace / "density-mnist").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("sample density-mnist --images 2", ["samples.png"]),
+        ("sample density-mnist --images 2 --show crossed", ["crossed.png"]),
+        ("sample density-mnist --images 2 --show nearest --data mnist", ["nearest.png"]),
+        ("reconstruct density-mnist --images 2 --data mnist", ["reconstructions.png"]),
+        ("interpolate density-mnist --pairs 1 --steps 2 --data mnist", ["interpolations.png"]),
+        ("export density-mnist --format hub", ["hub/config.json", "hub/model.safetensors", "hub/README.md"]),
+    ],
+)
+def test_what_is_made_of_a_model_of_the_package_lies_beside_and_does_not_hide_it(words, names, workspace):
+    written = [f"density-mnist-{name}" for name in names]
+    assert succeeds(*words.split()).split() == written
+    assert all(Path(name).is_file() for name in written)
+    assert not Path("density-mnist").exists()
 
 
 def test_a_table_bears_gaps_and_odd_names(workspace):

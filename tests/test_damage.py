@@ -16,8 +16,9 @@ from made_runs import CONFIG, SPEC, contents, message, moved_model, trained_stat
 from tiny_runs import assert_equal
 
 from flowvae.errors import UserError
+from flowvae.hub import from_pretrained
 from flowvae.parts import to_dict
-from flowvae.runs import Run, load
+from flowvae.runs import Run, load, load_weights, read_json, write_json
 from flowvae.runs.formats import FORMAT, written
 from flowvae.training.optimizer import Muon, adamw
 
@@ -166,6 +167,7 @@ def weights_with(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
 
 
 NAME = "posterior.base.mean_and_log_scale.bias"
+STATISTICS = "posterior.flow.flows.2.variance"
 
 BAD_WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda before: b"", ""),
@@ -178,6 +180,16 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "one missing": (weights_with(lambda weights: weights.pop(NAME)), NAME),
     "one too many": (weights_with(lambda weights: weights.update(surplus=torch.zeros(1))), "surplus"),
     "another shape": (weights_with(lambda weights: weights.update({NAME: torch.zeros(4)})), NAME),
+    "no number": (weights_with(lambda weights: weights[NAME][0].fill_(math.nan)), f"{NAME} is not finite"),
+    "infinite": (weights_with(lambda weights: weights[NAME][-1].fill_(-math.inf)), f"{NAME} is not finite"),
+    "finite in a wider type alone": (
+        weights_with(lambda weights: weights.update({NAME: weights[NAME].double() + 1e300})),
+        f"{NAME} is not finite",
+    ),
+    "statistics that are no numbers": (
+        weights_with(lambda weights: weights[STATISTICS].fill_(math.nan)),
+        f"{STATISTICS} is not finite",
+    ),
 }
 
 
@@ -187,10 +199,24 @@ def test_damaged_weights_are_one_line(damage, run):
     path = run / "model.safetensors"
     path.write_bytes(change(path.read_bytes()))
     before = contents(run)
-    with pytest.raises(UserError) as error:
-        load(run)
-    message(error, path, "damaged", hint)
+    for read in (load, from_pretrained, lambda run: load_weights(run, CONFIG.model, moved_model())):
+        with pytest.raises(UserError) as error:
+            read(run)
+        message(error, path, "damaged", hint)
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_json_holds_no_number_that_is_not_finite(value, run):
+    before = contents(run)
+    with pytest.raises(UserError) as error:
+        write_json(run / "evaluation.json", {"rows": [{"nll": value}]})
+    message(error, run / "evaluation.json", "not finite")
+    assert contents(run) == before
+    (run / "evaluation.json").write_text(json.dumps({"nll": value}))
+    with pytest.raises(UserError) as error:
+        read_json(run / "evaluation.json")
+    message(error, run / "evaluation.json", "not valid JSON")
 
 
 def test_a_folder_in_place_of_the_weights_is_one_line(run):

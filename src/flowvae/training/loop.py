@@ -74,7 +74,11 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
         )
     main = accelerator.is_main_process
     if resume:
-        runs.check_revision(runs.Run(run), config, system)
+        opened = runs.Run(run)
+        if opened.bundled:
+            name = opened.name
+            raise UserError(f"{name} comes without a state to resume; train anew with --start-from {name}")
+        runs.check_revision(opened, config, system)
         resume = not (run / runs.BEGUN).exists()
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
     with torch.random.fork_rng():
