@@ -123,7 +123,7 @@ def test_rows_of_other_data_are_not_taken_for_these(tmp_path, data):
     other.write_bytes(Path(data).read_bytes())
     with pytest.raises(UserError, match="1 row failed"):
         reproduce_table(folder, Budget(epochs=2), data=str(other), **request)
-    assert "was begun with data" in (folder / "runs" / "realnvp-2-seed0.log").read_text()
+    assert "was started with data" in (folder / "runs" / "realnvp-2-seed0.log").read_text()
     assert (folder / "realnvp-2-seed0.json").read_text() == result
 
 
