@@ -6,6 +6,8 @@ import pytest
 import torch
 from pages import REPOSITORY, blocks, cells, run_blocks
 
+from flowvae.runs import Run
+
 TUTORIALS = REPOSITORY / "docs" / "tutorials"
 
 
@@ -27,9 +29,28 @@ def test_first_posterior(tmp_path, capsys):
 def test_own_flow(tmp_path):
     defined = run("own-flow.md", tmp_path)
     assert defined["chain"].context_features == 4 + 16 + 4
-    first, last = defined["history"][:5], defined["history"][-5:]
-    assert sum(last) / 5 < sum(first) / 5 - 5
-    assert defined["scores"]["nll"] < defined["scores"]["negative_elbo"]
+    trained = Run(tmp_path / "runs" / "rotations")
+    losses = [record["negative_elbo"] for record in trained.records if record["split"] == "train"]
+    assert losses[-1] < losses[0] - 5
+    rotation = defined["trained"].posterior.flow.flows[0]
+    assert isinstance(rotation, defined["Rotation"])
+    assert defined["scores"]["nll"] < defined["scores"]["negative_elbo"] < 206
+    assert torch.isfinite(defined["update"].loss)
+
+
+def test_own_model(tmp_path):
+    defined = run("own-model.md", tmp_path)
+    trained, scores = defined["model"], defined["scores"]
+    assert trained.logits.shape == (40, 784), "the option of the command line"
+    assert Run(tmp_path / "runs" / "mixture").described.options == {"components": 40}
+    assert scores["nll"] < 206 - 10  # what the mean image costs
+    assert "samples" not in scores, "log p(x) is exact"
+    assert "negative_elbo" not in scores
+    assert defined["images"].shape == (16, 1, 28, 28)
+    # A mixture of one component is independent pixels.
+    one = defined["Mixture"]((1, 28, 28), components=1)
+    image = torch.ones(2, 1, 28, 28)
+    torch.testing.assert_close(one.log_prob(image), one.logits.sigmoid().log().sum(1).expand(2))
 
 
 def test_own_images(tmp_path):
