@@ -1,6 +1,7 @@
 """What the commands do, on the folders of runs."""
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 from flowvae import figures, runs
 from flowvae.data import as_float
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import distrust, evaluate, interpolate, nearest
+from flowvae.evaluation import evaluate, interpolate, nearest
+from flowvae.evaluation.reliability import caveat
 from flowvae.hub import save_pretrained
 from flowvae.models import Coded, Inferring, Sampler
 from flowvae.models.registry import preset
@@ -36,7 +38,10 @@ def evaluate_run(
     data: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json."""
+    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json.
+
+    A line on standard error says where its -log p(x) cannot be trusted.
+    """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
     model, dataset = run.model, run.read_dataset(data)
@@ -56,8 +61,8 @@ def evaluate_run(
             seed,
             lambda done: progress.update(task, completed=done),
         )
-    if warning := distrust(scores):
-        console.print(f"flowvae: {warning}", highlight=False, soft_wrap=True)
+    if said := caveat(scores):
+        print(f"flowvae: warning: {run.name}: {said}", file=sys.stderr)
     training = {
         "training_steps": run.records[-1]["step"] if run.records else None,
         "training_seconds": run.records[-1]["seconds"] if run.records else None,

@@ -178,12 +178,18 @@ def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
         return "Not measured yet.\n"
     samples = evaluation.get("samples")
     estimate = "exact" if samples is None else f"importance-weighted with {samples:,} samples"
-    likelihood = f"; -log p(x) is {estimate}, in nats per image" if "nll" in evaluation else ""
+    notes = {
+        "nll": f"; -log p(x) is {estimate}, in nats per image",
+        "nll_standard_error": "; the standard error is over images",
+        "effective_sample_size": "; ESS is the effective sample size of the weights, the median over images",
+        "pareto_k": "; Pareto k tells how heavy the tail of the weights is, the median over images",
+    }
+    noted = "".join(note for key, note in notes.items() if evaluation.get(key) is not None)
     return (
         f"{markdown([{**evaluation, 'name': name}])}\n"
         f"Lower is better, on {evaluation['images']:,} random images of the {evaluation['split']} split of "
-        f"{evaluation['dataset']} ({evaluation['binarization']}){likelihood}; standard errors are over "
-        f"images. Measured by flowvae {evaluation['version']} with seed {evaluation['seed']}.\n"
+        f"{evaluation['dataset']} ({evaluation['binarization']}){noted}. Measured by flowvae "
+        f"{evaluation['version']} with seed {evaluation['seed']}.\n"
     )
 
 

@@ -7,7 +7,7 @@ TITLES = {
     "nll": "-log p(x)",
     "nll_standard_error": "standard error",
     "bits_per_dim": "bits/dim",
-    "effective_sample_size": "effective samples",
+    "effective_sample_size": "ESS",
     "pareto_k": "Pareto k",
     "importance_weighted": "importance-weighted bound",
     "samples": "S",

@@ -4,7 +4,7 @@ from flowvae.evaluation.inference_gaps import InferenceGaps, inference_gaps
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
 from flowvae.evaluation.nearest import Nearest, nearest
-from flowvae.evaluation.report import check_levels, distrust, evaluate
+from flowvae.evaluation.report import check_levels, evaluate
 from flowvae.evaluation.usage import active_units
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "active_units",
     "bounds",
     "check_levels",
-    "distrust",
     "evaluate",
     "inference_gaps",
     "interpolate",

@@ -1,4 +1,4 @@
-"""Bounds and estimates of log p(x), streamed so that memory does not grow with the number of samples."""
+"""Bounds and estimates of log p(x), streamed: of all samples only the largest weights are kept."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowvae.densities import LogDensities
-from flowvae.evaluation.weights import WeightStatistics
+from flowvae.evaluation.pareto import pareto_k, tail_length
 from flowvae.models import Bounded, Scored
 from flowvae.noise import Noise
 
@@ -29,9 +29,9 @@ class Bounds(NamedTuple):
     kl: Tensor | None = None
     """``E_q[log q(z|x) - log p(z)]``, of a model with a code"""
     effective_sample_size: Tensor | None = None
-    """of the S importance weights: `WeightStatistics.effective_sample_size`"""
+    """``(sum_s w_s)^2 / sum_s w_s^2`` of the weights ``w_s = p(x, z_s) / q(z_s|x)``, 1 to S (Kish 1965)"""
     pareto_k: Tensor | None = None
-    """shape of their tail: `WeightStatistics.pareto_k`; None of too few samples"""
+    """how heavy the tail of the weights is (see `flowvae.evaluation.pareto`); NaN where it cannot be told"""
 
 
 @torch.no_grad()
@@ -65,7 +65,9 @@ def joined(parts: Iterable[Bounds]) -> Bounds:
 def accumulated(draw: Callable[[int], LogDensities | Tensor], num_samples: int, at_once: int) -> Bounds:
     """Bounds from ``draw(n)``, the log densities of n samples, that is asked for few at a time."""
     likelihood = total = torch.zeros((), dtype=torch.float64)
-    statistics, has_code = WeightStatistics(num_samples), True
+    log_sum = log_sum_of_squares = torch.full_like(total, -math.inf)
+    largest: list[Tensor] = []
+    has_code = True
     for start in range(0, num_samples, at_once):
         drawn = draw(min(at_once, num_samples - start))
         has_code = isinstance(drawn, LogDensities)
@@ -77,13 +79,16 @@ def accumulated(draw: Callable[[int], LogDensities | Tensor], num_samples: int, 
         else:
             weights = drawn.cpu().double()
         total = total + weights.sum(0)
-        statistics.add(weights)
+        log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
+        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * weights).logsumexp(0))
+        seen = torch.cat([*largest, weights])
+        largest = [seen.topk(min(tail_length(num_samples) + 1, len(seen)), dim=0).values]
     negative_elbo = -total / num_samples
     found = Bounds(
         negative_elbo,
-        math.log(num_samples) - statistics.log_sum,
-        effective_sample_size=statistics.effective_sample_size(),
-        pareto_k=statistics.pareto_k(),
+        math.log(num_samples) - log_sum,
+        effective_sample_size=(2 * log_sum - log_sum_of_squares).exp(),
+        pareto_k=pareto_k(*largest),
     )
     if not has_code:
         return found

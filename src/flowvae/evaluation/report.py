@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from flowvae.batch import Batch
 from flowvae.data import Dataset
 from flowvae.errors import UserError, check_range, did_you_mean, quoted
 from flowvae.evaluation.likelihood import bounds
+from flowvae.evaluation.reliability import weight_diagnostics
 from flowvae.evaluation.usage import active_units
 from flowvae.models import Bounded, Inferring, Model, Scored
 from flowvae.models.base import evaluating
@@ -19,7 +20,6 @@ from flowvae.parts import MOST
 
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
 SPLITS = ("train", "valid", "test")
-OF_WEIGHTS = ("effective_sample_size", "pareto_k")  # of which the median over images says more
 PARTS_OF_A_SUM = ("reconstruction", "kl")  # whose standard errors would say little
 
 
@@ -73,14 +73,12 @@ def evaluate(
         few = dataset.batch(split, chosen[:2000]).images.to(device)
         units = {"active_units": active_units(model, few)} if isinstance(model, Inferring) else {}
     scores: dict[str, Any] = {}
+    weights = [of_images.pop(name) for name in ("effective_sample_size", "pareto_k") if name in of_images]
     for name, values in of_images.items():
-        if not values.isfinite().all() and name != "pareto_k":  # minus infinity, of equal weights
+        if not values.isfinite().all():
             raise UserError(
                 f"{name} of {split} images is not finite; train again with a lower --learning-rate"
             )
-        if name in OF_WEIGHTS:
-            scores[name] = values.median().item()
-            continue
         scores[name] = values.mean().item()
         if name not in PARTS_OF_A_SUM and num_images > 1:  # one value does not vary
             scores[f"{name}_standard_error"] = values.std().item() / math.sqrt(num_images)
@@ -88,6 +86,7 @@ def evaluate(
         scores["bits_per_dim"] = scores["nll"] / math.log(2) / math.prod(dataset.shape)
     return {
         **scores,
+        **(weight_diagnostics(*weights) if weights else {}),
         **({"samples": num_samples} if isinstance(model, Bounded) else {}),
         "images": num_images,
         **units,
@@ -134,23 +133,3 @@ def check_levels(model: Model, dataset: Dataset) -> None:
             f"pixels of {dataset.name} take {dataset.levels} values, those of the model {model.levels}; "
             f"choose {data}, or a model of {pixels} pixels"
         )
-
-
-FEWEST_EFFECTIVE_SAMPLES = 10
-LARGEST_PARETO_K = 1.0
-
-
-def distrust(scores: Mapping[str, Any]) -> str | None:
-    """One line that says why -log p(x) cannot be trusted, for what `evaluate` returned; None where it can.
-
-    With half of the images below ten effective samples, or a tail whose mean is infinite (k > 1), estimates
-    of known values were 0.4 nats and more too high: docs/likelihoods.md.
-    """
-    size, k = scores.get("effective_sample_size"), scores.get("pareto_k")
-    if size is None or (size >= FEWEST_EFFECTIVE_SAMPLES and (k is None or k <= LARGEST_PARETO_K)):
-        return None
-    tail = "" if k is None else f", Pareto k {k:.2f}"
-    return (
-        f"-log p(x) is only an upper bound here, perhaps nats too high: of {scores['samples']:,} samples, "
-        f"{size:.1f} carry the weight (median over images{tail}); give more --samples"
-    )

@@ -71,6 +71,11 @@ def _numbers(model: Bounded | Scored, image: Tensor, count: int) -> list[tuple[s
         ("KL", measured.kl, "what the code itself costs"),
         ("-ELBO", measured.negative_elbo, "an upper bound on -log p(x); of a model with a code, their sum"),
         (f"-log p(x), S = {count:,}", measured.negative_log_marginal, "the importance-weighted estimate"),
+        (
+            "effective sample size",
+            measured.effective_sample_size,
+            "how many equal weights are worth as much; where it is small, the estimate is too high",
+        ),
     ]
     return [(name, value, note) for name, value, note in rows if value is not None]
 
