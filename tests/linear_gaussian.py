@@ -52,8 +52,8 @@ def exact_covariance(weight: Tensor) -> Tensor:
     return torch.linalg.inv(torch.eye(LATENT).double() + weight.T @ weight / NOISE**2)
 
 
-def linear_gaussian(exact: bool) -> VAE:
-    """With the exact posterior, or with a diagonal one of another mean and wider than it should be."""
+def linear_gaussian(exact: bool, shift: float = 0.1, stretch: float = 1.3) -> VAE:
+    """With the exact posterior, or a diagonal one, its mean off by shift and its scales stretched."""
     torch.manual_seed(0)
     weight = torch.randn(PIXELS, LATENT).double()
     if exact:
@@ -65,8 +65,8 @@ def linear_gaussian(exact: bool) -> VAE:
             linear = posterior.mean_and_log_scale
             linear.weight.zero_()
             linear.weight[:LATENT] = covariance @ weight.T / NOISE**2
-            linear.bias[:LATENT] = 0.1
-            linear.bias[LATENT:] = 0.5 * covariance.diagonal().log() + math.log(1.3)
+            linear.bias[:LATENT] = shift
+            linear.bias[LATENT:] = 0.5 * covariance.diagonal().log() + math.log(stretch)
     return VAE(nn.Flatten(), posterior, StandardNormal(LATENT).double(), LinearGaussian(weight)).eval()
 
 

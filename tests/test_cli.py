@@ -123,6 +123,28 @@ def test_an_evaluation_holds_what_a_reader_needs(workspace):
     assert out.splitlines()[2].startswith("| flow ")
 
 
+def test_an_estimate_that_cannot_be_trusted_is_told_in_a_line(workspace):
+    result = flowvae("evaluate", "flow", "--samples", "4", "--images", "20")
+    assert result.code == 0
+    assert result.err.startswith(
+        "flowvae: warning: flow: -log p(x) cannot be trusted with S = 4, and is only an"
+    )
+    assert result.err.count("\n") == 1
+    assert "warning" not in result.out
+
+
+def test_a_single_image_has_no_standard_error(workspace):
+    assert "standard error" in succeeds("evaluate", "flow", "--samples", "30", "--images", "2")
+    for printed in (
+        succeeds("evaluate", "flow", "--samples", "30", "--images", "1"),
+        succeeds("table", "flow"),
+        *(Path(file).read_text() for file in succeeds("export", "flow", "--format", "hub").split()[-1:]),
+    ):
+        assert "ESS" in printed
+        assert "Pareto k" in printed
+        assert "standard error" not in printed
+
+
 def flowvae_version() -> str:
     return succeeds("--version").strip()
 
@@ -235,7 +257,7 @@ def test_tables_of_several_runs(workspace):
     assert json.loads((workspace / "table.json").read_text()) == named
     with (workspace / "table.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
-    assert [{key: str(value) for key, value in row.items()} for row in named] == read
+    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in named] == read
 
 
 def test_a_table_says_where_protocols_differ(workspace):

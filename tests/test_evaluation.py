@@ -27,8 +27,18 @@ from flowvae.data import Dataset, Split
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
 from flowvae.evaluation import active_units, bounds, evaluate, interpolate
+from flowvae.evaluation.reliability import caveat
+from flowvae.evaluation.table import markdown
 from flowvae.models import VAE, ExactDensity
 from flowvae.objectives import elbo
+
+DIAGNOSTICS = {
+    "effective_sample_size",
+    "effective_sample_size_lowest_decile",
+    "pareto_k",
+    "pareto_k_highest_decile",
+    "pareto_k_too_high",
+}
 
 
 def binary_dataset(images: int = 60, shape: tuple[int, int, int] = (1, 8, 8)) -> Dataset:
@@ -155,6 +165,10 @@ def test_evaluation_says_what_was_measured_and_on_what():
     assert result["kl"] == pytest.approx((exact - reconstruction).mean().item(), abs=0.05)
     for name in ("nll_standard_error", "negative_elbo_standard_error"):
         assert result[name] == pytest.approx(exact.std().item() / math.sqrt(40), rel=1e-3)
+    # Every sample has the same weight, but for rounding.
+    assert result["effective_sample_size"] == pytest.approx(1000, rel=1e-3)
+    assert result["effective_sample_size_lowest_decile"] == pytest.approx(1000, rel=1e-3)
+    assert caveat(result) is None
     assert result["bits_per_dim"] == pytest.approx(exact.mean().item() / (PIXELS * math.log(2)), abs=1e-3)
     known = {
         "samples": 1000,
@@ -168,6 +182,13 @@ def test_evaluation_says_what_was_measured_and_on_what():
     }
     assert {name: result[name] for name in known} == known
     assert isinstance(result["version"], str)
+
+
+def test_a_single_image_has_no_standard_error():
+    scores = evaluate(tiny_model(), binary_dataset(), num_samples=10, num_images=1)
+    assert scores["nll_standard_error"] is None
+    assert scores["negative_elbo_standard_error"] is None
+    assert "standard error" not in markdown([{"name": "one", **scores}])
 
 
 def test_evaluation_is_a_function_of_its_seed_and_leaves_the_generator_alone():
@@ -291,4 +312,7 @@ def test_an_exact_density_is_scored_by_its_own_likelihood():
         assert scores[name] == pytest.approx(expected, rel=1e-5)
     assert scores["kl"] == scores["active_units"] == 0
     assert scores["samples"] is None
+    # It has no weights: nothing is said of them, and nothing against the number.
+    assert {name for name, value in scores.items() if value is None} == {"samples", *DIAGNOSTICS}
+    assert caveat(scores) is None
     assert elbo(Coin(0.2)(images)).mean().item() == pytest.approx(-expected, rel=1e-5)

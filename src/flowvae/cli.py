@@ -95,6 +95,8 @@ def evaluate(
 ) -> None:
     """Score a run on images drawn at random; writes evaluation.json into its folder.
 
+    A warning says where the samples are too few for the -log p(x) that is printed.
+
     Args:
         run: folder of the run
         samples: S, posterior samples an image for the importance-weighted -log p(x)

@@ -1,6 +1,7 @@
 """What the commands do, on the folders of runs."""
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flowvae.data import as_float
 from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import evaluate, interpolate, nearest
+from flowvae.evaluation.reliability import caveat
 from flowvae.evaluation.table import collect, markdown, titles, write_table
 from flowvae.hub import save_pretrained
 from flowvae.models import VAE, RealNVPDensity
@@ -35,7 +37,10 @@ def evaluate_run(
     data: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json into its folder."""
+    """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json into its folder.
+
+    A line on standard error says where its -log p(x) cannot be trusted.
+    """
     check_range("seed", seed, 0, LARGEST_SEED)
     model = runs.load(run)
     config, _ = runs.read_config(run)
@@ -65,6 +70,8 @@ def evaluate_run(
     evaluation = {**scores, **training}
     if not runs.is_bundled(run):
         runs.write_json(run / runs.EVALUATION, evaluation)
+    if said := caveat(evaluation):
+        print(f"flowvae: warning: {titles([run])[0]}: {said}", file=sys.stderr)
     return evaluation
 
 

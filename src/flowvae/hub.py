@@ -185,11 +185,17 @@ def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
         return "Not measured yet.\n"
     samples = evaluation["samples"]
     estimate = "exact" if samples is None else f"importance-weighted with {samples:,} samples"
+    notes = {
+        "nll_standard_error": "; the standard error is over images",
+        "effective_sample_size": "; ESS is the effective sample size, the median over images",
+        "pareto_k": "; Pareto k tells how heavy the tail of the weights is, the median over images",
+    }
+    noted = "".join(note for key, note in notes.items() if evaluation.get(key) is not None)
     return (
         f"{markdown([{**evaluation, 'name': name}])}\n"
         f"Nats per image (bits/dim where it says so), lower is better, on {evaluation['images']:,} random "
         f"images of the {evaluation['split']} split of {evaluation['dataset']} "
-        f"({evaluation['binarization']}); -log p(x) is {estimate}, the standard error is over images. "
+        f"({evaluation['binarization']}); -log p(x) is {estimate}{noted}. "
         f"Measured by flowvae {evaluation['version']} with seed {evaluation['seed']}.\n"
     )
 

@@ -1,4 +1,4 @@
-"""Bounds and estimates of log p(x), streamed so that memory does not grow with the number of samples."""
+"""Bounds and estimates of log p(x), streamed: of all samples only the largest weights are kept."""
 
 import math
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowvae.densities import LogDensities
+from flowvae.evaluation.pareto import pareto_k, tail_length
 from flowvae.models import VAE, DequantizedDensity, ExactDensity, Model
 
 CHUNK = 256
@@ -24,7 +25,11 @@ class Bounds(NamedTuple):
     kl: Tensor
     """``E_q[log q(z|x) - log p(z)]``"""
     negative_log_marginal: Tensor
-    """``-log (1/S) sum_s p(x, z_s) / q(z_s|x)``, an upper bound on -log p(x) in expectation"""
+    """``-log (1/S) sum_s w_s``, an upper bound on -log p(x) in expectation; ``w_s = p(x, z_s) / q(z_s|x)``"""
+    effective_sample_size: Tensor
+    """``(sum_s w_s)^2 / sum_s w_s^2``, from 1 to S (Kish 1965); NaN where there are no samples"""
+    pareto_k: Tensor
+    """how heavy the tail of the w_s is (see `flowvae.evaluation.pareto`); NaN where it cannot be told"""
 
     @property
     def negative_elbo(self) -> Tensor:
@@ -48,7 +53,8 @@ def bounds(model: Model, images: Tensor, num_samples: int, chunk: int = CHUNK) -
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
     if isinstance(model, ExactDensity):
         exact = torch.cat([-model.log_prob(few).cpu().double() for few in images.split(chunk)])
-        return Bounds(exact, torch.zeros_like(exact), exact)
+        no_weights = torch.full_like(exact, math.nan)
+        return Bounds(exact, torch.zeros_like(exact), exact, no_weights, no_weights)
     parts = [
         accumulated(_draws(model, few), num_samples, max(1, chunk // len(few))) for few in images.split(chunk)
     ]
@@ -64,15 +70,25 @@ def _draws(model: VAE | DequantizedDensity, images: Tensor) -> Callable[[int], L
 def accumulated(draw: Callable[[int], LogDensities], num_samples: int, at_once: int) -> Bounds:
     """Bounds from ``draw(n)``, the log densities of n samples, that is asked for few at a time."""
     likelihood = divergence = torch.zeros((), dtype=torch.float64)
-    log_sum = torch.full_like(likelihood, -math.inf)
+    log_sum = log_sum_of_squares = torch.full_like(likelihood, -math.inf)
+    largest: list[Tensor] = []
     for start in range(0, num_samples, at_once):
         # On the CPU, since not every device has 64 bits.
         densities = LogDensities(*(each.cpu().double() for each in draw(min(at_once, num_samples - start))))
         likelihood = likelihood + densities.likelihood.sum(0)
         divergence = divergence + (densities.posterior - densities.prior).sum(0)
-        weights = densities.likelihood + densities.prior - densities.posterior
-        log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
-    return Bounds(-likelihood / num_samples, divergence / num_samples, math.log(num_samples) - log_sum)
+        log_weights = densities.likelihood + densities.prior - densities.posterior
+        log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
+        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * log_weights).logsumexp(0))
+        seen = torch.cat([*largest, log_weights])
+        largest = [seen.topk(min(tail_length(num_samples) + 1, len(seen)), dim=0).values]
+    return Bounds(
+        -likelihood / num_samples,
+        divergence / num_samples,
+        math.log(num_samples) - log_sum,
+        (2 * log_sum - log_sum_of_squares).exp(),
+        pareto_k(*largest),
+    )
 
 
 def log_marginal(model: Model, images: Tensor, num_samples: int, chunk: int = CHUNK) -> Tensor:

@@ -11,6 +11,7 @@ from flowvae.config import MOST
 from flowvae.data import Dataset, as_float
 from flowvae.errors import UserError, check_range, did_you_mean, quoted
 from flowvae.evaluation.likelihood import Bounds, bounds
+from flowvae.evaluation.reliability import weight_diagnostics
 from flowvae.evaluation.usage import active_units
 from flowvae.memory import keep_freed_memory
 from flowvae.models import VAE, ExactDensity, Model
@@ -43,7 +44,8 @@ def evaluate(
 
     Returns:
         What evaluation.json holds: nats summed over an image's dimensions and averaged over images, their
-        standard errors over images, and what they were measured on.
+        standard errors over images (None for a single one), what the importance weights say of the estimate
+        (None where there are none, see `flowvae.evaluation.reliability`), and what all was measured on.
 
     Raises:
         UserError: there is no such split or so many images, pixels take other values than the model's, or a
@@ -72,8 +74,8 @@ def evaluate(
             parts.append(bounds(model, few, num_samples))
             report(min(1.0, len(parts) * IMAGES_AT_ONCE / num_images))
         scores = Bounds(*(torch.cat(field) for field in zip(*parts, strict=True)))
-        for name, values in scores._asdict().items():
-            if not values.isfinite().all():
+        for name in ("reconstruction", "kl", "negative_log_marginal"):  # the others need not be defined
+            if not getattr(scores, name).isfinite().all():
                 raise UserError(
                     f"{name} of {split} images is not finite; train again with a lower --learning-rate"
                 )
@@ -86,6 +88,7 @@ def evaluate(
         "negative_elbo_standard_error": _standard_error(scores.negative_elbo),
         "nll": nll.mean().item(),
         "nll_standard_error": _standard_error(nll),
+        **weight_diagnostics(scores),
         "bits_per_dim": nll.mean().item() / math.log(2) / math.prod(dataset.shape),
         "samples": None if isinstance(model, ExactDensity) else num_samples,
         "images": num_images,
@@ -119,6 +122,6 @@ def check_levels(model: Model, dataset: Dataset) -> None:
         )
 
 
-def _standard_error(values: torch.Tensor) -> float:
-    """Of the mean of independent values; 0 for a single one."""
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
+def _standard_error(values: torch.Tensor) -> float | None:
+    """Of the mean of independent values; None for a single one, which does not tell how they vary."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None

@@ -17,6 +17,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "negative_elbo": ("-ELBO", ".2f"),
     "nll": ("-log p(x)", ".2f"),
     "nll_standard_error": ("standard error", ".2f"),
+    "effective_sample_size": ("ESS", ".1f"),
+    "pareto_k": ("Pareto k", ".2f"),
     "bits_per_dim": ("bits/dim", ".4f"),
     "active_units": ("active units", "d"),
     "samples": ("S", "d"),
