@@ -65,6 +65,9 @@ def _numbers(image: Tensor, reconstructed: Tensor, measured: Bounds, count: int)
         ("-ELBO", measured.negative_elbo, "their sum, an upper bound on -log p(x)"),
         (f"-log p(x), S = {count:,}", measured.negative_log_marginal, "the importance-weighted estimate"),
     ]
+    if not measured.effective_sample_size.isnan():  # an exact density has no samples
+        note = "how many equal weights are worth as much; where it is small, the estimate is too high"
+        rows.append(("effective sample size", measured.effective_sample_size, note))
     pictures = "".join(
         f"<figure><img src='{png(canvas(shown, 1))}' alt='{name}'><figcaption>{name}</figcaption></figure>"
         for name, shown in (("the image", image), ("its reconstruction", reconstructed))
