@@ -19,7 +19,7 @@ from flowvae.models import Bounded, Coded, Scored
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Take a test image, draw on it, or upload one of your own: the numbers follow. All are in nats."
+        "Take a test image, draw on it, or upload one of your own: the numbers follow. Log densities are in nats."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
@@ -81,7 +81,7 @@ def _numbers(model: Bounded | Scored, image: Tensor, count: int) -> list[tuple[s
         ("-ELBO", measured.negative_elbo, bound if measured.kl is None else f"their sum, {bound}"),
         (f"-log p(x), S = {count:,}", measured.negative_log_marginal, "the importance-weighted estimate"),
         (
-            "effective sample size",
+            "effective samples",
             measured.effective_sample_size,
             "how many equal weights are worth as much; where it is small, the estimate is too high",
         ),
