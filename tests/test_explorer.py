@@ -26,6 +26,7 @@ from flowvae.densities import FlowPosterior, FlowPrior
 from flowvae.errors import UserError
 from flowvae.explorer import images, scoring
 from flowvae.explorer.charts import histogram
+from flowvae.explorer.differences import differences
 from flowvae.explorer.explored import Explored, open_runs, seeded
 from flowvae.explorer.latent_plane import grid, nearest_labels, plane_through, principal_plane
 from flowvae.explorer.unrolled import MASSES, Unrolled, contours, directions, project, unroll
@@ -367,7 +368,7 @@ def test_runs_of_other_test_images_are_explored_apart(workspace):
 
 
 def test_mistakes_are_one_line(workspace):
-    is_refusal(flowvae("explore"), "at least one folder")
+    is_refusal(flowvae("explore"), "at least one directory")
     is_refusal(flowvae("explore", "nowhere"), "nowhere is not a directory")
     is_refusal(flowvae("explore", "flow", "--port", 0), "port is 0", "1 to 65535")
     is_refusal(flowvae("explore", "flow", "--data", "larger.npz"), "12 x 12", "8 x 8")
@@ -426,11 +427,24 @@ def test_a_score_has_the_numbers_that_the_model_gives(kinds):
     assert (name, note) == ("-log p(x)", "exact")
     torch.testing.assert_close(value.float(), exact)
     values = {name: float(value) for name, value, _ in _numbers(flow.model, image, 5)}
-    assert list(values) == ["-log p(x|z)", "KL", "-ELBO", "-log p(x), S = 5"]
+    assert list(values) == ["-log p(x|z)", "KL", "-ELBO", "-log p(x), S = 5", "effective samples"]
+    assert 1 <= values["effective samples"] <= 5
     assert values["-ELBO"] == pytest.approx(values["-log p(x|z)"] + values["KL"])
     density = RealNVPDensityOptions(transformations=1, hidden=4).build(DataSpec((1, 8, 8))).eval()
     names = [name for name, _, _ in _numbers(density, image, 5)]
-    assert names == ["-ELBO", "-log p(x), S = 5"], "without a code there are no two terms"
+    assert names == ["-ELBO", "-log p(x), S = 5", "effective samples"], "without a code there are no two terms"
+
+
+def test_settings_that_one_run_has_not_got_are_left_empty(kinds):
+    flow, pixels = (run.config for run in kinds)
+    told = {name: (one, other) for name, one, other in differences(flow, pixels)}
+    assert told["system"] == ("vae", "pixelcnn")
+    assert told["posterior"] == ("realnvp", "")
+    assert told["causal_blocks"] == ("", 1)
+    assert told["steps"] == (6, 1)
+    assert "seed" not in told, "the same in both"
+    assert "epochs" not in told, "None in both"
+    assert not differences(flow, flow)
 
 
 def test_samples_are_those_of_the_seed_whatever_else_is_asked(kinds):

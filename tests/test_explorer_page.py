@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flowvae.build import build_model
+from flowvae.batch import DataSpec
 from flowvae.explorer.page import STATIC
-from flowvae.presets import preset
+from flowvae.models.registry import build_model, preset
 from flowvae.runs import create, write_json, write_weights
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,15 +39,16 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[Path]:
-    """Two runs of the bundled MNIST's size. What they have learnt does not matter here: nothing."""
+    """Two autoencoders and, between them, a PixelCNN, of MNIST's size. What they have learnt is nothing."""
     folder = tmp_path_factory.mktemp("runs")
     made = []
     torch.manual_seed(0)
-    for name in ("vae", "realnvp-2"):
-        config = preset(name)
-        run = folder / name
-        create(run, replace(config, training=replace(config.training, steps=1)), (1, 28, 28))
-        model = build_model(config.model, (1, 28, 28))
+    spec = DataSpec((1, 28, 28), levels=2)
+    for name in ("vae", "pixelcnn", "realnvp-2"):
+        config, run = preset(name).revised(steps=1), folder / name
+        assert config.model is not None
+        create(run, config, spec, config.model.name)
+        model = build_model(config.model, spec)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.03 * torch.randn_like(parameter)
@@ -57,10 +57,12 @@ def runs(tmp_path_factory) -> list[Path]:
     with (made[0] / "metrics.jsonl").open("w") as metrics:
         for second in range(0, 300, 60):
             for split in ("train", "valid"):
-                record = {"split": split, "seconds": second, "negative_elbo": 200 - second / 3}
+                step = {"split": split, "step": second, "epoch": 0.1, "seconds": second}
+                record = {**step, "negative_elbo": 200 - second / 3}
                 metrics.write(json.dumps(record) + "\n")
     write_json(made[0] / "evaluation.json", {"kl": 25.125, "nll": 90.5, "samples": 500, "images": 1000})
-    write_json(made[1] / "evaluation.json", {"kl": 27.5, "nll": 88.25, "samples": 500, "images": 1000})
+    write_json(made[1] / "evaluation.json", {"nll": 89.75, "images": 1000})
+    write_json(made[2] / "evaluation.json", {"kl": 27.5, "nll": 88.25, "samples": 500, "images": 1000})
     return made
 
 
@@ -176,7 +178,8 @@ def test_runs_are_compared(page):
     page.get_by_role("checkbox", name="vae", exact=True).uncheck()
     page.get_by_text("There is no training curve to show").wait_for()
     differences = visible(page, ".fv-plain")
-    assert re.search(r"transformations\s+0\s+2", differences.inner_text())
+    assert re.search(r"posterior\s+gaussian\s+realnvp", differences.inner_text())
+    assert re.search(r"transformations\s+2\s", differences.inner_text()), "a Gaussian has none"
 
 
 def test_the_plane_answers_a_drag(page):
@@ -286,8 +289,7 @@ def test_a_posterior_is_unrolled(page):
     page.get_by_text("Play").click()
     page.wait_for_function("document.querySelector('.fv-stage-title').textContent.includes('after 2 of 2')")
     assert ink(page, ".fv-stage") > 200
-    visible(page, "input[role=listbox], .wrap-inner input").click()
-    page.get_by_role("option", name="vae", exact=True).click()
+    choose(page, "vae")
     page.get_by_text("This posterior is the Gaussian itself").wait_for()
 
 
@@ -340,6 +342,56 @@ def test_what_is_drawn_is_scored(page):
         "old => document.querySelector('.fv-score td.fv-number').textContent !== old", arg=drawn
     )
     page.get_by_text("of the test images").first.wait_for()
+
+
+def choose(page: Any, title: str) -> None:
+    """Another run, of the open view."""
+    visible(page, "input[role=listbox], .wrap-inner input").click()
+    page.get_by_role("option", name=title, exact=True).click()
+
+
+def test_a_model_without_a_code_is_scored_exactly(page):
+    open_view(page, "Score")
+    numbers = page.locator(".fv-score:visible td.fv-number")
+    numbers.nth(3).wait_for()
+    page.get_by_text("S = 32, nats").wait_for()
+    slider = page.get_by_label("range slider for samples, S").first
+    assert slider.is_visible()
+    choose(page, "pixelcnn")
+    page.get_by_text("exact", exact=True).wait_for()
+    assert numbers.count() == 1
+    assert page.locator(".fv-score:visible figure").count() == 1, "there is no reconstruction"
+    page.get_by_text("of this one, nats").wait_for()
+    assert not slider.is_visible()
+    choose(page, "vae")
+    numbers.nth(3).wait_for()
+    slider.wait_for()
+
+
+def test_a_model_without_a_code_says_that_it_takes_no_temperature(page):
+    open_view(page, "Samples")
+    page.locator(".fv-samples:visible figure").nth(23).wait_for()
+    choose(page, "pixelcnn")
+    page.wait_for_function("document.querySelector('.fv-download').download.startsWith('pixelcnn')")
+    temperature = page.get_by_label("range slider for temperature")
+    temperature.focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("its samples take no temperature").wait_for()
+    assert page.locator(".fv-samples:visible figure").count() == 0
+    page.keyboard.press("ArrowRight")
+    page.locator(".fv-samples:visible figure").nth(23).wait_for()
+
+
+def test_views_list_the_runs_that_they_can_show(page):
+    for title, expected in (
+        ("Samples", ["vae", "pixelcnn", "realnvp-2"]),
+        ("Posterior", ["vae", "realnvp-2"]),
+    ):
+        open_view(page, title)
+        visible(page, "input[role=listbox], .wrap-inner input").click()
+        page.get_by_role("option", name="vae", exact=True).wait_for()
+        assert [text.strip(" ✓\n") for text in page.get_by_role("option").all_inner_texts()] == expected
+        page.keyboard.press("Escape")
 
 
 def test_uploads_are_taken_or_refused_with_a_message(page, tmp_path):

@@ -9,14 +9,15 @@ from flowvae.parts import to_dict
 def differences(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
     """The settings that differ, in their order: (name, value of one, value of the other).
 
+    A setting that one has not got is the empty text there.
+
     >>> from flowvae.models.registry import preset
     >>> differences(preset("realnvp-2"), preset("realnvp-5"))
     [('transformations', 2, 5)]
     """
     mine, yours = _settings(one), _settings(other)
-    return [
-        (name, mine.get(name), yours.get(name)) for name in mine | yours if mine.get(name) != yours.get(name)
-    ]
+    both = [(name, mine.get(name, ""), yours.get(name, "")) for name in mine | yours]
+    return [(name, value, other) for name, value, other in both if value != other]
 
 
 def _settings(config: Config) -> dict[str, Any]:

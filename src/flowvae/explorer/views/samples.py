@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import gradio as gr
 
 from flowvae.data import as_float
+from flowvae.errors import UserError
 from flowvae.evaluation import nearest
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
-from flowvae.explorer.parts import choose_run, on_first_visit, told
+from flowvae.explorer.parts import choose_run, on_first_visit
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
@@ -28,9 +29,11 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         with gr.Column(scale=4, min_width=300):
             sheet = gr.HTML(apply_default_css=False)
 
-    @told
     def show(number: int, images: float, scale: float, start: float | None) -> str:
-        return _sheet(explored[number], int(images), scale, int(start or 0))
+        try:
+            return _sheet(explored[number], int(images), scale, int(start or 0))
+        except UserError as error:  # in the place of the samples, which were of another run
+            return f"<p class='fv-note' role='status'>{html.escape(str(error))}</p>"
 
     another.click(lambda start: int(start or 0) + 1, seed, seed, show_progress="hidden")
     inputs = [run, count, temperature, seed]

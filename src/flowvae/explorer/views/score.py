@@ -19,13 +19,13 @@ from flowvae.models import Bounded, Coded, Scored
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Take a test image, draw on it, or upload one of your own: the numbers follow. All are in nats."
+        "Take a test image, draw on it, or upload one of your own: the numbers follow. Log densities are in nats."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
             run = choose_run(explored)
             source = image_source(explored, 1)
-            samples = gr.Slider(1, 1000, 100, step=1, label="posterior samples, S")
+            samples = gr.Slider(1, 1000, 100, step=1, label="samples, S", visible=_drawn(explored[-1]))
         with gr.Column(scale=3, min_width=300):
             numbers = gr.HTML(apply_default_css=False)
             chart = gr.HTML(apply_default_css=False)
@@ -46,8 +46,11 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         # With the samples of the others: the estimate falls as their number grows.
         image, chosen = _image(explored[number], text), explored[number]
         nll = -log_marginal(chosen.model, image, scoring.SAMPLES, noise=seeded(0))
-        return _chart(float(nll[0]), reference(chosen))
+        return _chart(float(nll[0]), reference(chosen), _drawn(chosen))
 
+    run.change(
+        lambda number: gr.Slider(visible=_drawn(explored[number])), run, samples, show_progress="hidden"
+    )
     measured, compared = [run, source.image, samples], [run, source.image]
     for listen in (*source.listeners, run.change, samples.change):
         listen(measure, measured, numbers, show_progress="hidden", trigger_mode="always_last")
@@ -55,6 +58,11 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         listen(compare, compared, chart, show_progress="hidden", trigger_mode="always_last")
     on_first_visit(tab, measure, measured, numbers)
     on_first_visit(tab, compare, compared, chart)
+
+
+def _drawn(run: Explored) -> bool:
+    """Whether log p(x) is an estimate from samples."""
+    return not isinstance(run.model, Scored)
 
 
 def _image(run: Explored, text: str) -> Tensor:
@@ -66,13 +74,14 @@ def _numbers(model: Bounded | Scored, image: Tensor, count: int) -> list[tuple[s
     if isinstance(model, Scored):
         return [("-log p(x)", -log_marginal(model, image, 1), "exact")]
     measured = bounds(model, image, count, noise=seeded(0))
+    bound = "an upper bound on -log p(x)"
     rows = [
         ("-log p(x|z)", measured.reconstruction, "what the code leaves to say about the pixels"),
         ("KL", measured.kl, "what the code itself costs"),
-        ("-ELBO", measured.negative_elbo, "an upper bound on -log p(x); of a model with a code, their sum"),
+        ("-ELBO", measured.negative_elbo, bound if measured.kl is None else f"their sum, {bound}"),
         (f"-log p(x), S = {count:,}", measured.negative_log_marginal, "the importance-weighted estimate"),
         (
-            "effective sample size",
+            "effective samples",
             measured.effective_sample_size,
             "how many equal weights are worth as much; where it is small, the estimate is too high",
         ),
@@ -93,7 +102,7 @@ def _table(images: dict[str, Tensor], rows: list[tuple[str, Tensor, str]]) -> st
     return f"<div class='fv-score'>{pictures}<table class='fv-plain'><tbody>{cells}</tbody></table></div>"
 
 
-def _chart(nll: float, others: Tensor) -> str:
+def _chart(nll: float, others: Tensor, drawn: bool) -> str:
     share = scoring.place(nll, others)
     verdict = scoring.verdict(share)
     said = (
@@ -101,5 +110,6 @@ def _chart(nll: float, others: Tensor) -> str:
         if verdict
         else f"<p class='fv-fine' role='status'>Less likely than {share:.0%} of the test images.</p>"
     )
-    title = f"-log p(x) of {len(others)} test images and of this one, S = {scoring.SAMPLES}, nats"
+    estimated = f", S = {scoring.SAMPLES}" if drawn else ""
+    title = f"-log p(x) of {len(others)} test images and of this one{estimated}, nats"
     return said + histogram(others.tolist(), nll, title, flagged=verdict is not None)
