@@ -177,9 +177,18 @@ class Completing(ABC):
         count: int,
         sweeps: int = 20,
         candidates: int = 8,
-        noise: Noise = None,
+        noise: torch.Generator | None = None,
     ) -> Completions:
-        """``count`` independent completions of an image [C, H, W] of which the pixels ``known`` are given."""
+        """Independent completions of one image [C, H, W].
+
+        Args:
+            image: hidden pixels may hold anything.
+            known: which pixels are given, boolean, [C, H, W].
+            count: N, number of completions, each by a Markov chain of its own.
+            sweeps: steps of each chain; at least 1.
+            candidates: S, codes from which each step chooses one.
+            noise: a generator to draw from, or None for torch's own.
+        """
 
 
 class Graph(NamedTuple):

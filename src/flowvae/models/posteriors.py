@@ -60,14 +60,11 @@ class PlanarOptions(FlowOptions):
 
 
 @dataclass(frozen=True)
-class RealNVPOptions(FlowOptions):
-    """Pairs of affine couplings after the Gaussian (Dinh et al. 2017)."""
+class AffineOptions(FlowOptions):
+    """Affine transformations, whose scales and shifts networks compute: conditioners."""
 
-    name = "realnvp"
     hidden: int = 128
-    """number of hidden units, or channels, of the conditioners"""
-    normalization: Normalization = "none"
-    """normalization inside the conditioners: none, weight, batch or activation normalization"""
+    """number of hidden units, or channels, of the conditioners; of iaf at least D - 1"""
     flow_batch_norm: bool = False
     """batch normalization as a flow after each transformation"""
     bounded: bool = True
@@ -76,6 +73,15 @@ class RealNVPOptions(FlowOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("hidden", self.hidden, 1, WIDEST)
+
+
+@dataclass(frozen=True)
+class RealNVPOptions(AffineOptions):
+    """Pairs of affine couplings after the Gaussian (Dinh et al. 2017)."""
+
+    name = "realnvp"
+    normalization: Normalization = "none"
+    """normalization inside the conditioners: none, weight, batch or activation normalization"""
 
     def flow(self, code: CodeShape, blocks: int) -> Flow:
         return Couplings(
@@ -90,20 +96,10 @@ class RealNVPOptions(FlowOptions):
 
 
 @dataclass(frozen=True)
-class InverseAutoregressiveOptions(FlowOptions):
+class InverseAutoregressiveOptions(AffineOptions):
     """Inverse autoregressive transformations after the Gaussian (Kingma et al. 2016)."""
 
     name = "iaf"
-    hidden: int = 128
-    """number of hidden units of the masked networks; at least D - 1"""
-    flow_batch_norm: bool = False
-    """batch normalization as a flow after each transformation"""
-    bounded: bool = True
-    """bound the log scale of the affine transformations"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("hidden", self.hidden, 1, WIDEST)
 
     def flow(self, code: CodeShape, blocks: int) -> Flow:
         if code.sides is not None:

@@ -23,8 +23,6 @@ from flowvae.densities import (
 from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
 from flowvae.models.base import (
-    Completing,
-    Completions,
     Graph,
     Graphed,
     Inferring,
@@ -33,7 +31,7 @@ from flowvae.models.base import (
     Update,
     evaluating,
 )
-from flowvae.models.completion import complete
+from flowvae.models.completion import GibbsCompleting
 from flowvae.models.couplings import CodeShape
 from flowvae.models.likelihoods import (
     BernoulliOptions,
@@ -88,7 +86,7 @@ class ImportanceWeighted(Part):
         return importance_weighted_bound(densities, beta).mean()
 
 
-class VAE(Model, Sampler, Inferring, Completing, Graphed):
+class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
     """A variational autoencoder (Kingma & Welling 2014): composes its parts and does nothing else.
 
     Args:
@@ -215,17 +213,6 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
         generator = None if isinstance(noise, Tensor) else noise
         return self.decode(self.sample_codes(num_images, noise, temperature), generator)
-
-    def complete(
-        self,
-        image: Tensor,
-        known: Tensor,
-        count: int,
-        sweeps: int = 20,
-        candidates: int = 8,
-        noise: torch.Generator | None = None,
-    ) -> Completions:
-        return complete(self, image, known, count, sweeps, candidates, noise)
 
     def graphs(self, shape: tuple[int, int, int]) -> dict[str, Graph]:
         """``encoder``, ``decoder`` and ``sampler``, whose noise is an input.
