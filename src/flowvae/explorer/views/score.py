@@ -19,7 +19,8 @@ from flowvae.models import Bounded, Coded, Scored
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Take a test image, draw on it, or upload one of your own: the numbers follow. Log densities are in nats."
+        "Take a test image, draw on it, or upload one of your own: the numbers follow. Log densities are in "
+        "nats."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
