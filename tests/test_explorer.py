@@ -432,7 +432,9 @@ def test_a_score_has_the_numbers_that_the_model_gives(kinds):
     assert values["-ELBO"] == pytest.approx(values["-log p(x|z)"] + values["KL"])
     density = RealNVPDensityOptions(transformations=1, hidden=4).build(DataSpec((1, 8, 8))).eval()
     names = [name for name, _, _ in _numbers(density, image, 5)]
-    assert names == ["-ELBO", "-log p(x), S = 5", "effective samples"], "without a code there are no two terms"
+    assert names == ["-ELBO", "-log p(x), S = 5", "effective samples"], (
+        "without a code there are no two terms"
+    )
 
 
 def test_settings_that_one_run_has_not_got_are_left_empty(kinds):
