@@ -4,6 +4,7 @@ import gzip
 import io
 import re
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -403,6 +404,61 @@ def test_decompression_bomb(tmp_path: Path, side: int) -> None:
     write_images(tmp_path, random_images(5, 7, 5))
     (tmp_path / "bomb.png").write_bytes(png_header(side, side))
     assert "bomb.png has more than 64 megapixels" in user_error(tmp_path)
+
+
+def metadata_bomb(count: int = 2000) -> bytes:
+    """A TIFF file of one pixel whose other tags, so many, all point to its same 100,000 bytes."""
+    size = 100_000
+    pixel = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    tags = [struct.pack("<2H2I", tag, 4, 1, value) for tag, value in pixel.items()]
+    tags += [struct.pack("<2H2I", 1000 + number, 7, size, 8) for number in range(count)]
+    directory = struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(size)
+
+
+def jpeg_with_metadata(data: bytes) -> bytes:
+    """``data`` as EXIF, in as many parts as it takes."""
+    image = io.BytesIO()
+    Image.fromarray(random_images(7, 5)).save(image, "JPEG")
+    start, rest = (
+        image.getvalue()[:2],
+        image.getvalue()[20:],
+    )  # without the resolution, for which EXIF is asked
+    for at in range(0, len(data), 60_000):
+        part = b"Exif\0\0" + data[at : at + 60_000]
+        start += b"\xff\xe1" + struct.pack(">H", 2 + len(part)) + part
+    return start + rest
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("bomb.tif", metadata_bomb()), ("bomb.jpg", jpeg_with_metadata(metadata_bomb()))],
+    ids=["TIFF", "JPEG"],
+)
+def test_metadata_of_which_the_same_bytes_are_read_again_and_again(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    write_images(tmp_path, random_images(5, 7, 5))
+    (tmp_path / name).write_bytes(content)
+    assert f"{name} cannot be read as an image" in frugal_user_error(tmp_path)
+
+
+def test_metadata_that_is_too_large_is_left_alone(tmp_path: Path) -> None:
+    for number, image in enumerate(random_images(5, 7, 5)):
+        Image.fromarray(image).save(tmp_path / f"{number}.png", exif=metadata_bomb())
+    tracemalloc.start()
+    try:
+        assert load_dataset(str(tmp_path), "none").shape == (1, 7, 5)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_formats_that_no_ending_names_are_not_read(tmp_path: Path) -> None:
+    """Pillow reads dozens, and some by other programs."""
+    write_images(tmp_path, random_images(5, 7, 5))
+    Image.fromarray(random_images(7, 5)).save(tmp_path / "other.png", "PCX")
+    assert "other.png cannot be read as an image" in user_error(tmp_path)
 
 
 def test_too_many_images_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

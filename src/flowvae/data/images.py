@@ -1,9 +1,11 @@
 """One image file to pixels: checked, cropped, brought to a size."""
 
+import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,12 +16,18 @@ from flowvae.data.reading import unreadable
 from flowvae.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""what is read, whatever a file is called; others Pillow hands to programs, such as EPS to Ghostscript"""
 GREY_MODES = {"1", "L", "LA"}
 EIGHT_BIT_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}
 LYING = {5, 6, 7, 8}
 """The orientations of EXIF in which width and height change places."""
 MAX_PIXELS = 64 * 2**20
 """The most pixels of one image; a small file can claim far more than memory holds."""
+MAX_METADATA = 2**16
+"""the most bytes of EXIF data, which are what fits into one segment of a JPEG"""
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong is said by the error, and once
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom"""
@@ -91,6 +99,34 @@ def decode(
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Pillow's image of a file of one of FORMATS, not decoded yet."""
+    return Image.open(_Rationed(file), formats=FORMATS)  # pyright: ignore[reportArgumentType]
+
+
+class _Rationed:
+    """A file that can be read four times over and no more, and that has one part of EXIF data.
+
+    Pillow keeps a copy of what every tag of a TIFF file or of EXIF data points to, and thousands of tags can
+    point to the same bytes: a megabyte would become gigabytes. EXIF data is joined from any number of parts.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        self._left = 4 * file.seek(0, os.SEEK_END) + 2**16  # more than a tiny file has is asked for, too
+        self._parts = 0
+        file.seek(0)
+
+    def read(self, count: int = -1, /) -> bytes:
+        data = self._file.read(count)
+        self._left -= len(data)
+        self._parts += data.startswith(b"Exif\0\0")
+        if self._left < 0 or self._parts > 1:
+            raise ValueError("its metadata is larger than the file")
+        return data
+
+
 def turn_upright(image: Image.Image) -> None:
     """In place, as a camera notes it beside the pixels."""
     if _orientation(image) != 1:
@@ -99,6 +135,9 @@ def turn_upright(image: Image.Image) -> None:
 
 def _orientation(image: Image.Image) -> int:
     """As EXIF numbers them; 1, which is upright, where nothing is noted that can be read."""
+    metadata = image.info.get("exif") or image.info.get("Raw profile type exif", "")
+    if len(metadata) > MAX_METADATA:
+        return 1
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # what is wrong with a file's metadata does not concern its pixels
@@ -107,12 +146,12 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _opened(file: Path | IO[bytes], where: object) -> Iterator[Image.Image]:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as stack:
         # What is wrong with a file's metadata does not concern its pixels, and what does is an error.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(file)
+            image = open_image(stack.enter_context(file.open("rb")) if isinstance(file, Path) else file)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _too_large(where) from error
         except Exception as error:  # each of Pillow's formats has errors of its own

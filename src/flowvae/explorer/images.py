@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, turn_upright
+from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, open_image, turn_upright
 from flowvae.errors import UserError
 
 
@@ -76,7 +76,7 @@ def from_file(path: Path, shape: tuple[int, int, int], levels: int) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here, before anything is decoded
         try:
-            with Image.open(path) as opened:
+            with path.open("rb") as file, open_image(file) as opened:
                 size, mode = opened.size, opened.mode
                 if math.prod(size) <= MAX_PIXELS and mode in EIGHT_BIT_MODES:
                     picture = _flattened(opened, channels)
