@@ -88,8 +88,11 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("sample plain --images 0", ["images is 0"]),
     ("sample plain --images 99999999999999", ["images is 99999999999999", "10,000"]),
     ("sample plain --seed 99999999999999999999999", ["seed is 999"]),
-    ("sample plain --out missing/samples.png", ["missing/samples.png", "No such file", "make its folder"]),
-    ("sample plain --out images.npz/samples.png", ["images.npz/samples.png", "choose another place"]),
+    (
+        "sample plain --out missing/samples.png",
+        ["missing/samples.png: No such file", "create the directory"],
+    ),
+    ("sample plain --out images.npz/samples.png", ["images.npz/samples.png", "choose another path"]),
     ("sample plain --out samples.foo", ["samples.foo ends in '.foo'", ".png"]),
     ("sample plain --out flow", ["flow ends in ''"]),
     ("reconstruct plain --images 0", ["images is 0"]),

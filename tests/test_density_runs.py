@@ -13,11 +13,11 @@ from torch import Tensor
 from flowvae import commands
 from flowvae.batch import DataSpec
 from flowvae.densities import CausalLikelihood
-from flowvae.densities.causal import CausalImages
 from flowvae.errors import UserError
 from flowvae.evaluation import nearest
 from flowvae.models.pixel_cnn import PixelCNN
 from flowvae.models.registry import build_model, preset
+from flowvae.noise import Noise
 from flowvae.runs import Run, load
 
 NETWORK = ["--causal-channels", "6", "--causal-blocks", "1"]
@@ -83,14 +83,14 @@ def test_pictures_of_a_causal_likelihood_are_of_drawn_images(words, place, panel
 def test_crossed_samples_share_their_codes_and_differ_in_noise(place, panels):
     """Every row is drawn for the same ten codes, with a noise of its own."""
     seen: list[Tensor] = []
-    forward = CausalLikelihood.forward
+    images = CausalLikelihood.images
 
-    def spied(self: CausalLikelihood, z: Tensor, *rest: torch.Generator | None) -> CausalImages:
+    def spied(self: CausalLikelihood, z: Tensor, noise: Noise = None) -> Tensor:
         seen.append(z)
-        return forward(self, z, *rest)
+        return images(self, z, noise)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CausalLikelihood, "forward", spied)
+        patch.setattr(CausalLikelihood, "images", spied)
         succeeds("sample", "density-small", "--show", "crossed", "--images", "30")
     (codes,) = seen
     assert codes.shape == (1, 30, 3)

@@ -10,6 +10,7 @@ from torch import Tensor
 from flowvae.batch import DataSpec
 from flowvae.evaluation import bounds, interpolate
 from flowvae.models import VAE, Bounded, Completing, Inferring, Model, Sampler
+from flowvae.models.base import Completions
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
 from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
@@ -263,6 +264,9 @@ def test_completions_follow_their_generator(name):
     assert isinstance(model, Completing)
     known = torch.zeros(SHAPE, dtype=torch.bool)
     known[:, :4] = True
-    follows_its_generator(
-        lambda noise: model.complete(IMAGES[0], known, count=3, sweeps=2, candidates=3, noise=noise)
-    )
+
+    def completed(noise: Noise) -> Completions:
+        assert not isinstance(noise, Tensor)
+        return model.complete(IMAGES[0], known, count=3, sweeps=2, candidates=3, noise=noise)
+
+    follows_its_generator(completed)

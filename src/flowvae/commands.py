@@ -61,8 +61,6 @@ def evaluate_run(
             seed,
             lambda done: progress.update(task, completed=done),
         )
-    if said := caveat(scores):
-        print(f"flowvae: warning: {run.name}: {said}", file=sys.stderr)
     training = {
         "training_steps": run.records[-1]["step"] if run.records else None,
         "training_seconds": run.records[-1]["seconds"] if run.records else None,
@@ -71,6 +69,8 @@ def evaluate_run(
     evaluation = {**scores, **training}
     if not run.bundled:
         runs.write_json(run.path / runs.EVALUATION, evaluation)
+    if said := caveat(scores):
+        print(f"flowvae: warning: {run.name}: {said}", file=sys.stderr)
     return evaluation
 
 
