@@ -56,7 +56,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     inside = Path(config.docs_dir, page.file.src_uri).parent
 
     def path(link: re.Match[str]) -> str:
-        depth = link.group(0).count("../", 0, link.group(0).index(link.group(2)))
+        depth = link.group(0).count("../", 0, link.start(2) - link.start())
         if len(Path(page.file.src_uri).parts) > depth:  # still within docs
             return link.group(0)
         if not (inside / ("../" * depth) / link.group(2)).exists():
