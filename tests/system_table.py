@@ -162,4 +162,20 @@ TABLE: dict[str, Row] = {
         best="importance_weighted",
         binary=False,
     ),
+    "gan": Row(
+        "gan",
+        {"latent": 2, "features": 8, "channels": 4, "blocks": 0, "gamma": 0.5},
+        can={Sampler},
+        evaluated={"energy_score", "energy_score_standard_error"},
+        best="energy_score",
+        binary=False,
+    ),
+    "gan-spectral": Row(
+        "gan",
+        {"latent": 2, "features": 8, "channels": 4, "regularization": "spectral", "scale": 3.0},
+        can={Sampler},
+        evaluated={"energy_score", "energy_score_standard_error"},
+        best="energy_score",
+        binary=False,
+    ),
 }
