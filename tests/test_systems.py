@@ -268,7 +268,7 @@ def test_a_preset_takes_a_step(name):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's compiler of itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of PyTorch's compiler
 def test_a_compiled_run_ends_about_where_the_other_does(halves, tmp_path):
     row = TABLE["vae-planar-whole-gradient"]
     for name in ("plain", "compiled"):
