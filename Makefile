@@ -20,7 +20,7 @@ demo: $(VENV)/.installed ## train two small models on MNIST, evaluate and compar
 	@$(BIN)/flowvae demo
 
 test: $(VENV)/.installed-development ## the fast tests and the examples in docstrings
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2
 
 slow: $(VENV)/.installed-development ## the slow tests: a browser, several processes, all graphs and peers
 	@$(INSTALL) -e '.[data,dev,oracles,onnx,explore,browser,benchmark]'

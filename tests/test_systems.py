@@ -271,7 +271,7 @@ def test_a_preset_takes_a_step(name):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's compiler, about PyTorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of PyTorch's compiler
 def test_a_compiled_run_ends_about_where_the_other_does(halves, tmp_path):
     row = TABLE["vae-planar-whole-gradient"]
     for name in ("plain", "compiled"):
