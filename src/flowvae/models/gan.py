@@ -1,0 +1,216 @@
+"""The deep convolutional generative adversarial network."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from flowvae.batch import Batch, DataSpec
+from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.errors import check_range
+from flowvae.models.base import Model, Sampler, Update
+from flowvae.models.sides import check_sides
+from flowvae.networks import Decoder, Downsampler, VectorCode
+from flowvae.networks.convolutional import NECK, STRIDE, kaiming
+from flowvae.noise import Noise, normal
+from flowvae.parts import DEEPEST, LARGEST, WIDEST, Part, check_positive, training_only
+
+SAMPLES = 512
+"""samples from which one call of `GAN.validate` estimates the energy score"""
+PENALIZED = 4
+"""the gradient penalty is taken on one real image in so many; on all of them a step takes a third longer"""
+
+
+def energy_score(samples: Tensor, images: Tensor) -> Tensor:
+    """``ES(y) = E||X - y|| - E||X - X'|| / 2`` of images y [B, ...], [B], from samples X [S, ...], S >= 2.
+
+    (Gneiting & Raftery 2007, section 4.3, where it has the opposite sign.) Lower is better: its mean over
+    images is lowest where samples and images have the same distribution, and nowhere else. Norms are
+    Euclidean over all pixels. The estimate is unbiased: the second mean is over pairs of different samples.
+    All images share the samples, and so much of its error.
+    """
+    samples, images = samples.flatten(1), images.flatten(1)
+    exact = "donot_use_mm_for_euclid_dist"  # by matrix products, float32 loses short distances
+    to_images = torch.cdist(images, samples, compute_mode=exact).mean(1)
+    number = len(samples)
+    between = torch.cdist(samples, samples, compute_mode=exact).sum() / (number * (number - 1))
+    return to_images - between / 2
+
+
+def gradient_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
+    """``E||grad_x D(x)||^2`` over images [B, C, H, W], a scalar.
+
+    R1 without its factor gamma / 2 (Mescheder, Geiger & Nowozin 2018, equation 9).
+    ``D`` gives logits [B], each of its own image alone.
+    """
+    images = images.detach().requires_grad_()
+    # By `forward`, past torch.compile, whose graphs cannot be differentiated twice; and without autocast.
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        (gradient,) = torch.autograd.grad(discriminator.forward(images).sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(1).mean()
+
+
+class Discriminator(nn.Module):
+    """Images [N, C, H, W] in [0, 1] to logits [N] of their being real.
+
+    A `Downsampler`, and two dense layers over its map. No activation is normalized, so that each logit
+    depends on one image.
+
+    Args:
+        shape: (C, H, W); height and width are multiples of 4.
+        features: width of the first dense layer.
+        channels, blocks: of the `Downsampler`.
+        scale: factor of the logits.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], features: int, channels: int, blocks: int, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        image_channels, height, width = shape
+        self.downsampler = Downsampler(image_channels, channels, blocks)
+        self.neck = kaiming(nn.Conv2d(channels, NECK, 1))
+        self.first = kaiming(nn.Linear(NECK * (height // STRIDE) * (width // STRIDE), features))
+        self.last = kaiming(nn.Linear(features, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.hardswish(self.neck(self.downsampler(2 * images - 1)))
+        x = x.permute(0, 2, 3, 1).flatten(1)  # the order that is in memory
+        return self.scale * self.last(F.hardswish(self.first(x))).squeeze(1)
+
+
+class GAN(Model, Sampler):
+    """A generative adversarial network (Goodfellow et al. 2014) of two players, G and D.
+
+    The discriminator D learns to tell images x from samples G(z) of the generator, z standard normal:
+    ``E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E||grad_x D(x)||^2``. G minimizes
+    ``E softplus(-D(G(z)))``, the non-saturating loss. At each step first D moves, then G, on the same codes.
+
+    It has no likelihood and no encoder. It is validated by the energy score of its samples.
+
+    Args:
+        generator: maps codes [N, D] to images [N, C, H, W] in [0, 1].
+        discriminator: maps images [N, C, H, W] to logits [N], each of its own image alone.
+        latent: D.
+        gamma: weight of the gradient penalty; None for none.
+    """
+
+    best = "energy_score"
+
+    def __init__(
+        self, generator: nn.Module, discriminator: nn.Module, latent: int, gamma: float | None = None
+    ) -> None:
+        super().__init__()
+        self.generator, self.discriminator, self.latent, self.gamma = generator, discriminator, latent, gamma
+
+    def players(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator}
+
+    def updates(self, batch: Batch, step: int) -> Iterator[Update]:
+        images = batch.images
+        made = self.generator(normal(None, (len(images), self.latent), images))
+        real, fake = self.discriminator(torch.cat([images, made.detach()])).float().chunk(2)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        shown = {"discriminator_loss": loss.detach()}
+        if self.gamma is not None:
+            penalty = gradient_penalty(self.discriminator, images[: math.ceil(len(images) / PENALIZED)])
+            loss = loss + self.gamma / 2 * penalty
+            shown["penalty"] = penalty.detach()
+        yield Update("discriminator", loss, shown)
+        loss = F.softplus(-self.discriminator(made).float()).mean()
+        yield Update("generator", loss, {"generator_loss": loss.detach()})
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        return {"energy_score": energy_score(self.sample(SAMPLES), batch.images)}
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [N, C, H, W] for codes [N, D]."""
+        return self.generator(codes)
+
+    @torch.no_grad()
+    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        codes = normal(noise, (num_images, self.latent), next(self.generator.parameters()))
+        return self.decode(temperature * codes)
+
+
+@dataclass(frozen=True)
+class GradientPenaltyOptions(Part):
+    """The gradient penalty R1, on real images (Mescheder, Geiger & Nowozin 2018)."""
+
+    name = "r1"
+    gamma: float = training_only(1.0)
+    """weight of half the squared norm of the discriminator's gradient at real images, in logits per pixel"""
+
+    def __post_init__(self) -> None:
+        check_range("gamma", self.gamma, 0, LARGEST)
+
+
+@dataclass(frozen=True)
+class SpectralNormalizationOptions(Part):
+    """Weights of the discriminator divided by their largest singular value (Miyato et al. 2018)."""
+
+    name = "spectral"
+    scale: float = 0.5
+    """factor of the discriminator's logits, whose slope it bounds; where samples collapse, lower it"""
+
+    def __post_init__(self) -> None:
+        check_positive("scale", self.scale, LARGEST)
+
+
+@dataclass(frozen=True)
+class GANOptions(System):
+    """A deep convolutional generative adversarial network."""
+
+    name = "gan"
+
+    regularization: GradientPenaltyOptions | SpectralNormalizationOptions = GradientPenaltyOptions()
+    """regularization of the discriminator: a gradient penalty on real images, or spectral normalization"""
+    latent: int = 64
+    """D, number of latent dimensions"""
+    features: int = 256
+    """width of the generator's first layer, and of the discriminator's last"""
+    channels: int = 64
+    """width of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
+    blocks: int = 1
+    """residual blocks at either size of generator and discriminator"""
+
+    def __post_init__(self) -> None:
+        check_range("latent", self.latent, 1, WIDEST)
+        check_range("features", self.features, 1, WIDEST)
+        check_range("channels", self.channels, 2, WIDEST)  # half as many at half of the images' sides
+        check_range("blocks", self.blocks, 0, DEEPEST)
+
+    def build(self, data: DataSpec) -> GAN:
+        check_sides(data.shape, STRIDE)
+        code = VectorCode(self.latent, data.shape[1:], self.features, self.channels)
+        generator = nn.Sequential(Decoder(code, data.shape[0], self.blocks), nn.Sigmoid())
+        sizes = data.shape, self.features, self.channels, self.blocks
+        if isinstance(self.regularization, GradientPenaltyOptions):
+            return GAN(generator, Discriminator(*sizes), self.latent, self.regularization.gamma)
+        discriminator = Discriminator(*sizes, self.regularization.scale)
+        for layer in list(discriminator.modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                spectral_norm(layer)
+        return GAN(generator, discriminator, self.latent)
+
+    def describe(self) -> str:
+        return f"adversarial network, D = {self.latent}; discriminator with {self.regularization.name}"
+
+
+# No momentum, since each player's loss changes with every step of the other; no weight decay, which would
+# pull the discriminator towards indifference.
+_TRAINING = TrainingConfig(
+    batch_size=64, optimizer="adamw", beta1=0.0, learning_rate=1e-3, weight_decay=0.0, minutes=10.0
+)
+
+PRESETS: dict[str, Config] = {
+    "gan-mnist": Config(DataConfig("mnist", "none"), GANOptions(channels=32), _TRAINING),
+    "gan-cifar10": Config(
+        DataConfig("cifar10", "none"), GANOptions(latent=128), replace(_TRAINING, minutes=180.0)
+    ),
+}
