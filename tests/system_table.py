@@ -13,6 +13,7 @@ OF_AUTOENCODERS = {Sampler, Inferring, Coded, Bounded, Completing, Graphed}
 BOUND = {"negative_elbo", "negative_elbo_standard_error", "samples"}
 LIKELIHOOD = {"nll", "nll_standard_error", "bits_per_dim"}
 OF_CODES = {"reconstruction", "kl", "active_units"}
+ENERGY = {"energy_score", "energy_score_standard_error"}
 
 
 class Row(NamedTuple):
@@ -161,5 +162,20 @@ TABLE: dict[str, Row] = {
         evaluated=BOUND | LIKELIHOOD,
         best="importance_weighted",
         binary=False,
+    ),
+    "gan": Row(
+        "gan",
+        {**SMALL, "blocks": 0, "gamma": 2.0},
+        can={Sampler},
+        evaluated=ENERGY,
+        best="energy_score",
+        binary=False,
+    ),
+    "gan-spectral": Row(
+        "gan",
+        {**SMALL, "regularization": "spectral", "scale": 2.0},
+        can={Sampler},
+        evaluated=ENERGY,
+        best="energy_score",
     ),
 }

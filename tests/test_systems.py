@@ -146,7 +146,8 @@ def test_an_evaluation_has_what_the_model_gives_and_nothing_else(row, trained):
     assert read_json(trained / "evaluation.json") == scores
     assert all(math.isfinite(value) for value in scores.values() if not isinstance(value, str))
     assert (scores["images"], scores.get("samples", 3), scores["training_steps"]) == (10, 3, STEPS)
-    assert scores["bits_per_dim"] == pytest.approx(scores["nll"] / math.log(2) / 64)
+    if "nll" in scores:
+        assert scores["bits_per_dim"] == pytest.approx(scores["nll"] / math.log(2) / 64)
     if "negative_elbo" in scores:
         assert scores["nll"] <= scores["negative_elbo"]
     if "kl" in scores:
@@ -165,11 +166,10 @@ def test_samples_are_images_of_their_noise(row, trained):
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert ((one >= 0) & (one <= 1)).all()
-    if model.draws:
-        assert model.levels is not None
+    if model.draws and model.levels is not None:
         levels = one * (model.levels - 1)
         torch.testing.assert_close(levels, levels.round())
-    if Coded in row.can:
+    if Coded in row.can or row.system == "gan":
         assert model.sample(5, temperature=0.5).shape == one.shape
     else:
         with pytest.raises(UserError, match="no code"):
@@ -253,7 +253,7 @@ def test_a_preset_takes_a_step(name):
     assert config.model is not None
     model = build_model(config.model, DataSpec(shape, levels, training_images=100))
     model.initialize(images)
-    assert model.levels == levels
+    assert model.levels in (None, levels)
     players = make_players(model, config.training)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for update in model.updates(Batch(images, torch.arange(2)), step=1):
