@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from accelerate import Accelerator
+from tiny_runs import assert_ended_as, assert_equal, state_of
 from torch import Tensor, nn
 
 import flowvae
@@ -31,8 +30,7 @@ LEARNING: dict[str, dict[str, Any]] = {
     "spectral": {"latent": 8, "features": 64, "channels": 32, "scale": 3.0},
 }
 RATES = {"r1": 3e-3, "spectral": 1e-3}
-IMAGES, BATCH, STEPS = 640, 32, 300
-PER_EPOCH = IMAGES // BATCH
+BATCH, STEPS, PER_EPOCH = 32, 300, 5
 
 
 def options(**changes: Any) -> GANOptions:
@@ -154,19 +152,6 @@ def copied(values: Any) -> Any:
     return values.clone() if isinstance(values, Tensor) else values
 
 
-def assert_same(one: Any, other: Any, where: str = "state") -> None:
-    """Nested values are equal, tensors bit for bit."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for name in one:
-            assert_same(one[name], other[name], f"{where}.{name}")
-    elif isinstance(one, Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("regularization", REGULARIZATIONS)
 def test_each_player_moves_alone(regularization, optimizer):
@@ -190,7 +175,7 @@ def test_each_player_moves_alone(regularization, optimizer):
             assert players[update.player].move(update.loss, 1.0, 200.0, accelerator)
             after = states()
             (other,) = before.keys() - {update.player}
-            assert_same(before[other], after[other], other)
+            assert_equal(before[other], after[other], other)
             moved = zip(
                 *(each[update.player]["parameters"].values() for each in (before, after)), strict=True
             )
@@ -224,7 +209,6 @@ def test_losses_in_bfloat16():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_compiled_discriminator_has_its_penalty():
     """It is differentiated twice, which graphs of torch.compile cannot be."""
     model = tiny()
@@ -257,22 +241,6 @@ def test_gamma_does_not_shape_the_model():
 # Runs.
 
 
-@pytest.fixture(scope="module")
-def bars(tmp_path_factory) -> Path:
-    """A mixture of two: grey images with a bright left, or a bright right half."""
-    random = np.random.default_rng(0)
-
-    def draw(count: int) -> np.ndarray:
-        pixels = random.integers(0, 40, (count, 8, 8))
-        for image, right in zip(pixels, random.integers(0, 2, count), strict=True):
-            image[:, 4 * right : 4 * right + 4] += 200
-        return pixels.astype(np.uint8)
-
-    path = tmp_path_factory.mktemp("data") / "bars.npz"
-    np.savez(path, train=draw(IMAGES), valid=draw(40), test=draw(40))
-    return path
-
-
 def configuration(data: Path, regularization: str, **training: Any) -> Config:
     given: dict[str, Any] = {
         "steps": STEPS,
@@ -289,16 +257,17 @@ def configuration(data: Path, regularization: str, **training: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def trained(bars, tmp_path_factory) -> dict[str, Path]:
+def trained(halves, tmp_path_factory) -> dict[str, Path]:
     made = {}
     for regularization in REGULARIZATIONS:
         made[regularization] = tmp_path_factory.mktemp("runs") / regularization
-        flowvae.train(made[regularization], configuration(bars, regularization))
+        flowvae.train(made[regularization], configuration(halves, regularization))
     return made
 
 
 @pytest.mark.parametrize("regularization", REGULARIZATIONS)
 def test_both_modes_of_a_mixture_are_learned(regularization, trained):
+    """Images with a bright left, or a bright right half."""
     model = flowvae.load(trained[regularization])
     assert isinstance(model, GAN)
     images = model.sample(400, torch.Generator().manual_seed(0))
@@ -314,8 +283,8 @@ def test_both_modes_of_a_mixture_are_learned(regularization, trained):
 
 
 @pytest.mark.parametrize("regularization", REGULARIZATIONS)
-def test_a_crashed_run_resumes_bit_for_bit(regularization, bars, trained, tmp_path, monkeypatch):
-    run, config = tmp_path / "run", configuration(bars, regularization)
+def test_a_crashed_run_resumes_bit_for_bit(regularization, halves, trained, tmp_path, monkeypatch):
+    run, config = tmp_path / "run", configuration(halves, regularization)
     draw = loop.training_batch
 
     def crash(dataset, batch_size, seed, step, *processes):
@@ -327,22 +296,11 @@ def test_a_crashed_run_resumes_bit_for_bit(regularization, bars, trained, tmp_pa
         patched.setattr(loop, "training_batch", crash)
         with pytest.raises(KeyboardInterrupt):
             flowvae.train(run, config)
-    state = read_state(run)
+    state = state_of(run)
     assert state["step"] == 3 * PER_EPOCH
     assert set(state["optimizers"]) == {"generator", "discriminator"}
     assert flowvae.train(run, config, resume=True)
-    one, other = read_state(run), read_state(trained[regularization])
-    for each in (one, other):
-        del each["seconds"], each["metrics_bytes"]
-    assert_same(one, other)
-    weights, others = (
-        safetensors.torch.load_file(each / "model.safetensors") for each in (run, trained[regularization])
-    )
-    assert_same(weights, others)
-
-
-def read_state(run: Path) -> dict[str, Any]:
-    return torch.load(run / "resume" / "state.pt", weights_only=True)
+    assert_ended_as(run, trained[regularization])
 
 
 def test_singular_values_of_the_averaged_discriminator_are_one(trained):
@@ -355,7 +313,7 @@ def test_singular_values_of_the_averaged_discriminator_are_one(trained):
         assert abs(torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() - 1) < 0.05
 
 
-def test_metrics_and_evaluation_hold_what_the_model_has(bars, trained):
+def test_metrics_and_evaluation_hold_what_the_model_has(halves, trained):
     for regularization, run in trained.items():
         records = Run(run).records
         valid = [record for record in records if record["split"] == "valid"]
@@ -364,7 +322,7 @@ def test_metrics_and_evaluation_hold_what_the_model_has(bars, trained):
         assert {"energy_score", "split", "step", "epoch", "seconds"} == valid[0].keys()
         assert {"generator_loss", "discriminator_loss"} <= train.keys()
         assert ("penalty" in train) == (regularization == "r1")
-    model, dataset = flowvae.load(trained["r1"]), flowvae.load_dataset(str(bars), "none")
+    model, dataset = flowvae.load(trained["r1"]), flowvae.load_dataset(str(halves), "none")
     scores = flowvae.evaluate(model, dataset)
     assert scores["energy_score"] == pytest.approx(min(record["energy_score"] for record in valid), abs=0.5)
     assert scores["energy_score_standard_error"] > 0

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,10 @@ PENALIZED = 4
 def energy_score(samples: Tensor, images: Tensor) -> Tensor:
     """``ES(y) = E||X - y|| - E||X - X'|| / 2`` of images y [B, ...], [B], from samples X [S, ...], S >= 2.
 
-    (Gneiting & Raftery 2007, equation 21, of which it is the negative.) Its mean over images is lowest where
-    samples and images have the same distribution, and nowhere else; lower is better. Norms are Euclidean over
-    all pixels. The estimate is unbiased: the second mean is over pairs of different samples. Its error is
-    common to all images.
+    (Gneiting & Raftery 2007, section 4.3, where it has the opposite sign.) Lower is better: its mean over
+    images is lowest where samples and images have the same distribution, and nowhere else. Norms are
+    Euclidean over all pixels. The estimate is unbiased: the second mean is over pairs of different samples.
+    All images share the samples, and so much of its error.
     """
     samples, images = samples.flatten(1), images.flatten(1)
     exact = "donot_use_mm_for_euclid_dist"  # by matrix products, float32 loses short distances
@@ -42,8 +42,9 @@ def energy_score(samples: Tensor, images: Tensor) -> Tensor:
 
 
 def gradient_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """``E||grad_x D(x)||^2`` over images [B, C, H, W], a scalar: R1 (Mescheder et al. 2018, equation 9).
+    """``E||grad_x D(x)||^2`` over images [B, C, H, W], a scalar.
 
+    R1 without its factor gamma / 2 (Mescheder, Geiger & Nowozin 2018, equation 9).
     ``D`` gives logits [B], each of its own image alone.
     """
     images = images.detach().requires_grad_()
@@ -56,8 +57,8 @@ def gradient_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
 class Discriminator(nn.Module):
     """Images [N, C, H, W] in [0, 1] to logits [N] of their being real.
 
-    A `Downsampler`, and two dense layers over its map. Nothing is normalized, so that each logit depends on
-    one image.
+    A `Downsampler`, and two dense layers over its map. No activation is normalized, so that each logit
+    depends on one image.
 
     Args:
         shape: (C, H, W); height and width are multiples of 4.
@@ -154,8 +155,8 @@ class SpectralNormalizationOptions(Part):
     """Weights of the discriminator divided by their largest singular value (Miyato et al. 2018)."""
 
     name = "spectral"
-    scale: float = 10.0
-    """factor of the discriminator's logits, which change slowly: hardswish has the slope 1/2 at 0"""
+    scale: float = 0.5
+    """factor of the discriminator's logits, whose slope it bounds; where samples collapse, lower it"""
 
     def __post_init__(self) -> None:
         check_positive("scale", self.scale, LARGEST)
@@ -181,7 +182,7 @@ class GANOptions(System):
     def __post_init__(self) -> None:
         check_range("latent", self.latent, 1, WIDEST)
         check_range("features", self.features, 1, WIDEST)
-        check_range("channels", self.channels, 2, WIDEST)
+        check_range("channels", self.channels, 2, WIDEST)  # half as many at half of the images' sides
         check_range("blocks", self.blocks, 0, DEEPEST)
 
     def build(self, data: DataSpec) -> GAN:
@@ -209,5 +210,7 @@ _TRAINING = TrainingConfig(
 
 PRESETS: dict[str, Config] = {
     "gan-mnist": Config(DataConfig("mnist", "none"), GANOptions(channels=32), _TRAINING),
-    "gan-cifar10": Config(DataConfig("cifar10", "none"), GANOptions(latent=128, channels=128), _TRAINING),
+    "gan-cifar10": Config(
+        DataConfig("cifar10", "none"), GANOptions(latent=128), replace(_TRAINING, minutes=180.0)
+    ),
 }
