@@ -64,7 +64,17 @@ class Model(nn.Module, ABC):
         """Numbers of each image, [B] each, in ``eval()`` mode; lower is better."""
 
     def initialize(self, images: Tensor) -> None:
-        """Initialize from training images [N, C, H, W] what starts from data; by default nothing."""
+        """Initialize from training images [N, C, H, W] what starts from data; by default nothing.
+
+        They are a random choice of up to 10,000, and are not said to be which.
+        """
+
+    def initialize_each(self, batches: Iterator[Batch]) -> None:
+        """Initialize what there is of every training image, from all of them; by default nothing.
+
+        Called after `initialize`. The batches come in the order of the split; those that are not asked for are
+        not read. Images that are binarized anew for every batch come as intensities.
+        """
 
     def after_step(self) -> None:
         """What a step ends with, such as a projection of parameters; by default nothing."""

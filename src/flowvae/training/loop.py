@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from flowvae import runs
+from flowvae.batch import Batch
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
 from flowvae.densities.posterior import BATCH_NORMS
@@ -35,7 +36,7 @@ from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker
 
 SAVE_EVERY = 60.0  # seconds
-IMAGES_AT_ONCE = 256  # in validation
+IMAGES_AT_ONCE = 256  # in validation, and in a pass before training
 START_IMAGES = 10_000  # from which a model takes what it starts with, such as the mean image
 
 
@@ -214,6 +215,7 @@ def _start(
     if settings.gradient_checkpointing:
         _checkpoint(model)
     model.initialize(_some_images(dataset, settings.seed))
+    model.initialize_each(_all_images(dataset))
     if settings.start_from is not None and not resume:
         runs.load_weights(Path(settings.start_from), config.model, model)
     model.to(device)
@@ -239,6 +241,12 @@ def _some_images(dataset: Dataset, seed: int) -> Tensor:
     everything = dataset.train.images
     chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
     return as_float(everything[chosen[:START_IMAGES]], dataset.training_levels)
+
+
+def _all_images(dataset: Dataset) -> Iterator[Batch]:
+    """The training images in their order; intensities where every batch is binarized anew."""
+    for places in torch.arange(len(dataset.train.images)).split(IMAGES_AT_ONCE):
+        yield Batch(as_float(dataset.train.images[places], dataset.training_levels), places)
 
 
 @torch.no_grad()
