@@ -100,7 +100,7 @@ class GLO(Model, Sampler, Coded):
     looked for by gradient descent.
 
     Args:
-        generator: maps codes [B, D] to logits of pixels [B, C, H, W].
+        generator: maps codes [B, D] to images [B, C, H, W], whose pixels may lie a little outside [0, 1].
         shape: (C, H, W).
         codes: N, number of training images.
         dimension: D.
@@ -166,7 +166,7 @@ class GLO(Model, Sampler, Coded):
         """Both players see the same images of the same codes, before either has moved."""
         codes = self.codes(batch.index)
         at = codes.detach().requires_grad_()
-        losses = laplacian_loss(self.images(at), batch.images)
+        losses = laplacian_loss(self.generator(at), batch.images)
         # A code's gradient is that of its own image's loss, whatever the size of the batch. What the codes
         # minimize is the tangent of that sum, so that the images are made once for both players.
         (gradient,) = torch.autograd.grad(losses.sum(), at, retain_graph=True)
@@ -200,7 +200,7 @@ class GLO(Model, Sampler, Coded):
             optimizer.param_groups[0]["lr"] = CODE_RATE * (1 - step / self.steps)
             with torch.enable_grad():
                 at = codes.detach().requires_grad_()
-                (codes.grad,) = torch.autograd.grad(laplacian_loss(self.images(at), images).sum(), at)
+                (codes.grad,) = torch.autograd.grad(laplacian_loss(self.generator(at), images).sum(), at)
             with torch.no_grad():
                 optimizer.step()
                 codes.copy_(into_ball(codes))
@@ -208,7 +208,12 @@ class GLO(Model, Sampler, Coded):
         return codes
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
-        return self.images(codes)
+        """Images [B, C, H, W] for codes [B, D], in [0, 1].
+
+        The losses are of what the generator gives before it is clamped. A sigmoid in the generator's place
+        makes gradients vanish while all pixels go to their medians, and training stands still there.
+        """
+        return self.generator(codes).float().clamp(0, 1)
 
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
         """On the straight line between the two codes, which stays in the ball, as that is convex."""
@@ -216,10 +221,6 @@ class GLO(Model, Sampler, Coded):
         return torch.lerp(self.center(first).unsqueeze(1), self.center(second).unsqueeze(1), weights)
 
     # Images.
-
-    def images(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in (0, 1) for codes [B, D]."""
-        return self.generator(codes).float().sigmoid()
 
     @torch.no_grad()
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
@@ -233,7 +234,7 @@ class GLO(Model, Sampler, Coded):
         # The symmetric root, for which it does not matter which signs the directions have.
         root = directions * variances.clamp(min=0).sqrt() @ directions.T
         deviation = normal(noise, (num_images, codes.shape[1]), codes) @ root
-        return self.images(into_ball(codes.mean(0) + temperature * deviation))
+        return self.decode(into_ball(codes.mean(0) + temperature * deviation))
 
 
 @dataclass(frozen=True)
