@@ -18,7 +18,7 @@ from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.evaluation.interpolation import interpolate
-from flowvae.models.glo import GLO, GLOOptions, collapse, into_ball, laplacian_loss, laplacian_pyramid
+from flowvae.models.glo import GLO, GLOOptions, into_ball, laplacian_loss, laplacian_pyramid
 from flowvae.models.registry import build_model
 from flowvae.training.players import make_players
 
@@ -67,7 +67,10 @@ def moved(options: GLOOptions = SMALL, images: int = IMAGES) -> GLO:
 def test_a_pyramid_gives_its_image_back(sides):
     images = torch.rand(3, 2, *sides, dtype=torch.float64)
     pyramid = laplacian_pyramid(images)
-    torch.testing.assert_close(collapse(pyramid), images, rtol=0, atol=1e-14)
+    given_back = pyramid[-1]
+    for level in reversed(pyramid[:-1]):
+        given_back = level + F.interpolate(given_back, level.shape[2:], mode="bilinear")
+    torch.testing.assert_close(given_back, images, rtol=0, atol=1e-14)
     assert min(pyramid[-1].shape[2:]) < 8
     assert all(min(level.shape[2:]) >= 8 for level in pyramid[:-1])
 
@@ -149,25 +152,14 @@ def test_only_the_codes_of_a_batch_move_and_they_stay_in_the_ball():
 
 
 def test_a_step_of_a_code_is_the_gradient_of_its_own_image():
-    """Whatever else is in the batch, and before the generator has moved."""
-    model = moved(replace(SMALL, code_rate=1e-2))
-    before, images = model.codes.weight.detach().clone(), as_images(IMAGES)
-    code = before[5:6].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(laplacian_loss(model.generator(code), images[5:6]).sum(), code)
-    places = torch.tensor([40, 5, 17])
-    take_step(model, Batch(images[places], places))
-    step = model.codes.weight.detach()[5] - before[5]
-    torch.testing.assert_close(step, -1e-2 * gradient[0], rtol=1e-3, atol=1e-7)
-
-
-def test_a_search_makes_the_image_nearer():
-    model, images = moved(), as_images(20, seed=1)
-    losses = []
-    for steps in (0, 5, 20, 80):
-        model.steps = steps
-        losses.append(laplacian_loss(model.reconstruct(images), images).mean().item())
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 0.99 * losses[0]
+    """Whatever else is in the batch."""
+    model, images, places = moved(), as_images(IMAGES), torch.tensor([40, 5, 17])
+    code = model.codes.weight[5:6].detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(laplacian_loss(model.decode(code), images[5:6]).sum(), code)
+    losses = {update.player: update.loss for update in model.updates(Batch(images[places], places), 0)}
+    (gradient,) = torch.autograd.grad(losses["codes"], model.codes.weight)
+    torch.testing.assert_close(gradient[5], expected[0], rtol=1e-3, atol=1e-7)
+    assert not gradient[6].any()
 
 
 def test_a_search_asks_for_nothing_and_leaves_nothing():
@@ -228,6 +220,17 @@ def test_what_cannot_be_built_is_refused():
     for rate in (0.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="code_rate"):
             replace(SMALL, code_rate=rate)
+
+
+def test_images_that_differ_in_few_ways_have_few_components():
+    model = build_model(SMALL, DataSpec((1, SIDE, SIDE), 256, IMAGES))
+    assert isinstance(model, GLO)
+    images = torch.rand(IMAGES, 1, 1, 1).expand(-1, 1, SIDE, SIDE)
+    model.initialize(images)
+    codes = model.guess(images)
+    assert (codes.abs() > 1e-6).any(0).sum() == 1
+    model.initialize(torch.zeros(IMAGES, 1, SIDE, SIDE))
+    assert not model.guess(images).any()
 
 
 def test_one_training_image_is_enough():
@@ -300,9 +303,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(step, data, unbroken, tmp_path, mo
         with pytest.raises(Crash):
             flowvae.train(run, configuration(data))
     flowvae.train(run, configuration(data), resume=True)
-    ours, theirs = (
-        torch.load(path / "resume" / "state.pt", weights_only=True) for path in (run, unbroken)
-    )
+    ours, theirs = (torch.load(path / "resume" / "state.pt", weights_only=True) for path in (run, unbroken))
     assert set(ours["optimizers"]) == {"generator", "codes"}
     for name in ("step", "model", "average", "optimizers", "best"):
         assert_equal(ours[name], theirs[name])
@@ -335,29 +336,41 @@ def starts(data, tmp_path_factory) -> dict[str, Path]:
     made = {}
     for start in ("principal", "random"):
         made[start] = tmp_path_factory.mktemp("starts") / start
-        options = replace(SMALL, start=start, code_rate=10.0)
-        training = {"epochs": 12, "learning_rate": 0.02, "weight_decay": 0.0, "averaging": 0.9}
-        flowvae.train(made[start], configuration(data, options, **training, validation_images=8))
+        options = replace(SMALL, start=start, code_rate=5.0, code_steps=2)
+        training = {"epochs": 30, "averaging": 0.9, "validation_images": 8}
+        flowvae.train(made[start], configuration(data, options, **training))
     return made
 
 
-@pytest.mark.parametrize("start", ["principal", "random"])
-def test_each_code_is_that_of_its_own_image(start, data, starts):
+def test_each_code_is_that_of_its_own_image(data, starts):
     """Though every epoch has another order: what is made of another image's code is farther away."""
-    model = flowvae.load(starts[start])
+    model = flowvae.load(starts["principal"])
     assert isinstance(model, GLO)
     images = flowvae.load_dataset(str(data), "none").batch("train", torch.arange(IMAGES)).images
     with torch.no_grad():
         made = model.decode(model.codes.weight)
+        unmoved = model.decode(model.guess(images))
     own = laplacian_loss(made, images)
+    assert own.mean() < 0.8 * laplacian_loss(unmoved, images).mean()  # it is not all in the start
     others = torch.stack([laplacian_loss(made.roll(shift, 0), images) for shift in (1, 7, 40)])
-    assert own.mean() < 0.8 * others.mean()
     assert (own < others).double().mean() > 0.9
+
+
+def test_a_search_makes_the_image_nearer(data, starts):
+    model = flowvae.load(starts["principal"])
+    assert isinstance(model, GLO)
+    images = flowvae.load_dataset(str(data), "none").batch("test", torch.arange(20)).images
+    losses = []
+    for steps in (0, 5, 20, 80):
+        model.steps = steps
+        losses.append(laplacian_loss(model.reconstruct(images), images).mean().item())
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_principal_components_are_the_better_start(starts):
     losses = {start: metrics(run, "train")[-1]["laplacian_loss"] for start, run in starts.items()}
-    assert losses["principal"] < 0.9 * losses["random"]
+    assert losses["principal"] < 0.8 * losses["random"]
 
 
 def test_dynamic_images_have_the_codes_of_their_intensities(data):

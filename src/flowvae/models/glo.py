@@ -1,7 +1,7 @@
 """Generative latent optimization: a generator, and a learned code for every training image."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,10 +23,10 @@ SMALLEST_SIDE = 8
 """Images with a smaller side are not halved any further."""
 
 SPREAD = 2.0
-"""Root mean square distance of standard normal codes from 0, times this, is the radius of the ball."""
+"""Radius of the ball, in root mean square lengths of the codes that are principal components."""
 
-CODE_RATE = 0.1
-"""Highest rate of Adam where the codes of new images are optimized."""
+FIRST_STEP = 0.1
+"""Largest length of the first step, and of most others, by which the code of a new image is looked for."""
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
@@ -34,7 +34,8 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
     ``L^j = g^j - up(g^{j+1})`` with ``g^0`` the images and ``g^{j+1} = down(g^j)``, and last the smallest g
     itself (Burt & Adelson 1983). ``down`` blurs with the binomial taps (1, 3, 3, 1) / 8 and takes every other
-    pixel; ``up`` interpolates in a straight line. `collapse` undoes it exactly.
+    pixel; ``up`` is bilinear. The images come back, exactly, where from the last level on what there is goes
+    ``up`` and the next level is added.
 
     >>> [tuple(level.shape[2:]) for level in laplacian_pyramid(torch.rand(1, 1, 28, 28))]
     [(28, 28), (14, 14), (7, 7)]
@@ -45,14 +46,6 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
         levels.append(images - _resized(smaller, images))
         images = smaller
     return [*levels, images]
-
-
-def collapse(pyramid: list[Tensor]) -> Tensor:
-    """The images [B, C, H, W] that a `laplacian_pyramid` is of."""
-    images = pyramid[-1]
-    for level in reversed(pyramid[:-1]):
-        images = level + _resized(images, level)
-    return images
 
 
 def laplacian_loss(images: Tensor, others: Tensor) -> Tensor:
@@ -100,7 +93,7 @@ class GLO(Model, Sampler, Coded):
     looked for by gradient descent.
 
     Args:
-        generator: maps codes [B, D] to images [B, C, H, W], whose pixels may lie a little outside [0, 1].
+        generator: maps codes [B, D] to logits of pixels [B, C, H, W].
         shape: (C, H, W).
         codes: N, number of training images.
         dimension: D.
@@ -121,7 +114,7 @@ class GLO(Model, Sampler, Coded):
         codes: int,
         dimension: int,
         start: Literal["principal", "random"] = "principal",
-        rate: float = 1.0,
+        rate: float = 0.3,
         steps: int = 20,
     ) -> None:
         super().__init__()
@@ -153,7 +146,9 @@ class GLO(Model, Sampler, Coded):
         # A few more than are wanted, and a few iterations: then they are the leading ones to three digits.
         _, scales, axes = torch.svd_lowrank(flat - self.mean, min(dimension + 10, *flat.shape), niter=4)
         deviations = scales[:dimension, None] / len(flat) ** 0.5
-        self.axes.copy_(axes.T[:dimension] / (deviations * SPREAD * dimension**0.5).clamp(min=1e-6))
+        axes = axes.T[:dimension] / (deviations * SPREAD * dimension**0.5)
+        # Along an axis on which images do not differ there is rounding alone.
+        self.axes.copy_(torch.where(deviations > 1e-4 * deviations.max(), axes, 0))
 
     def initialize_each(self, batches: Iterator[Batch]) -> None:
         if self.start == "random":
@@ -163,16 +158,14 @@ class GLO(Model, Sampler, Coded):
                 self.codes.weight[batch.index] = self.guess(batch.images)
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        """Both players see the same images of the same codes, before either has moved."""
-        codes = self.codes(batch.index)
-        at = codes.detach().requires_grad_()
-        losses = laplacian_loss(self.generator(at), batch.images)
-        # A code's gradient is that of its own image's loss, whatever the size of the batch. What the codes
-        # minimize is the tangent of that sum, so that the images are made once for both players.
-        (gradient,) = torch.autograd.grad(losses.sum(), at, retain_graph=True)
-        loss = losses.mean()
+        """The generator for the codes as they are, then the codes for the generator as it is now.
+
+        The codes' loss is the sum over images: a code's gradient is that of its own image, whatever the size
+        of the batch.
+        """
+        loss = laplacian_loss(self.decode(self.codes(batch.index).detach()), batch.images).mean()
         yield Update("generator", loss, {"laplacian_loss": loss.detach()})
-        yield Update("codes", (gradient * codes).sum(), {})
+        yield Update("codes", laplacian_loss(self.decode(self.codes(batch.index)), batch.images).sum(), {})
 
     def after_step(self) -> None:
         with torch.no_grad():
@@ -195,12 +188,13 @@ class GLO(Model, Sampler, Coded):
         code does not depend on what other images there are.
         """
         codes = self.guess(images)
-        optimizer = torch.optim.Adam([codes], CODE_RATE)
+        highest = FIRST_STEP / codes.shape[1] ** 0.5  # a step of Adam moves each number by about its rate
+        optimizer = torch.optim.Adam([codes], highest)
         for step in range(self.steps):
-            optimizer.param_groups[0]["lr"] = CODE_RATE * (1 - step / self.steps)
+            optimizer.param_groups[0]["lr"] = highest * (1 - step / self.steps)
             with torch.enable_grad():
                 at = codes.detach().requires_grad_()
-                (codes.grad,) = torch.autograd.grad(laplacian_loss(self.generator(at), images).sum(), at)
+                (codes.grad,) = torch.autograd.grad(laplacian_loss(self.decode(at), images).sum(), at)
             with torch.no_grad():
                 optimizer.step()
                 codes.copy_(into_ball(codes))
@@ -208,12 +202,7 @@ class GLO(Model, Sampler, Coded):
         return codes
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
-        """Images [B, C, H, W] for codes [B, D], in [0, 1].
-
-        The losses are of what the generator gives before it is clamped. A sigmoid in the generator's place
-        makes gradients vanish while all pixels go to their medians, and training stands still there.
-        """
-        return self.generator(codes).float().clamp(0, 1)
+        return self.generator(codes).float().sigmoid()
 
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
         """On the straight line between the two codes, which stays in the ball, as that is convex."""
@@ -226,8 +215,8 @@ class GLO(Model, Sampler, Coded):
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
         """Images of codes drawn from the Gaussian with mean and covariance of the training images' codes.
 
-        (Bojanowski et al. 2018, section 3.) ``noise``: standard normal [N, D], or a generator. Draws
-        beyond the ball are moved to its surface.
+        As in the paper. ``noise``: standard normal [N, D], or a generator. Draws beyond the ball are moved to
+        its surface.
         """
         codes = self.codes.weight
         variances, directions = torch.linalg.eigh(torch.cov(codes.T, correction=0).view(2 * codes.shape[1:]))
@@ -253,7 +242,7 @@ class GLOOptions(System):
     """residual blocks at either size of the generator"""
     start: Literal["principal", "random"] = training_only("principal")
     """what codes start from: the leading principal components of their images, or normal noise"""
-    code_rate: float = training_only(1.0)
+    code_rate: float = training_only(0.3)
     """highest rate of the codes' stochastic gradient descent, which follows the schedule of the run's own"""
     code_steps: int = 20
     """gradient steps by which the code of an image outside the training split is looked for"""
