@@ -162,4 +162,19 @@ TABLE: dict[str, Row] = {
         best="importance_weighted",
         binary=False,
     ),
+    "glo": Row(
+        "glo",
+        {"latent": 3, "features": 8, "channels": 4, "blocks": 2, "code_rate": 2.0, "code_steps": 3},
+        can={Sampler, Coded},
+        evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
+        best="laplacian_loss",
+        binary=False,
+    ),
+    "glo-random": Row(
+        "glo",
+        {**SMALL, "start": "random"},
+        can={Sampler, Coded},
+        evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
+        best="laplacian_loss",
+    ),
 }

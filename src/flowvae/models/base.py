@@ -72,8 +72,8 @@ class Model(nn.Module, ABC):
     def initialize_each(self, batches: Iterator[Batch]) -> None:
         """Initialize what there is of every training image, from all of them; by default nothing.
 
-        Called after `initialize`. The batches come in the order of the split; those that are not asked for are
-        not read. Images that are binarized anew for every batch come as intensities.
+        Called after `initialize`. The batches come in the order of the split; what is not asked for is not
+        read. Images that are binarized anew for every batch come as intensities.
         """
 
     def after_step(self) -> None:

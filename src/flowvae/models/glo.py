@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_positive, check_range
 from flowvae.models.base import Coded, MakeOptimizer, Model, Sampler, Update
 from flowvae.models.sides import check_sides
 from flowvae.networks import Decoder, VectorCode
 from flowvae.networks.convolutional import STRIDE
 from flowvae.noise import Noise, normal
-from flowvae.parts import at_least, training_only
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, training_only
 
 SMALLEST_SIDE = 8
 """Images with a smaller side are not halved any further."""
@@ -237,22 +237,23 @@ class GLOOptions(System):
     features: int = 256
     """width of the generator's first layer"""
     channels: int = 64
-    """width of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
+    """channels of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
     blocks: int = 1
-    """residual blocks at either size of the generator"""
+    """number of residual blocks at either size of the generator"""
     start: Literal["principal", "random"] = training_only("principal")
-    """what codes start from: the leading principal components of their images, or normal noise"""
+    """where the codes of training images start: at the images' principal components, or at random"""
     code_rate: float = training_only(0.3)
-    """highest rate of the codes' stochastic gradient descent, which follows the schedule of the run's own"""
+    """highest learning rate of the codes' plain gradient descent; it follows the run's schedule"""
     code_steps: int = 20
-    """gradient steps by which the code of an image outside the training split is looked for"""
+    """number of gradient steps that look for the code of an image outside the training split"""
 
     def __post_init__(self) -> None:
-        lowest = {"latent": 1, "features": 1, "channels": 2, "blocks": 0, "code_steps": 0}
-        for name, value in lowest.items():
-            at_least(value, name, getattr(self, name))
-        if not 0 < self.code_rate < math.inf:
-            raise UserError(f"code_rate is {self.code_rate}; it must be larger than 0, and finite")
+        check_range("latent", self.latent, 1, WIDEST)
+        check_range("features", self.features, 1, WIDEST)
+        check_range("channels", self.channels, 2, WIDEST)  # half as many at half of the images' sides
+        check_range("blocks", self.blocks, 0, DEEPEST)
+        check_range("code_steps", self.code_steps, 0, MOST)
+        check_positive("code_rate", self.code_rate, LARGEST)
 
     def build(self, data: DataSpec) -> GLO:
         check_sides(data.shape, STRIDE)
