@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.errors import UserError, check_positive, check_range
+from flowvae.errors import UserError, check_range
 from flowvae.models.base import Coded, MakeOptimizer, Model, Sampler, Update
 from flowvae.models.sides import check_sides
 from flowvae.networks import Decoder, VectorCode
 from flowvae.networks.convolutional import STRIDE
 from flowvae.noise import Noise, normal
-from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, training_only
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, check_positive, training_only
 
 SMALLEST_SIDE = 8
 """Images with a smaller side are not halved any further."""
@@ -140,15 +140,15 @@ class GLO(Model, Sampler, Coded):
         """Take the principal axes from the images, scaled so that most codes lie within the ball."""
         if self.start == "random":
             return
-        flat = images.flatten(1)
-        dimension = len(self.axes)
+        flat, dimension = images.flatten(1), len(self.axes)
         self.mean.copy_(flat.mean(0))
         # A few more than are wanted, and a few iterations: then they are the leading ones to three digits.
         _, scales, axes = torch.svd_lowrank(flat - self.mean, min(dimension + 10, *flat.shape), niter=4)
         deviations = scales[:dimension, None] / len(flat) ** 0.5
         axes = axes.T[:dimension] / (deviations * SPREAD * dimension**0.5)
-        # Along an axis on which images do not differ there is rounding alone.
-        self.axes.copy_(torch.where(deviations > 1e-4 * deviations.max(), axes, 0))
+        # Along an axis on which images do not differ there is rounding alone; such numbers start at 0.
+        axes = torch.where(deviations > 1e-4 * deviations.max(), axes, 0)
+        self.axes.zero_()[: len(axes)].copy_(axes)
 
     def initialize_each(self, batches: Iterator[Batch]) -> None:
         if self.start == "random":
@@ -240,7 +240,7 @@ class GLOOptions(System):
     """channels of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
     blocks: int = 1
     """number of residual blocks at either size of the generator"""
-    start: Literal["principal", "random"] = training_only("principal")
+    code_start: Literal["principal", "random"] = training_only("principal")
     """where the codes of training images start: at the images' principal components, or at random"""
     code_rate: float = training_only(0.3)
     """highest learning rate of the codes' plain gradient descent; it follows the run's schedule"""
@@ -261,15 +261,9 @@ class GLOOptions(System):
             raise UserError(
                 "a model with a code for every training image needs their number; give training_images"
             )
-        most = min(math.prod(data.shape), data.training_images)
-        if self.start == "principal" and self.latent > most:
-            raise UserError(
-                f"latent is {self.latent}, and the training images have {most} principal components; choose "
-                "fewer, or --start random"
-            )
         first = VectorCode(self.latent, data.shape[1:], self.features, self.channels)
         generator = Decoder(first, data.shape[0], self.blocks)
-        trained = self.start, self.code_rate, self.code_steps
+        trained = self.code_start, self.code_rate, self.code_steps
         return GLO(generator, data.shape, data.training_images, self.latent, *trained)
 
     def describe(self) -> str:
