@@ -336,7 +336,7 @@ def starts(data, tmp_path_factory) -> dict[str, Path]:
     for start in ("principal", "random"):
         made[start] = tmp_path_factory.mktemp("starts") / start
         options = replace(SMALL, code_start=start, code_rate=5.0, code_steps=2)
-        training = {"epochs": 30, "averaging": 0.9, "validation_images": 8}
+        training = {"epochs": 20, "averaging": 0.9, "validation_images": 8}
         flowvae.train(made[start], configuration(data, options, **training))
     return made
 
