@@ -188,7 +188,7 @@ TABLE: dict[str, Row] = {
     ),
     "glo-random": Row(
         "glo",
-        {**SMALL, "start": "random"},
+        {**SMALL, "code_start": "random"},
         can={Sampler, Coded},
         evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
         best="laplacian_loss",

@@ -233,7 +233,7 @@ def test_images_that_differ_in_few_ways_have_few_components():
 
 
 def test_one_training_image_is_enough():
-    model = build_model(replace(SMALL, start="random"), DataSpec((3, 8, 12), 256, 1))
+    model = build_model(replace(SMALL, code_start="random"), DataSpec((3, 8, 12), 256, 1))
     assert isinstance(model, GLO)
     take_step(model, Batch(torch.rand(1, 3, 8, 12), torch.tensor([0])))
     assert model.sample(2).isfinite().all()
@@ -335,8 +335,8 @@ def starts(data, tmp_path_factory) -> dict[str, Path]:
     made = {}
     for start in ("principal", "random"):
         made[start] = tmp_path_factory.mktemp("starts") / start
-        options = replace(SMALL, start=start, code_rate=5.0, code_steps=2)
-        training = {"epochs": 30, "averaging": 0.9, "validation_images": 8}
+        options = replace(SMALL, code_start=start, code_rate=5.0, code_steps=2)
+        training = {"epochs": 20, "averaging": 0.9, "validation_images": 8}
         flowvae.train(made[start], configuration(data, options, **training))
     return made
 

@@ -240,7 +240,7 @@ class GLOOptions(System):
     """channels of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
     blocks: int = 1
     """number of residual blocks at either size of the generator"""
-    start: Literal["principal", "random"] = training_only("principal")
+    code_start: Literal["principal", "random"] = training_only("principal")
     """where the codes of training images start: at the images' principal components, or at random"""
     code_rate: float = training_only(0.3)
     """highest learning rate of the codes' plain gradient descent; it follows the run's schedule"""
@@ -263,7 +263,7 @@ class GLOOptions(System):
             )
         first = VectorCode(self.latent, data.shape[1:], self.features, self.channels)
         generator = Decoder(first, data.shape[0], self.blocks)
-        trained = self.start, self.code_rate, self.code_steps
+        trained = self.code_start, self.code_rate, self.code_steps
         return GLO(generator, data.shape, data.training_images, self.latent, *trained)
 
     def describe(self) -> str:
