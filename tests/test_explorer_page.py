@@ -92,7 +92,7 @@ def address(runs, tmp_path_factory) -> Iterator[str]:
             check=False,
         )
         assert (taken.returncode, taken.stderr.count("\n")) == (2, 1), taken.stderr
-        assert f"port {port} cannot be had" in taken.stderr
+        assert f"port {port} is not available" in taken.stderr
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()

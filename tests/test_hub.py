@@ -83,7 +83,7 @@ def test_saving_leaves_a_folder_of_something_else_alone(workspace):
     before = contents(Path("plain"))
     with pytest.raises(UserError) as error:
         flowvae.save_pretrained("flow", "plain")
-    message(error, "plain holds", "choose another folder")
+    message(error, "plain holds", "choose another directory")
     assert contents(Path("plain")) == before
 
 
@@ -154,7 +154,7 @@ def test_what_the_hub_cannot_give_is_one_line(tmp_path):
     for name in ("me/mine", "no such folder", "a/b/c"):
         with pytest.raises(UserError) as error:
             flowvae.from_pretrained(name, cache_dir=tmp_path, local_files_only=True)
-        message(error, name, "no folder")
+        message(error, name, "not a directory or on the hub")
 
 
 def test_what_the_hub_does_not_take_is_one_line(workspace, monkeypatch):

@@ -1,4 +1,4 @@
-"""What the commands do, on the folders of runs."""
+"""What the commands do, on the directories of runs."""
 
 import math
 import sys

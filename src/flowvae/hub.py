@@ -1,4 +1,4 @@
-"""Models in the conventions of the Hugging Face hub: saved to a folder, loaded from one or from the hub."""
+"""Models in the conventions of the Hugging Face hub: saved to a directory, loaded from there or the hub."""
 
 import contextlib
 import shutil
@@ -26,12 +26,12 @@ SCORES = ("negative_elbo", "nll", "bits_per_dim")
 def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     """Write the model of a run into ``folder`` as the hub wants it, and as a run of its own.
 
-    Configuration, weights and evaluation are the run's; what resumes it stays behind, and so do the folders
-    of its data, which would tell of the machine that it was trained on. ``README.md`` is a model card made
+    Configuration, weights and evaluation are the run's. Its state stays behind, and so do the directories of
+    its data, which would tell of the machine that it was trained on. ``README.md`` is a model card made
     from the evaluation; one that is there already is kept.
 
     Args:
-        run: the folder of a run.
+        run: the directory of a run.
         folder: made where it is not there.
 
     Returns:
@@ -46,7 +46,7 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     config = opened.config
     strangers = {path.name for path in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
     if strangers:
-        raise UserError(f"{folder} holds {min(strangers)}, which is no model's; choose another folder")
+        raise UserError(f"{folder} holds {min(strangers)}, which is no model's; choose another directory")
     config = replace(
         config,
         data=replace(config.data, data=Path(config.data.data).name),
@@ -66,10 +66,10 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
 
 
 def from_pretrained(name: str | Path, **options: Any) -> Model:
-    """A trained model in ``eval()`` mode, from a folder (see `save_pretrained`) or from the hub.
+    """A trained model in ``eval()`` mode, from a directory (see `save_pretrained`) or from the hub.
 
     Args:
-        name: a folder, or OWNER/MODEL on the hub, which is downloaded once and kept.
+        name: a directory, or OWNER/MODEL on the hub, which is downloaded once and kept.
         options: of `huggingface_hub.snapshot_download`, such as ``revision``, ``token``, ``cache_dir`` and
             ``local_files_only``.
 
@@ -78,7 +78,7 @@ def from_pretrained(name: str | Path, **options: Any) -> Model:
     """
     if Path(name).is_dir():
         return runs.load(name)
-    with _one_line(f"{name} is no folder, and the hub does not give it", "check the name and the network"):
+    with _one_line(f"{name} is not a directory or on the hub", "check the name and the network"):
         return runs.load(snapshot_download(str(name), allow_patterns=FILES, **options))
 
 
@@ -94,7 +94,7 @@ def push_to_hub(
     """Upload the model of a run (see `save_pretrained`) to OWNER/MODEL on the hub, which may be new.
 
     Args:
-        run: the folder of a run.
+        run: the directory of a run.
         repository: OWNER/MODEL.
         private: of a new repository; None for the owner's own default.
         token: in place of that of ``hf auth login``.
@@ -151,7 +151,7 @@ A deep generative model of {images}, trained by flowvae on {config.data.data} ({
 ```python
 import flowvae
 
-model = flowvae.from_pretrained("OWNER/{name}")  # or this folder
+model = flowvae.from_pretrained("OWNER/{name}")  # or this directory
 images = model.sample(16)  # [16, {channels}, {height}, {width}]
 ```
 """

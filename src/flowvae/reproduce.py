@@ -1,4 +1,4 @@
-"""The project's published tables, row by row: trained, scored, reported; stopped and started at will."""
+"""The published tables, row by row: trained, scored and reported; can be interrupted and resumed."""
 
 import contextlib
 import dataclasses

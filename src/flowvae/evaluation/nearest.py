@@ -23,7 +23,7 @@ def nearest(
 ) -> Nearest:
     """The ``count`` images of ``among`` [M, C, H, W] nearest to each of ``images`` [N, C, H, W].
 
-    A model that has learned its training images by heart draws images at a distance near 0 from them. The set
+    A model that has memorized its training images draws images at a distance near 0 from them. The set
     is gone through ``chunk`` images at a time. Where ``levels`` is given, it holds grey levels below that, as
     a `Dataset` does, and only a chunk of it is ever made real numbers in [0, 1].
 

@@ -36,7 +36,7 @@ def evaluate(
     """Score a model on ``num_images`` images of a split drawn at random (None: all).
 
     Args:
-        model: moved to where it shall be scored; it is scored in ``eval()`` mode, and left as it was.
+        model: on the device to score it on; it is scored in ``eval()`` mode, and left as it was.
         dataset: its binarization decides what the numbers are comparable with.
         split: train, valid or test.
         num_samples: S, posterior samples an image, or draws of a dequantized density's noise; a model that

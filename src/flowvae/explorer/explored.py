@@ -70,7 +70,7 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
         UserError: a run cannot be read, or has other test images than the first.
     """
     if not folders:
-        raise UserError("name at least one folder of a run")
+        raise UserError("name at least one directory of a run")
     datasets: dict[tuple[str, str], Dataset] = {}
     explored: list[Explored] = []
     for title, folder in zip(titles(folders), folders, strict=True):

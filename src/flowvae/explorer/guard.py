@@ -51,7 +51,7 @@ class Guard:
 
     Args:
         app: gradio's.
-        cache: the folder that uploads are written to, absolute and without links.
+        cache: the directory that uploads are written to, absolute and without links.
         hosts: the names under which the page is reached, beside 127.0.0.1 and localhost.
     """
 

@@ -25,7 +25,7 @@ def serve(runs: Sequence[Path], port: int = 7860, data: str | None = None, hosts
     """Serve the page for the runs, to this machine alone, until Ctrl-C.
 
     Args:
-        runs: folders of runs with the same test images.
+        runs: directories of runs with the same test images.
         port: of 127.0.0.1.
         data: a source of images in place of the runs' own.
         hosts: names under which the page may be asked, beside 127.0.0.1 and localhost.
@@ -52,7 +52,7 @@ def _listener(port: int) -> socket.socket:
     try:
         return socket.create_server((ADDRESS, port))
     except OSError as error:
-        raise UserError(f"port {port} cannot be had ({error.strerror}); choose another --port") from None
+        raise UserError(f"port {port} is not available ({error.strerror}); choose another --port") from None
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _private_folder() -> Path:
-    """An empty folder that its owner alone can open; it goes when Python exits."""
+    """An empty directory that its owner alone can open; it goes when Python exits."""
     folder = Path(tempfile.mkdtemp(prefix="flowvae-explorer-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

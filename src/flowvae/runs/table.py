@@ -48,7 +48,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def titles(runs: Sequence[Path]) -> list[str]:
-    """What to call runs: the names of their folders, or their paths where two folders have one name.
+    """What to call runs: the names of their directories, or their paths where two directories have one name.
 
     >>> titles([Path("runs/vae"), Path("runs/iaf-4")])
     ['vae', 'iaf-4']

@@ -54,7 +54,7 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
     Args:
         run: the directory, which is made.
         config: data, model and training.
-        resume: go on with the run that is there.
+        resume: resume the run that is there.
         model: a freshly made module of your own, in place of ``config.model``.
 
     Returns:
@@ -130,7 +130,7 @@ def unchanged_environment() -> Iterator[None]:
 
 @contextmanager
 def _removed_unless_saved(run: Path, made: bool) -> Iterator[None]:
-    """A folder that was made here goes where nothing was saved: there is nothing in it to look at."""
+    """A directory that was made here goes where nothing was saved: there is nothing in it to look at."""
     try:
         yield
     except BaseException:

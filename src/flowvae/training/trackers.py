@@ -23,7 +23,7 @@ def check_tracker(track: str) -> None:
 
 
 def start_tracker(accelerator: Accelerator, run: Path, config: Config) -> None:
-    """Begin to track ``run``: in its own folder with TensorBoard, elsewhere in the project "flowvae".
+    """Begin to track ``run``: in its own directory with TensorBoard, elsewhere in the project "flowvae".
 
     Raises:
         UserError: the tracker refuses, for want of a login for instance.
@@ -31,7 +31,7 @@ def start_tracker(accelerator: Accelerator, run: Path, config: Config) -> None:
     track = config.training.track
     if track == "none":
         return
-    if track == "tensorboard":  # the name of a folder in the run's
+    if track == "tensorboard":  # the name of a directory in the run's
         accelerator.init_trackers("logs")
         return
     options: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from flowvae.models.base import Completions
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Paint over what shall be hidden. Each completion is a draw of its own given the rest, by "
+        "Paint over what to hide. Each completion is a draw of its own given the rest, by "
         "pseudo-Gibbs sampling whose codes are resampled by their importance weights. Where completions "
         "differ, the rest leaves room for it."
     )
