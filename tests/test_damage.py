@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from made_runs import CONFIG, SPEC, contents, message, moved_model, trained_state
+from made_runs import CONFIG, SPEC, contents, message, moved_model, record, trained_state
 from tiny_runs import assert_equal
 
 from flowvae.errors import UserError
@@ -305,6 +305,14 @@ UNFIT_STATES: dict[str, tuple[Callable[[Path], Any], str]] = {
         state_with(lambda values: first_moment(values, torch.Tensor.int)),
         "0.exp_avg has type",
     ),
+    "second moment below zero": (
+        state_with(lambda values: optimizer_of(values)["state"][0]["exp_avg_sq"].fill_(-1)),
+        "model.state.0.exp_avg_sq is below zero",
+    ),
+    "fewer steps than none": (
+        state_with(lambda values: optimizer_of(values)["state"][0]["step"].fill_(-1)),
+        "model.state.0.step is below zero",
+    ),
     "sparse moment": (
         state_with(lambda values: first_moment(values, torch.Tensor.to_sparse)),
         "0.exp_avg has layout",
@@ -423,6 +431,23 @@ def test_a_state_of_a_pytorch_with_fewer_options_is_resumed(run):
     path = run / "resume" / "state.pt"
     state_with(lambda values: optimizer_of(values)["param_groups"][0].pop("fused"))(path)
     trained_state(moved_model()).restore(run)
+
+
+def test_a_best_that_no_validation_had_does_not_keep_weights_from_being_written(run):
+    """Any number far below all scores would, and not -inf alone."""
+    path = run / "resume" / "state.pt"
+    state_with(lambda values: values.update(best=-1e300))(path)
+    state = trained_state(moved_model())
+    state.restore(run)
+    assert state.best == -1e300, "there is nothing to compare it with"
+    scored = [{**json.loads(record(step)), "split": "valid", "negative_elbo": 90.0 - step} for step in (1, 2)]
+    with (run / "metrics.jsonl").open("ab") as metrics:
+        metrics.writelines(json.dumps(line).encode() + b"\n" for line in scored)
+    state.restore(run)
+    assert state.best == 88.0
+    state_with(lambda values: values.update(best=89.0))(path)
+    state.restore(run)
+    assert state.best == 89.0, "the last validation came after the state"
 
 
 def test_the_state_of_another_model_is_refused(run):

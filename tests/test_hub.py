@@ -79,6 +79,14 @@ def test_saving_again_keeps_the_card_and_renews_the_rest(workspace):
     assert Path("saved/model.safetensors").read_bytes() == Path("flow/model.safetensors").read_bytes()
 
 
+def test_saving_leaves_no_scores_of_another_model(workspace):
+    flowvae.save_pretrained("flow", "saved")
+    Path("saved/README.md").unlink()
+    flowvae.save_pretrained("plain", "saved")
+    assert not Path("saved/evaluation.json").exists()
+    assert "Not measured yet" in ModelCard.load("saved/README.md").text
+
+
 def test_saving_leaves_a_folder_of_something_else_alone(workspace):
     before = contents(Path("plain"))
     with pytest.raises(UserError) as error:

@@ -97,6 +97,37 @@ def test_one_makes_the_folder(tmp_path):
         assert sum(pool.map(made, range(64))) == 1
 
 
+KILLED_WHILE_IT_IS_MADE = """
+import os, pathlib, signal
+touch = pathlib.Path.touch
+def kill(path, *arguments):
+    if path.name == ".begun":
+        os.kill(os.getpid(), signal.SIGKILL)
+    touch(path, *arguments)
+pathlib.Path.touch = kill
+"""
+
+
+def test_a_directory_is_there_with_its_mark_or_not_at_all(halves, tmp_path):
+    run, config = tmp_path / "run", configuration(halves, steps=1)
+    process = start(run, config, KILLED_WHILE_IT_IS_MADE)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    train(run, config)
+    assert not (run / ".begun").exists()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link", "."):
+        with pytest.raises(UserError, match="exists already"):
+            claim(tmp_path / name)
+    with pytest.raises(OSError, match="file/run|file'"):
+        claim(tmp_path / "file" / "run")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
+
+
 def test_a_lock_is_left_by_no_one_and_names_its_holder(tmp_path):
     (tmp_path / FILE).write_text("process 1 on moon, which was killed long ago")
     with locked(tmp_path):

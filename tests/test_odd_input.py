@@ -195,7 +195,9 @@ DEEP = "[" * 100_000
 NESTED = "[" * 900 + "]" * 900
 WRITTEN = st.one_of(
     VALUES.map(json.dumps),
-    st.sampled_from([DEEP, NESTED, "1" + "0" * 5000, "NaN", "-Infinity", "\ufeff{}", "", "{", "\0", LONG]),
+    st.sampled_from(
+        [DEEP, NESTED, "1" + "0" * 5000, "1e400", "NaN", "-Infinity", "\ufeff{}", "", "{", "\0", LONG]
+    ),
 )
 
 
@@ -297,6 +299,7 @@ def test_any_result_of_a_row_is_read_or_refused(tmp_path, text):
     ("text", "part"),
     [
         (json.dumps({**SCORES, "nll": 10**400}), "nll is 1000"),
+        (json.dumps({**SCORES, "nll": 7e77}).replace("7e+77", "1e400"), "not valid JSON"),
         (json.dumps({**SCORES, "new": [1]}), "new is [1]"),
         (json.dumps({"kl": 10.0}), "lacks dataset, binarization, split"),
         (json.dumps({**SCORES, "dataset": 7}), "dataset is 7"),

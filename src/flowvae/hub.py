@@ -54,10 +54,13 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     )
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.CONFIG, written(config, opened.spec, opened.described.system))
-    for name in (runs.WEIGHTS, runs.EVALUATION):
-        if name == runs.WEIGHTS or (opened.path / name).exists():
-            with runs.replacing(folder / name) as partial:
-                shutil.copyfile(opened.path / name, partial)
+    with runs.replacing(folder / runs.WEIGHTS) as partial:
+        shutil.copyfile(opened.path / runs.WEIGHTS, partial)
+    if (opened.path / runs.EVALUATION).exists():
+        with runs.replacing(folder / runs.EVALUATION) as partial:
+            shutil.copyfile(opened.path / runs.EVALUATION, partial)
+    else:  # scores of what was here before
+        (folder / runs.EVALUATION).unlink(missing_ok=True)
     if not (folder / CARD).exists():
         with runs.replacing(folder / CARD) as partial:
             card = model_card(runs.Run(folder), titles([opened.path])[0])

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import json
+import math
 import os
 import secrets
 import textwrap
@@ -66,14 +67,21 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        UserError: it is missing, cannot be read, or is not JSON, as a file with NaN or Infinity is not.
+        UserError: it is missing, cannot be read, or is not JSON, as a file with NaN or Infinity is not; or it
+            has a number that is too large, such as 1e400.
     """
     try:
-        return json.loads(read_bytes(path), parse_constant=_refuse)
+        return json.loads(read_bytes(path), parse_constant=_refuse, parse_float=_finite)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the directory of a run?") from None
     except (ValueError, RecursionError):  # nested too deep, or an integer of thousands of digits
         raise UserError(f"{path} is not valid JSON; restore it or train again") from None
+
+
+def _finite(text: str) -> float:
+    """Python reads 1e400 as infinite."""
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -1,6 +1,8 @@
 """The directory of a run."""
 
 import functools
+import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,20 +154,24 @@ def claim(path: Path) -> bool:
     Raises:
         UserError: it is there already.
     """
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        if (path / BEGUN).exists():
-            return False
-        raise UserError(
-            f"{path} exists already; choose another --out, or resume it with --resume {path}"
-        ) from None
-    try:
-        (path / BEGUN).touch()
-    except BaseException:
-        path.rmdir()  # or the next attempt would find that it exists already
-        raise
-    return True
+    if not os.path.lexists(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In one step with the file in it: a process killed between two would leave a directory for nobody.
+        partial = path.parent / f".{secrets.token_hex(8)}.partial"
+        try:
+            partial.mkdir()
+            (partial / BEGUN).touch()
+            partial.rename(path)
+            return True
+        except OSError as error:
+            if not os.path.lexists(path):
+                error.filename = str(path)
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    if (path / BEGUN).exists():
+        return False
+    raise UserError(f"{path} exists already; choose another --out, or resume it with --resume {path}")
 
 
 def create(path: Path, config: Config, spec: DataSpec, system: str) -> None:

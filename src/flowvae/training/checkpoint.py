@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowvae.errors import UserError
 from flowvae.models import Model
-from flowvae.runs import BEGUN, reason, replacing
+from flowvae.runs import BEGUN, judged_by, read_metrics, reason, replacing
 from flowvae.training.form import fitted
 from flowvae.training.players import Player
 
@@ -27,6 +27,8 @@ NUMBERS: dict[str, Callable[[Any], bool]] = {
     "best": lambda value: type(value) is float and value > -math.inf,  # infinite before the first validation
     "metrics_bytes": lambda value: type(value) is int and 0 <= value < 2**53,
 }
+# What an optimizer takes the root of, or counts: below zero, the next step would leave weights of NaN.
+NEVER_NEGATIVE = ("step", "exp_avg_sq")
 
 
 @dataclass
@@ -83,6 +85,8 @@ class State:
             player.optimizer.load_state_dict(values["optimizers"][name])
         for name in NUMBERS:
             setattr(self, name, values[name])
+        # Below a score that no validation had, weights would never be written again.
+        self.best = max(self.best, min(_scores(run, self.model.best), default=-math.inf))
 
     def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """What was read, where it fits the objects that it goes into; else an error says what does not."""
@@ -98,7 +102,21 @@ class State:
             "optimizers": forms,
             **{name: values[name] for name in NUMBERS},
         }
-        return fitted({**values, "optimizers": optimizers}, template, "state")
+        found = fitted({**values, "optimizers": optimizers}, template, "state")
+        for player, optimizer in found["optimizers"].items():
+            for key, moments in optimizer["state"].items():
+                for name in NEVER_NEGATIVE:
+                    if name in moments and (moments[name] < 0).any():
+                        raise ValueError(f"state.optimizers.{player}.state.{key}.{name} is below zero")
+        return found
+
+
+def _scores(run: Path, best: str) -> list[float]:
+    """The validations of the number that chooses the weights; none where an earlier version chose by another."""
+    records = read_metrics(run)
+    if judged_by(records) != best:
+        return []
+    return [record[best] for record in records if record["split"] == "valid" and best in record]
 
 
 def _comparable(
