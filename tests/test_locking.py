@@ -123,7 +123,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     for name in ("file", "link", "."):
         with pytest.raises(UserError, match="exists already"):
             claim(tmp_path / name)
-    with pytest.raises(OSError, match="file/run|file'"):
+    with pytest.raises(OSError, match=r"file/run|file'"):
         claim(tmp_path / "file" / "run")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 

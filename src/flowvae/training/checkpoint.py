@@ -112,7 +112,7 @@ class State:
 
 
 def _scores(run: Path, best: str) -> list[float]:
-    """The validations of the number that chooses the weights; none where an earlier version chose by another."""
+    """Validations of the number that chooses the weights; none if an earlier version chose by another."""
     records = read_metrics(run)
     if judged_by(records) != best:
         return []
