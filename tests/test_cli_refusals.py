@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import NUM_TEST, SMALL, contents, flowvae, is_refusal, succeeds, write_images
 from matplotlib.figure import Figure
+from safetensors.torch import load_file, save_file
 
 REFUSED: list[tuple[str, list[str]]] = [
     ("trian", ["no command 'trian'", "did you mean train?"]),
@@ -234,3 +236,14 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_a_file(
     monkeypatch.setattr(target, name, writer)
     is_refusal(flowvae(*words.split()), "No space left on device", "free some space")
     assert contents(workspace) == before
+
+
+@pytest.mark.parametrize("command", ["sample", "reconstruct", "interpolate"])
+def test_no_picture_is_made_of_what_is_not_finite(command, workspace):
+    """Weights that are finite, and too large for a product of two of them."""
+    path = workspace / "plain" / "model.safetensors"
+    weights = {name: torch.full_like(value, 3e38) for name, value in load_file(path).items()}
+    save_file(weights, path)
+    few = ["--pairs", 2] if command == "interpolate" else ["--images", 4]
+    is_refusal(flowvae(command, "plain", *few), "images that are not finite")
+    assert not list((workspace / "plain").glob("*.png"))

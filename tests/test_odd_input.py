@@ -330,6 +330,12 @@ def test_a_folder_in_place_of_a_file_is_one_line(name, run):
         read(run)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "interpolate", "table", "export"])
+def test_a_link_to_itself_is_no_run(command, workspace):
+    Path("loop").symlink_to("loop")
+    is_refusal(flowvae(command, "loop"), "loop is not a directory")
+
+
 def test_a_long_value_is_shortened():
     assert len(quoted(LONG)) < 110
     with pytest.raises(UserError, match=r"steps is nan; it must be 1 to 1,000"):

@@ -100,9 +100,9 @@ def picture_samples(
     model, noise = needs(Sampler, run), torch.Generator().manual_seed(seed)
     if show == "crossed":
         title = "columns share a code, rows share the noise"
-        figures.save_panels({title: _crossed(run, num_images, noise)}, out, columns=10)
+        figures.save_panels({title: _finite(run, _crossed(run, num_images, noise))}, out, columns=10)
         return out
-    images = model.sample(num_images, noise)
+    images = _finite(run, model.sample(num_images, noise))
     if show == "nearest":
         dataset = run.read_dataset(data)
         training, levels = dataset.train.images, dataset.training_levels
@@ -137,7 +137,7 @@ def picture_reconstructions(
     out = out or run.place_for("reconstructions.png")
     model, images = needs(Coded, run), test_images(run, num_images, seed, data)
     with torch.no_grad():
-        reconstructed = model.reconstruct(images, torch.Generator().manual_seed(seed))
+        reconstructed = _finite(run, model.reconstruct(images, torch.Generator().manual_seed(seed)))
     _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
     return out
 
@@ -159,7 +159,7 @@ def picture_interpolations(
         ends = test_images(run, 2 * pairs, seed, data)
         noise = torch.Generator().manual_seed(seed)
         path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise)
-        panels[title] = path.flatten(0, 1)
+        panels[title] = _finite(run, path.flatten(0, 1))
     out = out or opened[0].place_for("interpolations.png")
     figures.save_panels(panels, out, columns=steps)
     return out
@@ -206,6 +206,16 @@ def test_images(run: Run, count: int, seed: int, data: str | None) -> Tensor:
         raise UserError(f"{count} test images are asked for; {dataset.name} has {available}")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
     return dataset.batch("test", chosen).images
+
+
+def _finite(run: Run, images: Tensor) -> Tensor:
+    """The images, unless some are NaN, which a picture would show as blank: finite weights can overflow."""
+    if not images.isfinite().all():
+        raise UserError(
+            f"the model of {run.path} makes images that are not finite; train again with a lower "
+            "--learning-rate"
+        )
+    return images
 
 
 def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def titles(runs: Sequence[Path]) -> list[str]:
     >>> titles([Path("monday/vae"), Path("tuesday/vae")])
     ['monday/vae', 'tuesday/vae']
     """
-    names = [run.resolve().name for run in runs]
+    names = [os.path.basename(os.path.realpath(run)) for run in runs]  # of links in a circle, too
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     return [name.encode(errors="backslashreplace").decode() for name in names]  # bytes that are no text
 
