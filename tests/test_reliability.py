@@ -105,9 +105,16 @@ def test_weights_without_a_tail_have_no_k():
 
 
 def test_weights_that_span_thousands_of_nats_have_a_finite_k():
+    """Also where all of the tail is hundreds of nats above its threshold: it is no flat one."""
     _, shapes = sizes_and_shapes(bounds_of(3000 * torch.randn(500, 3).double(), 100))
     assert (shapes > 10).all()
     assert shapes.isfinite().all()
+    far = -torch.randn(500, 3).double().square() * torch.tensor([1e5, 1e9, 1e30])
+    _, shapes = sizes_and_shapes(bounds_of(far, 100))
+    assert (shapes > 10).all()
+    assert shapes.isfinite().all()
+    tail = torch.cat([3000 * torch.rand(68, 2).double(), torch.tensor([[-1e4, -math.inf]]).double()])
+    assert (pareto_k(tail.sort(0, descending=True).values) > 10).all()
 
 
 def judged(shift: float, stretch: float, num_samples: int) -> tuple[float, dict[str, Any]]:

@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
+def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data, capsys):
     folder = tmp_path / "table"
 
     def reproduce(epochs: int) -> None:
@@ -41,6 +41,7 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data):
     (row.run / "notes.txt").write_text("a row that was killed at once begins again, and loses nothing")
     reproduce(epochs=3)
     assert (row.run / "notes.txt").exists()
+    assert "warning: realnvp-2-seed0: -log p(x) cannot be trusted with S = 3" in capsys.readouterr().err
     result = read_json(row.result)
     assert {"negative_elbo", "nll", "nll_standard_error", "active_units", "training_seconds"} <= set(result)
     assert (result["asked"]["preset"], result["samples"], result["images"]) == ("realnvp-2", 3, 20)

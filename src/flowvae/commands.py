@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,14 @@ def evaluate_run(
     evaluation = {**scores, **training}
     if not run.bundled:
         runs.write_json(run.path / runs.EVALUATION, evaluation)
-    if said := caveat(scores):
-        print(f"flowvae: warning: {run.name}: {said}", file=sys.stderr)
+    warn(run.name, scores)
     return evaluation
+
+
+def warn(name: str, evaluation: Mapping[str, Any]) -> None:
+    """A line on standard error where the -log p(x) of an evaluation cannot be trusted."""
+    if said := caveat(evaluation):
+        print(f"flowvae: warning: {name}: {said}", file=sys.stderr)
 
 
 def picture_samples(

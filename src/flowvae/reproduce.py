@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.commands import test_images
+from flowvae.commands import test_images, warn
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import interpolate, path_quality
 from flowvae.models import Inferring
@@ -254,6 +254,7 @@ def reproduce_table(
     evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     failed: list[Row] = []
+    scored: dict[str, dict[str, Any]] = {}
 
     def call(row: Row, words: list[str]) -> bool:
         with row.log.open("ab") as log:
@@ -275,7 +276,8 @@ def reproduce_table(
         words += [*row.variant.options, *(["--data", data] if data else []), *budget.options()]
         trained = call(row, words)
         if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
-            _keep_result(row, request, read_evaluation(runs.Run(row.run)))
+            scored[row.name] = read_evaluation(runs.Run(row.run))
+            _keep_result(row, request, scored[row.name])
         elif stopped.is_set():
             return
         elif DIVERGED in row.log.read_bytes()[earlier:].decode(errors="replace"):
@@ -299,6 +301,8 @@ def reproduce_table(
     for future in futures:
         future.result()
     _write_report(folder, rows)
+    for name, evaluation in scored.items():  # whose own warnings went to their logs
+        warn(name, evaluation)
     if stopped.is_set():
         raise KeyboardInterrupt
     if failed:

@@ -33,21 +33,20 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     length = len(log_weights) - 1
     if length < FEWEST:
         return torch.full_like(threshold, math.nan)
-    # In units of the threshold, which k does not depend on. 600 nats above it are more than any k needs, and
+    above = log_weights[:-1]
+    logs = torch.where(above > threshold, above + (-(threshold - above).expm1()).log(), -math.inf)
+    quartile = logs[length - int(length / 4 + 0.5)]
+    # In units of the quartile, which k does not depend on. 600 nats above it are more than any k needs, and
     # the quotients below stay finite.
-    excesses = (log_weights[:-1] - threshold).clamp(max=600).expm1()
-    largest, quartile = excesses[0], excesses[length - int(length / 4 + 0.5)]
+    excesses = (logs - quartile).clamp(max=600).exp()
     points = 30 + int(math.sqrt(length))
-    grid = [
-        1 / largest + (1 - math.sqrt(points / (point - 0.5))) / (3 * quartile)
-        for point in range(1, points + 1)
-    ]
+    grid = [1 / excesses[0] + (1 - math.sqrt(points / (point - 0.5))) / 3 for point in range(1, points + 1)]
     rates = torch.stack(grid)
     # Point by point, so that no tensor is larger than the tail.
     shapes = torch.stack([_shape(rate, excesses) for rate in grid])
     log_likelihoods = length * ((-rates / shapes).log() - shapes - 1)
     k = _shape((log_likelihoods.softmax(0) * rates).sum(0), excesses)
-    return torch.where(quartile > 0, (length * k + 10 * 0.5) / (length + 10), math.nan)
+    return torch.where(quartile > -math.inf, (length * k + 10 * 0.5) / (length + 10), math.nan)
 
 
 def _shape(rate: Tensor, excesses: Tensor) -> Tensor:
