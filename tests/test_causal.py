@@ -286,7 +286,7 @@ def test_pixel_cnn_trains_by_its_bound_and_is_validated_by_its_density():
 
 def test_pixel_cnn_has_no_code_whose_temperature_could_be_set():
     made = PixelCNN(several_orders(1), (1, 2, 4)).double()
-    with pytest.raises(UserError, match="no code; its samples take no temperature"):
+    with pytest.raises(UserError, match="no code to apply a temperature to"):
         made.sample(3, temperature=0.5)
 
 
@@ -297,7 +297,7 @@ def test_pixel_cnn_has_no_code_whose_temperature_could_be_set():
 )
 def test_more_than_four_orders_are_those_of_a_square(options):
     options.build(DataSpec((1, 8, 8)))
-    with pytest.raises(UserError, match="8 x 12; more than 4 orders are those of a square"):
+    with pytest.raises(UserError, match="8 x 12; more than 4 orders need square images"):
         options.build(DataSpec((1, 8, 12)))
-    with pytest.raises(UserError, match="3 channels; the causal network takes binary images of one"):
+    with pytest.raises(UserError, match="3 channels; the causal network needs 1, of binary pixels"):
         options.build(DataSpec((3, 8, 8)))

@@ -40,7 +40,7 @@ from flowvae.runs.capability import needs
 def test_training_makes_a_run_and_says_what_is_next(workspace):
     result = flowvae("train", "planar-4", *SMALL, "--data", "images.npz", "--steps", "4", "--out", "new/run")
     assert result.code == 0
-    assert result.out == "new/run is trained; flowvae evaluate new/run scores it\n"
+    assert result.out == "new/run is trained; score it with: flowvae evaluate new/run\n"
     assert "-ELBO" in result.err, "progress"
     names = {"config.json", "model.safetensors", "metrics.jsonl", "resume/state.pt", "logs"}
     assert names <= contents(workspace / "new" / "run").keys()
@@ -361,7 +361,7 @@ def test_the_demo_leaves_a_table_and_pictures(tmp_path):
     assert all(row["training_steps"] >= 1 for row in rows)
     assert Run(folder / "realnvp-2").config.training.minutes == 0.005
     before = contents(folder)
-    is_refusal(flowvae("demo"), "runs/demo exists already")
+    is_refusal(flowvae("demo"), "runs/demo already exists")
     assert contents(folder) == before
 
 
@@ -442,7 +442,7 @@ def test_the_program_trains_and_refuses(tmp_path):
         "run",
     ]
     done = start("-m", "flowvae", *words, capture_output=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "run is trained; flowvae evaluate run scores it\n")
+    assert (done.returncode, done.stdout) == (0, "run is trained; score it with: flowvae evaluate run\n")
     before = contents(tmp_path)
     done = start("-m", "flowvae", "evaluate", "run", "--images", "999", capture_output=True, cwd=tmp_path)
     is_refusal(Result(done.returncode, done.stdout, done.stderr), "images is 999")

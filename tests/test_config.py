@@ -132,7 +132,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"posterior": "realnvp", "latent": 1}, "latent is 1"),
     ({"prior": "realnvp", "latent": 1}, "latent is 1"),
     ({"posterior": "iaf", "latent": 40, "hidden": 38}, "hidden is 38"),
-    ({"posterior": "iaf", "code": "map"}, "iaf transforms vectors"),
+    ({"posterior": "iaf", "code": "map"}, "iaf needs a code that is a vector"),
     ({"posterior": "realnvp", "code": "map", "hidden": 6}, "hidden is 6"),
 ]
 
@@ -150,7 +150,7 @@ WITHOUT_EFFECT: list[tuple[type, dict[str, Any], str]] = [
     (
         VAEOptions,
         {"transformations": 2},
-        "no effect with posterior gaussian; leave it out, or choose planar, realnvp or iaf",
+        "no effect with posterior gaussian; remove it, or choose planar, realnvp or iaf",
     ),
     (VAEOptions, {"flow_of": "noise"}, "flow_of has no effect with posterior gaussian"),
     (VAEOptions, {"posterior": "planar", "hidden": 8}, "choose realnvp or iaf"),

@@ -462,7 +462,7 @@ def test_samples_are_those_of_the_seed_whatever_else_is_asked(kinds):
         at_once = list(threads.map(lambda each: _sheet(each[0], 4, 1.0, each[1]), asked))
     assert at_once == alone
     assert torch.equal(torch.random.get_rng_state(), before)
-    with pytest.raises(UserError, match="no code; its samples take no temperature"):
+    with pytest.raises(UserError, match="no code to apply a temperature to"):
         _sheet(kinds[1], 4, 0.5, 0)
 
 

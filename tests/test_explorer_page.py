@@ -376,7 +376,7 @@ def test_a_model_without_a_code_says_that_it_takes_no_temperature(page):
     temperature = page.get_by_label("range slider for temperature")
     temperature.focus()
     page.keyboard.press("ArrowLeft")
-    page.get_by_text("its samples take no temperature").wait_for()
+    page.get_by_text("no code to apply a temperature to").wait_for()
     assert page.locator(".fv-samples:visible figure").count() == 0
     page.keyboard.press("ArrowRight")
     page.locator(".fv-samples:visible figure").nth(23).wait_for()

@@ -60,7 +60,7 @@ def test_a_run_killed_before_its_first_state_is_begun_again(halves, unbroken, tm
     for again in (run, tmp_path / "copy"):
         assert_ended_as(again, unbroken)
         assert files(again) == files(unbroken) | {"notes.txt"}
-        with pytest.raises(UserError, match="exists already"):
+        with pytest.raises(UserError, match="already exists"):
             train(again, config)
 
 
@@ -82,7 +82,7 @@ def test_of_two_that_begin_a_run_at_once_one_trains_it(halves, unbroken, tmp_pat
     winner, loser = sorted(range(2), key=lambda index: both[index].returncode)
     assert both[winner].returncode == 0, said
     assert both[loser].returncode != 0, said
-    assert "exists already" in said[loser] or "is being trained" in said[loser], said
+    assert "already exists" in said[loser] or "is being trained" in said[loser], said
     assert_ended_as(run, unbroken)
 
 
@@ -121,7 +121,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link", "."):
-        with pytest.raises(UserError, match="exists already"):
+        with pytest.raises(UserError, match="already exists"):
             claim(tmp_path / name)
     with pytest.raises(OSError, match=r"file/run|file'"):
         claim(tmp_path / "file" / "run")

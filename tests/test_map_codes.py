@@ -173,14 +173,14 @@ def refuse(options: System, expected: str) -> None:
 def test_what_has_no_maps_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     iaf = replace(SMALL, posterior=InverseAutoregressiveOptions(transformations=1))
-    refuse(iaf, "iaf transforms vectors; for a code that is a map choose realnvp or planar")
+    refuse(iaf, "iaf needs a code that is a vector; choose --posterior realnvp or planar")
     six = replace(SMALL, posterior=RealNVPOptions(transformations=1, hidden=6))
     refuse(six, r"hidden is 6; .* multiple of 4")
-    with pytest.raises(UserError, match="a code that is a map takes a Gaussian of independent dimensions"):
+    with pytest.raises(UserError, match="a code that is a map needs a Gaussian with diagonal covariance"):
         replace(SMALL, covariance="full")
     is_refusal(flowvae("train", "iaf-4", "--code", "map"), "choose --covariance diagonal")
     words = ["--code", "map", "--covariance", "diagonal"]  # only together are they possible
-    is_refusal(flowvae("train", "iaf-4", *words), "iaf transforms vectors")
+    is_refusal(flowvae("train", "iaf-4", *words), "iaf needs a code that is a vector")
     assert not list(tmp_path.iterdir())
 
 

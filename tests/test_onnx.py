@@ -84,7 +84,7 @@ def test_graphs_give_what_the_model_gives(posterior, tmp_path):
 
 REFUSED = {
     "a component of its prior": replace(SMALL, prior=VampOptions(pseudo_inputs=2)),
-    "pixels one after the other": replace(
+    "pixels one by one": replace(
         SMALL, likelihood=CausalLikelihoodOptions(causal_channels=4, causal_blocks=1)
     ),
 }

@@ -246,13 +246,13 @@ def test_what_is_not_said_is_the_default():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"decoder": decoder(), "likelihood": "logistic"}, "logits of binary pixels; leave likelihood out"),
+        ({"decoder": decoder(), "likelihood": "logistic"}, "logits of binary pixels; omit likelihood"),
         (
             {"decoder": decoder(), "likelihood": RealPixels()},
-            "logits of binary pixels; leave likelihood out",
+            "logits of binary pixels; omit likelihood",
         ),
-        ({"flow": planar(), "posterior": "iaf"}, "transforms a Gaussian; leave posterior out"),
-        ({"flow": planar(), "posterior": Laplacian()}, "transforms a Gaussian; leave posterior out"),
+        ({"flow": planar(), "posterior": "iaf"}, "transforms a Gaussian; omit posterior"),
+        ({"flow": planar(), "posterior": Laplacian()}, "transforms a Gaussian; omit posterior"),
         ({"latnet": 3}, "no option 'latnet'; did you mean latent"),
         ({"hidden": 3}, "hidden has no effect with posterior gaussian"),
         ({"posterior": "realnpv"}, "posterior is 'realnpv'; did you mean realnvp"),

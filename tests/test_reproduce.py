@@ -185,4 +185,4 @@ def test_a_row_that_no_table_has_is_refused(tmp_path):
 
 def test_options_of_tables_are_refused_for_the_figure(tmp_path):
     result = flowvae("reproduce", "figure1", "--epochs", "3", "--out", tmp_path / "out")
-    is_refusal(result, "figure1 draws two rows that are trained", "leave out --epochs")
+    is_refusal(result, "figure1 draws two rows that are already trained", "remove --epochs")

@@ -109,7 +109,7 @@ def test_a_new_run_overwrites_nothing(there, tmp_path):
     before = contents(tmp_path)
     with pytest.raises(UserError) as error:
         create(folder, CONFIG, SPEC, "vae")
-    message(error, folder, "exists already")
+    message(error, folder, "already exists")
     assert contents(tmp_path) == before
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_the_system_cuts_short_keeps_the_old_one(name, run):
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path, monkeypatch):
-    """Or the next attempt would find that it exists already."""
+    """Or the next attempt would find that it already exists."""
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", no_space)
         with pytest.raises(OSError, match=r"config\.json"):

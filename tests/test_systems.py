@@ -533,7 +533,7 @@ def my_file(tmp_path, monkeypatch) -> Iterator[Path]:
 def test_a_preset_of_the_users_own_is_trained_and_resumed(my_file):
     small = ["--batch-size", "8"]
     said = succeeds("train", "my_file:my_preset", *small, "--scale", "2.5")
-    assert said == "runs/my_preset is trained; flowvae evaluate runs/my_preset scores it\n"
+    assert said == "runs/my_preset is trained; score it with: flowvae evaluate runs/my_preset\n"
     run = Path("runs/my_preset")
     values = read_json(run / "config.json")
     assert values["system"] == "my_file:PixelsOptions"
@@ -556,7 +556,7 @@ def test_a_run_of_a_system_that_flowvae_does_not_have_is_one_line(my_file):
     before = contents(my_file)
     is_refusal(flowvae("train", "--resume", "run"), "my_file:PixelsOptions", "MODULE:NAME --resume run")
     is_refusal(flowvae("train", "my_file:my_preset", "--resume", "run", "--scale", "2"), "scale = 1.0")
-    is_refusal(flowvae("train", "my_file:my_preset", "--out", "run"), "run exists already")
+    is_refusal(flowvae("train", "my_file:my_preset", "--out", "run"), "run already exists")
     is_refusal(flowvae("train", "my_file:other"), "my_file has no Config 'other'")
     for command in ("evaluate", "sample", "reconstruct", "interpolate", "export"):
         is_refusal(flowvae(command, "run"), "my_file:PixelsOptions", "load it in Python")

@@ -235,7 +235,7 @@ def test_a_run_that_exists_is_left_alone(halves, tmp_path):
     run, config = tmp_path / "run", configuration(halves, steps=3)
     run.mkdir()
     (run / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"run exists already; .*--resume"):
+    with pytest.raises(UserError, match=r"run already exists; .*--resume"):
         train(run, config)
     assert files(run) == {"notes.txt"}
 

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports wait until a command needs them, so that help is quick."""
+"""The command line. Heavy imports are deferred until a command needs them, so that help is fast."""
 
 import errno
 import functools
@@ -18,18 +18,18 @@ from flowvae.options import given, parse
 
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
-# The program that a shell runs was stopped with Ctrl-C: 128 + SIGINT.
+# The exit code by which a shell knows that a program was stopped with Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
 LONGEST_LINE = 1000
 
 
 def _default(text: str) -> Any:
-    """What help shows in place of None."""
+    """Show ``text`` in the help in place of None."""
     return arg(help_behavior_hint=f"(default: {text})")
 
 
 def train(words: list[str]) -> None:
-    """Train a preset into a directory, or resume a run that was stopped."""
+    """Train a preset into a new directory, or resume a run."""
     name = words[0] if words and not words[0].startswith("-") else None
     resumed = given("--resume", words)
     if name is None and resumed is None and not {"--help", "-h"} & set(words):
@@ -39,7 +39,7 @@ def train(words: list[str]) -> None:
     if resumed == "":
         raise UserError("--resume has no value; give the directory of the run to resume")
     if resumed is not None and given("--out", words) is not None:
-        raise UserError("--resume goes on in the run's own directory; leave --out out")
+        raise UserError("--resume continues in the run's own directory; remove --out")
 
     from flowvae.forms import read_training
     from flowvae.user_presets import named_preset
@@ -49,7 +49,7 @@ def train(words: list[str]) -> None:
     elif name is None or ":" in name:
         config = _resumed(Path(resumed), name)
     else:
-        raise UserError(f"--resume goes on with a run's own preset; leave {name!r} out")
+        raise UserError(f"--resume uses the run's own preset; remove {name!r}")
     if any(given(budget, words) is not None for budget in ("--epochs", "--steps", "--minutes")):
         config = replace(config, training=config.training.with_budget())
     chosen = read_training(config, words[name is not None :], f"flowvae train {name or 'PRESET'}")
@@ -62,11 +62,11 @@ def train(words: list[str]) -> None:
     if not train_run(run, chosen.config, resume=chosen.resume is not None):
         raise KeyboardInterrupt
     if PartialState().is_main_process:  # once, however many processes there are
-        print(f"{run} is trained; flowvae evaluate {run} scores it")
+        print(f"{run} is trained; score it with: flowvae evaluate {run}")
 
 
 def _resumed(path: Path, name: str | None) -> Any:
-    """The configuration of a run, whose system is flowvae's own or that of the preset ``name``."""
+    """Read the configuration of a run whose system is one of flowvae's or that of the preset ``name``."""
     from flowvae.parts import from_dict
     from flowvae.runs import Run
     from flowvae.user_presets import named_preset
@@ -76,8 +76,8 @@ def _resumed(path: Path, name: str | None) -> Any:
         return described.config
     if name is None:
         raise UserError(
-            f"{path} is of the system {described.system}; name its preset: flowvae train MODULE:NAME "
-            f"--resume {path}"
+            f"{path} has the system {described.system}, which is not one of flowvae's; name its preset: "
+            f"flowvae train MODULE:NAME --resume {path}"
         )
     model = named_preset(name).model
     return replace(described.config, model=model and from_dict(type(model), described.options))
@@ -91,15 +91,15 @@ def evaluate(
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
 ) -> None:
-    """Score a run on images drawn at random; writes evaluation.json into its directory.
+    """Score a run on random images and write evaluation.json into its directory.
 
     Args:
         run: directory of the run
         samples: S, number of posterior samples per image for the importance-weighted -log p(x)
-        images: number of images
+        images: number of images to score
         split: split that the images are drawn from
-        data: another source of images
-        seed: random seed for the choice of images and for the samples
+        data: another data set or path to take the images from
+        seed: random seed for the choice of images and the posterior samples
     """
     from flowvae.commands import evaluate_run
     from flowvae.runs.table import markdown, titles
@@ -120,12 +120,12 @@ def sample(
 
     Args:
         run: directory of the run
-        show: samples; crossed, where columns share a code and rows share the pixels' noise; or nearest, each
-            sample above the training image nearest to it
-        images: number of images
-        data: another source of training images
-        seed: random seed for the draws
-        out: picture to write, .png or .pdf
+        show: samples; crossed, where columns share a code and rows share the pixel noise; or nearest, where
+            each sample is above its nearest training image
+        images: number of samples
+        data: another data set or path to take the training images from
+        seed: random seed for the samples
+        out: image file to write, .png or .pdf
     """
     from flowvae.commands import picture_samples
 
@@ -139,14 +139,14 @@ def reconstruct(
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/reconstructions.png")] = None,
 ) -> None:
-    """Show test images, each above its reconstruction.
+    """Show random test images, each above its reconstruction.
 
     Args:
         run: directory of the run
-        images: number of images
-        data: another source of images
+        images: number of test images
+        data: another data set or path to take the test images from
         seed: random seed for the choice of images
-        out: picture to write, .png or .pdf
+        out: image file to write, .png or .pdf
     """
     from flowvae.commands import picture_reconstructions
 
@@ -161,15 +161,15 @@ def interpolate(
     seed: int = 0,
     out: Annotated[Path | None, _default("interpolations.png in the first run")] = None,
 ) -> None:
-    """Interpolate between test images through the latent space, several runs side by side.
+    """Interpolate between test images in the latent space of one or more runs, side by side.
 
     Args:
-        runs: directories of runs
+        runs: directories of the runs
         pairs: number of pairs of test images, the same for every run
-        steps: images per interpolation, both ends included
-        data: another source of images
+        steps: number of images per interpolation, both ends included
+        data: another data set or path to take the test images from
         seed: random seed for the choice of pairs
-        out: picture to write, .png or .pdf
+        out: image file to write, .png or .pdf
     """
     from flowvae.commands import picture_interpolations
 
@@ -181,8 +181,8 @@ def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = 
     """Compare evaluated runs in a table.
 
     Args:
-        runs: directories of runs
-        out: file to write; its suffix .md, .csv or .json chooses the format
+        runs: directories of the runs
+        out: file to write, in the format of its suffix: .md, .csv or .json
     """
     from flowvae.runs.table import collect, markdown, write_table
 
@@ -200,12 +200,12 @@ def export(
     format: Literal["onnx", "hub"] = "onnx",
     out: Annotated[Path | None, _default("RUN/onnx or RUN/hub")] = None,
 ) -> None:
-    """Write a run's model for use elsewhere: as ONNX graphs, or as a directory for a model hub.
+    """Export a run's model: as ONNX graphs, or as a directory for the Hugging Face hub.
 
     Args:
         run: directory of the run
         format: onnx writes encoder, decoder and sampler; hub writes configuration, weights and a model card
-        out: directory to write
+        out: directory to write to
     """
     from flowvae.commands import export_run
 
@@ -219,13 +219,13 @@ def explore(
     data: Annotated[str | None, _default("that of each run")] = None,
     host: Annotated[tuple[str, ...], _default("127.0.0.1 and localhost")] = (),
 ) -> None:
-    """Explore runs on a local web page: curves, latent space, posteriors, scores, samples.
+    """Explore runs in the browser: training curves, latent space, posteriors, scores, samples.
 
     Args:
-        runs: directories of runs
-        port: port of the page, which only this machine can reach
-        data: another source of images
-        host: more names under which a proxy or a tunnel reaches the page
+        runs: directories of the runs
+        port: port of the page on 127.0.0.1; other machines cannot reach it
+        data: another data set or path to take the images from
+        host: additional host names under which a proxy or tunnel reaches the page
     """
     from flowvae.explorer.page import serve
 
@@ -234,7 +234,7 @@ def explore(
 
 
 def presets() -> None:
-    """List the named experiments."""
+    """List the presets: named models with their data."""
     from flowvae.models.registry import PRESETS
 
     for name, config in PRESETS.items():
@@ -243,11 +243,11 @@ def presets() -> None:
 
 
 def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
-    """Train vae and realnvp-2 for a few minutes each, score them, and make their pictures.
+    """Train vae and realnvp-2 for a few minutes each, score them, and draw samples and interpolations.
 
     Args:
-        minutes: training time of each of the two
-        out: directory to write
+        minutes: training time of each of the two runs, in minutes
+        out: directory to write to
     """
     from flowvae.commands import run_demo
 
@@ -257,9 +257,9 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 def reproduce(
     what: Annotated[Literal["table1", "figure1", "ablations", "depth", "density", "cifar10"], Positional],
     out: Annotated[Path | None, _default("runs/ and the name of the table")] = None,
-    minutes: Annotated[float | None, _default("10 where no epochs are given")] = None,
+    minutes: Annotated[float | None, _default("10 without --epochs")] = None,
     epochs: int | None = None,
-    rows: Annotated[tuple[str, ...], _default("all of the table")] = (),
+    rows: Annotated[tuple[str, ...], _default("all rows of the table")] = (),
     seeds: int = 1,
     workers: int = 1,
     data: Annotated[str | None, _default("that of the presets")] = None,
@@ -267,23 +267,23 @@ def reproduce(
     images: int = 2000,
     compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
 ) -> None:
-    """Train, score and report the rows of a published table, or draw the figure of the first one.
+    """Train, score and report the rows of a published table, or draw figure1 from its runs.
 
-    Can be interrupted and resumed: start the same command again. Finished rows are kept, others are resumed,
+    Can be interrupted and resumed: run the same command again. Finished rows are kept, others are resumed,
     and a larger budget resumes all of them.
 
     Args:
-        what: name of a table, or figure1: the interpolations of two rows of table1 side by side
-        out: directory for a JSON file per row, the table, the pictures and the runs
-        minutes: budget of every row in minutes
-        epochs: budget of every row in epochs
+        what: name of a table, or figure1: interpolations of two rows of table1 side by side
+        out: directory for the results, one JSON file per row, the table, the pictures and the runs
+        minutes: training budget per row in minutes
+        epochs: training budget per row in epochs
         rows: names of the rows to train
-        seeds: number of random seeds, 0 and up, with which each row is trained
-        workers: number of rows trained at a time
-        data: another source of images
+        seeds: number of random seeds, 0 and up, to train each row with
+        workers: number of rows to train in parallel
+        data: another data set or path to train and score on
         samples: S, number of posterior samples per image for -log p(x)
-        images: number of random test images that are scored
-        compared: names of the two rows of the figure
+        images: number of random test images to score
+        compared: names of the two rows in the figure
     """
     from flowvae.reproduce import TABLES, Budget, reproduce_figure, reproduce_table
 
@@ -292,7 +292,7 @@ def reproduce(
     if what == "figure1":
         of_tables = {"--minutes": minutes, "--epochs": epochs, "--rows": rows, "--data": data}
         if unused := [name for name, value in of_tables.items() if value]:
-            raise UserError(f"figure1 draws two rows that are trained; leave out {', '.join(unused)}")
+            raise UserError(f"figure1 draws two rows that are already trained; remove {', '.join(unused)}")
         for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
             print(path)
         return
@@ -320,7 +320,7 @@ COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for comman
 def main() -> None:
     """Entry point: a mistake of the user is one line on standard error and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
-        # Names of files need not be text, and an encoding need not have their letters.
+        # File names need not be valid text, and the encoding may lack their characters.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -328,7 +328,7 @@ def main() -> None:
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -336,14 +336,14 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        _fail("memory is not enough; choose a smaller model, or fewer images or samples at a time")
+        _fail("out of memory; choose a smaller model, or fewer images or samples at a time")
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
 
 
 def _run(words: list[str]) -> None:
     if any("\0" in word for word in words):
-        raise UserError("a word has a null character, which no name and no number has; leave it out")
+        raise UserError("an argument contains a null character; remove it")
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return
@@ -355,7 +355,7 @@ def _run(words: list[str]) -> None:
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
         raise UserError(f"no command {quoted(name)}; {did_you_mean(name, COMMANDS)}")
-    # Here and not in the functions of the package, which leave the process of their caller as it is.
+    # Here and not in the package's functions, which leave the caller's process unchanged.
     keep_freed_memory()
     if name == "train":
         train(rest)
@@ -373,24 +373,24 @@ def _help() -> str:
     lines = [
         "usage: flowvae COMMAND [options]",
         "",
-        "Train, measure and explore deep generative models.",
+        "Train, evaluate and explore deep generative models of images.",
         "",
         *(f"  {name:12} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()),
         "",
-        "flowvae COMMAND --help lists a command's options; flowvae --version the version.",
+        "flowvae COMMAND --help lists the options of a command; flowvae --version prints the version.",
     ]
     return "\n".join(lines)
 
 
 def _at_least_one(runs: tuple[Path, ...]) -> None:
     if not runs:
-        raise UserError("name at least one directory of a run")
+        raise UserError("no run is given; name the directory of at least one")
 
 
 def _file_trouble(error: OSError) -> str:
-    """What went wrong with a file, and what to do."""
+    """Say what went wrong with a file, and what to do."""
     remedies = {
-        errno.ENOSPC: "free some space, then run it again",
+        errno.ENOSPC: "free some disk space and run the command again",
         errno.ENOENT: "create the directory first, or choose another path",
     }
     place = f"{error.filename}: " if error.filename else ""
@@ -399,7 +399,7 @@ def _file_trouble(error: OSError) -> str:
 
 def _fail(message: str, code: int = 2) -> NoReturn:
     line = " ".join(message.split())
-    if len(line) > LONGEST_LINE:  # it repeats a long word; what to do stands at its end
+    if len(line) > LONGEST_LINE:  # it quotes a long argument; the remedy is at the end
         line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     print(f"flowvae: {line}", file=sys.stderr)
     sys.exit(code)

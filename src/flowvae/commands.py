@@ -1,4 +1,4 @@
-"""What the commands do, on the directories of runs."""
+"""The commands, as functions of the directories of runs."""
 
 import math
 import sys
@@ -26,7 +26,7 @@ from flowvae.runs.capability import needs
 from flowvae.runs.table import collect, markdown, titles, write_table
 from flowvae.training import train
 
-# What a picture can hold and still be looked at; more would first fill the memory.
+# More than this in one picture is unreadable, and would fill the memory first.
 MOST_IMAGES = 10_000
 
 
@@ -40,14 +40,14 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json.
 
-    A line on standard error says where its -log p(x) cannot be trusted.
+    Prints a warning to standard error if its -log p(x) cannot be trusted.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
     model, dataset = run.model, run.read_dataset(data)
     if split == "train" and dataset.binarization == "dynamic":
         raise UserError(
-            "dynamic binarization draws training images anew for every batch; evaluate valid or test"
+            "with dynamic binarization, training images are redrawn for every batch; evaluate valid or test"
         )
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -87,16 +87,16 @@ def picture_samples(
     show: str = "samples",
     data: str | None = None,
 ) -> Path:
-    """A grid of images that the model makes up.
+    """Draw samples from the model and save them as a grid.
 
     Args:
         path: directory of the run.
-        num_images: how many.
-        seed: random seed of the draws.
-        out: the picture.
-        show: ``"samples"``; ``"crossed"``: images in a column share the code, and those in a row the noise by
-            which pixels are drawn; ``"nearest"``: each above the training image nearest to it.
-        data: another source of training images.
+        num_images: number of samples.
+        seed: random seed for the samples.
+        out: image file to write; by default, in the directory of the run.
+        show: ``"samples"``; ``"crossed"``: images in a column share a code, images in a row the noise that
+            draws their pixels; ``"nearest"``: each sample above its nearest training image.
+        data: another data set or path to take the training images from.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", num_images, 1, MOST_IMAGES)
@@ -112,7 +112,7 @@ def picture_samples(
         dataset = run.read_dataset(data)
         training, levels = dataset.train.images, dataset.training_levels
         found = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
-        _save_pairs("samples, each above the nearest training image", images, found, out)
+        _save_pairs("samples, each above its nearest training image", images, found, out)
     else:
         figures.save_panels({"": images}, out, columns=10)
     return out
@@ -120,12 +120,12 @@ def picture_samples(
 
 @torch.no_grad()
 def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
-    """Rows of ten codes, the same in all rows, with a noise for each row."""
+    """Decode the same ten codes in every row, with different noise for each row."""
     model = needs(Inferring, run)
     if model.pixel_noise is None:
         raise UserError(
-            f"{run.path} shows means of p(x|z), which no noise changes; --show crossed is for a likelihood "
-            "that draws pixels one after the other"
+            f"{run.path} shows means of p(x|z), which have no pixel noise; --show crossed needs an "
+            "autoregressive likelihood"
         )
     columns = 10
     rows = math.ceil(num_images / columns)
@@ -137,7 +137,7 @@ def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
 def picture_reconstructions(
     path: Path, num_images: int, seed: int, out: Path | None = None, data: str | None = None
 ) -> Path:
-    """Rows of test images, each row above the row of their reconstructions."""
+    """Save rows of test images, each row above the row of their reconstructions."""
     run = Run(path)
     out = out or run.place_for("reconstructions.png")
     model, images = needs(Coded, run), test_images(run, num_images, seed, data)
@@ -155,7 +155,7 @@ def picture_interpolations(
     out: Path | None = None,
     data: str | None = None,
 ) -> Path:
-    """The same interpolations between test images for each run, side by side."""
+    """Save the same interpolations between test images for each run, side by side."""
     check_range("pairs", pairs, 1, MOST_IMAGES)
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
@@ -171,7 +171,7 @@ def picture_interpolations(
 
 
 def export_run(path: Path, format: str, out: Path | None = None) -> list[Path]:
-    """Write the run's model into ``out``, as ONNX graphs ("onnx") or as a hub wants it ("hub")."""
+    """Write the run's model into ``out``, as ONNX graphs ("onnx") or for the Hugging Face hub ("hub")."""
     run = Run(path)
     out = out or run.place_for(format)
     if format == "hub":
@@ -182,7 +182,7 @@ def export_run(path: Path, format: str, out: Path | None = None) -> list[Path]:
 def run_demo(minutes: float, out: Path) -> None:
     """Train ``vae`` and ``realnvp-2``, evaluate them, and write their table and pictures into ``out``."""
     if out.exists():
-        raise UserError(f"{out} exists already; choose another --out, or remove it")
+        raise UserError(f"{out} already exists; choose another --out, or remove it")
     folders = [out / name for name in ("vae", "realnvp-2")]
     for folder in folders:
         if not train(folder, preset(folder.name).revised(minutes=minutes)):
@@ -202,29 +202,29 @@ def run_demo(minutes: float, out: Path) -> None:
 
 
 def test_images(run: Run, count: int, seed: int, data: str | None) -> Tensor:
-    """Images [N, C, H, W] of the test split of a run's data, or of another source, drawn at random."""
+    """Choose random images [N, C, H, W] from the test split of a run's data, or of another source."""
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", count, 1, MOST_IMAGES)
     dataset = run.read_dataset(data)
     available = len(dataset.test.images)
     if count > available:
-        raise UserError(f"{count} test images are asked for; {dataset.name} has {available}")
+        raise UserError(f"{count} test images are needed; {dataset.name} has {available}")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
     return dataset.batch("test", chosen).images
 
 
 def _finite(run: Run, images: Tensor) -> Tensor:
-    """The images, unless some are NaN, which a picture would show as blank: finite weights can overflow."""
+    """Refuse images with NaN, which a picture would show as blank: finite weights can overflow."""
     if not images.isfinite().all():
         raise UserError(
-            f"the model of {run.path} makes images that are not finite; train again with a lower "
+            f"the model of {run.path} generates images that are not finite; train again with a lower "
             "--learning-rate"
         )
     return images
 
 
 def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:
-    """Rows of images, each row above that of what belongs to them."""
+    """Save rows of images, each row above the row of their counterparts."""
     columns = min(10, len(above))
     rows = [
         _filled(row, columns)
@@ -235,5 +235,5 @@ def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:
 
 
 def _filled(row: Tensor, columns: int) -> Tensor:
-    """A row of images, filled up with NaN, which figures show as no image."""
+    """Pad a row of images with NaN, which figures leave blank."""
     return torch.cat([row, row.new_full((columns - len(row), *row.shape[1:]), torch.nan)])

@@ -1,4 +1,4 @@
-"""What goes wrong through the user's input, said in one line."""
+"""Errors in the user's input, as messages of one line."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def quoted(value: object, limit: int = 100) -> str:
-    """``value`` as a message repeats it: its ``repr``, shortened where it has more than ``limit`` characters.
+    """Format ``value`` for a message: its ``repr``, shortened to ``limit`` characters.
 
     >>> quoted("relnvp")
     "'relnvp'"
@@ -24,17 +24,17 @@ def quoted(value: object, limit: int = 100) -> str:
 
 
 def check_range(name: str, value: float, lowest: float, highest: float) -> None:
-    """Make sure that the option ``name`` lies between two values, both of them included; nan never does.
+    """Check that the option ``name`` is in a range, both ends included; nan never is.
 
     Raises:
-        UserError: it does not.
+        UserError: if it is not.
     """
     if not lowest <= value <= highest:
         raise UserError(f"{name} is {quoted(value)}; it must be {lowest:,} to {highest:,}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt ``word``: the nearest of the ``known`` ones, or all of them.
+    """Write a hint for a misspelt ``word``: the nearest of the ``known`` ones, or all of them.
 
     >>> did_you_mean("relnvp-5", ["vae", "realnvp-5"])
     'did you mean realnvp-5?'

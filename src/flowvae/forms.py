@@ -1,4 +1,4 @@
-"""The options of ``flowvae train`` for one experiment: those that its parts have, and no others."""
+"""The options of ``flowvae train`` for one experiment: exactly those of its parts."""
 
 import ast
 import dataclasses
@@ -19,7 +19,7 @@ from flowvae.parts import Part, choices, from_dict, names, no_effect, revised, t
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was asked for."""
+    """The result of parsing: an experiment, and the directory to train in."""
 
     config: Config
     out: Path | None
@@ -27,14 +27,14 @@ class Chosen:
 
 
 def read_training(config: Config, words: list[str], program: str) -> Chosen:
-    """The experiment ``config`` as the ``words`` of a command line change it.
+    """Apply the arguments ``words`` of a command line to the experiment ``config``.
 
     Raises:
-        UserError: an option that the experiment's parts have not got, or a value out of range.
+        UserError: if the parts of the experiment do not have an option, or a value is out of range.
     """
     model = config.model
     if model is not None:
-        # All choices at once: one may be possible only with another.
+        # All choices at once: one may be valid only together with another.
         picked = {name: word for name in _choosing(type(model)) if (word := given(f"--{name}", words))}
         model = revised(model, picked)
         for word in words:
@@ -53,7 +53,7 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
         "Train a preset into a new directory, or resume a run.\n\n"
         "Start with: flowvae train PRESET [options]. Resume exactly where it stopped with: flowvae train "
         "--resume RUN; add a budget to change it. Ctrl-C or SIGTERM saves the state and stops. A run that "
-        "was killed before anything was saved begins anew either way."
+        "was killed before it saved anything is started again, with either command."
     )
     parsed = parse(kind, words, program)
     if model is not None:
@@ -66,7 +66,7 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
 
 
 def _choosing(kind: type[System]) -> list[str]:
-    """The system's own options by which something is chosen by name, such as a part."""
+    """List the system's own options whose value is a name, such as that of a part."""
     chosen = choices(kind)
     return [
         name for name, hint in get_type_hints(kind).items() if name in chosen or get_origin(hint) is Literal
@@ -78,7 +78,7 @@ def _shown(text: str, default: str) -> Any:
 
 
 def _model_fields(model: System) -> list[tuple[str, Any, Any]]:
-    """The system's own options with the names of its parts, then the options of each part."""
+    """Make the fields for the system's own options, with the names of its parts, and for each part."""
     kind = type(model)
     hints, helps, selectors = get_type_hints(kind), field_docs(kind), choices(kind)
     own = []
@@ -98,15 +98,15 @@ def _model_fields(model: System) -> list[tuple[str, Any, Any]]:
 
 
 def _group(model: System, selector: str) -> str:
-    """The name of the group of a part's options, such as realnvp_posterior."""
+    """Name the group of a part's options, such as realnvp_posterior."""
     return f"{getattr(model, selector).name}_{selector}".replace("-", "_")
 
 
 def _check_effect(model: System, word: str) -> None:
-    """Make sure that a word is not an option of a part that was not chosen.
+    """Check that an argument is not an option of a part that was not chosen.
 
     Raises:
-        UserError: it is.
+        UserError: if it is.
     """
     if not word.startswith("--"):
         return
@@ -119,7 +119,7 @@ def _check_effect(model: System, word: str) -> None:
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """The docstrings below the fields of a dataclass and its bases, by the fields' names.
+    """Collect the docstrings below the fields of a dataclass and its bases, by field name.
 
     >>> field_docs(DataConfig)["image_size"].startswith("side")
     True

@@ -1,4 +1,4 @@
-"""The words of a command line as values, and what is wrong with them in one line."""
+"""Parsing of command-line arguments, with errors of one line."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ values = ConstructorRegistry()
 
 @values.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """``X | None`` is shown and read as X: None is for who leaves the option out."""
+    """Show and parse ``X | None`` as X; None is the value of an omitted option."""
     kinds = get_args(info.type)
     if len(kinds) != 2 or NoneType not in kinds:
         return None
@@ -37,7 +37,7 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 def parse(kind: Callable[..., T], words: list[str], program: str, **default: Any) -> T:
-    """Parse ``words`` with tyro, whose boxed complaints become one line."""
+    """Parse ``words`` with tyro and turn its boxed error messages into one line."""
     complaint = io.StringIO()
     read = functools.partial(
         tyro.cli, kind, prog=program, registry=values, return_unknown_args=True, **default
@@ -60,15 +60,15 @@ def parse(kind: Callable[..., T], words: list[str], program: str, **default: Any
 
 
 def _unknown(words: list[str], options: list[str], program: str) -> str:
-    """The complaint about words that no option and no argument took."""
+    """Write the message about arguments that tyro left over."""
     option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     matches = difflib.get_close_matches(option or words[0], options, n=1)
     hint = f"did you mean {matches[0]}?" if matches else f"see {program} --help"
-    return f"no option {option}; {hint}" if option else f"{words[0]!r} is one word too many; {hint}"
+    return f"no option {option}; {hint}" if option else f"unexpected argument {words[0]!r}; {hint}"
 
 
 def _one_line(box: str) -> str:
-    """The complaint itself out of tyro's box: what stands between its first two rules.
+    """Take the message out of tyro's box: the text between its first two rules.
 
     >>> _one_line('''
     ... ╭─ Parsing error ────────────────────────╮
@@ -82,12 +82,12 @@ def _one_line(box: str) -> str:
     lines = [line.strip("╭│╰ ╮╯") for line in box.splitlines()]
     rules = [index for index, line in enumerate(lines) if line.startswith(("─", "---"))]
     if len(rules) < 2:
-        return "the options cannot be read"
+        return "the options cannot be parsed"
     return " ".join(lines[rules[0] + 1 : rules[1]]).strip().rstrip(".")
 
 
 def given(option: str, words: list[str]) -> str | None:
-    """The word that follows ``option``, before tyro knows which options there are."""
+    """Find the value of ``option`` before tyro parses: None if it is absent, "" if it has no value."""
     for index, word in enumerate(words):
         if word.startswith(f"{option}="):
             return word.removeprefix(f"{option}=")

@@ -1,4 +1,4 @@
-"""Options whose parts are chosen by name: dataclasses in dataclasses as one flat list of names and values."""
+"""Options with parts chosen by name: nested dataclasses as one flat list of names and values."""
 
 import dataclasses
 import types
@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 from flowvae.errors import UserError, did_you_mean, quoted
 
 MOST = 2**31 - 1
-"""of anything that is counted: products of two of them still fit into the 64 bits of a tensor's size"""
+"""largest count: products of two of them still fit into the 64 bits of a tensor's size"""
 WIDEST, DEEPEST = 2**16, 1000
-"""sizes of one layer, and layers of one kind, which are built one after another"""
+"""largest size of one layer, and largest number of layers of one kind, which are built one after another"""
 LARGEST = 10**18
-"""of numbers that need not be whole: products of two of them still fit into 32 bits"""
+"""largest real number: products of two of them still fit into 32 bits"""
 LARGEST_SEED = 2**63 - 1
 
 T = TypeVar("T")
@@ -23,23 +23,23 @@ TRAINING_ONLY = "training only"
 
 
 def training_only(default: T) -> T:
-    """A field whose value matters to training and not to the trained model."""
+    """Declare a field that affects training but not the trained model."""
     return dataclasses.field(default=default, metadata={TRAINING_ONLY: True})
 
 
 @dataclass(frozen=True)
 class Part(ABC):
-    """A part that can be chosen, such as a kind of posterior, with the options that only it has.
+    """A part that can be chosen, such as a kind of posterior, with its own options.
 
     To add a part:
 
     - write a frozen dataclass that subclasses this one, or the base class of its kind;
     - give it a ``name``, by which it is chosen;
-    - make each option a field with a default and, in a docstring below, what it does;
-    - add the class to the union that is the type of the field which chooses.
+    - make each option a field with a default and a docstring below it, which becomes its help;
+    - add the class to the union that is the type of the choosing field.
 
-    Names of options are unique among the options of a system, except that parts among which one chooses may
-    share them: then what was said of one part is kept for the other.
+    Names of options are unique within a system, except that alternative parts may share them: the value is
+    then kept when another part is chosen.
     """
 
     name: ClassVar[str]
@@ -47,7 +47,7 @@ class Part(ABC):
 
 @lru_cache
 def choices(kind: type) -> dict[str, dict[str, type[Part]]]:
-    """The fields of a dataclass that choose a part, with the parts by name, in their order."""
+    """Find the fields of a dataclass that choose a part, with the parts by name, in their order."""
     found = {}
     for name, hint in get_type_hints(kind).items():
         kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -57,7 +57,7 @@ def choices(kind: type) -> dict[str, dict[str, type[Part]]]:
 
 
 def to_dict(options: Any) -> dict[str, Any]:
-    """Options with their parts as flat names and JSON-able values; `from_dict` undoes it."""
+    """Convert options and their parts to flat names and JSON values; the inverse of `from_dict`."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
@@ -69,7 +69,7 @@ def to_dict(options: Any) -> dict[str, Any]:
 
 
 def shaping(options: Any) -> dict[str, Any]:
-    """As `to_dict`, without what matters to training alone: models that agree in it have the same weights."""
+    """Like `to_dict`, without training-only options: models that agree in these have the same weights."""
     flat = to_dict(options)
     parts = [getattr(options, name) for name in choices(type(options))]
     for field in (field for part in (options, *parts) for field in dataclasses.fields(part)):
@@ -82,7 +82,7 @@ def shaping(options: Any) -> dict[str, Any]:
 
 
 def available(kind: type, values: Mapping[str, Any]) -> list[str]:
-    """The names of options that there are where ``values`` choose the parts of ``kind``."""
+    """List the names of all options of ``kind`` when ``values`` choose its parts."""
     found = names(kind)
     for selector, known in choices(kind).items():
         part = known.get(str(values.get(selector, _default(kind, selector).name)))
@@ -91,11 +91,11 @@ def available(kind: type, values: Mapping[str, Any]) -> list[str]:
 
 
 def from_dict(kind: type[T], values: Any) -> T:
-    """The dataclass ``kind`` from the form that `to_dict` gives; what is left out has its default.
+    """Create the dataclass ``kind`` from the output of `to_dict`; missing options take their defaults.
 
     Raises:
-        UserError: an unknown name (with the nearest known one), an option of a part that is not chosen, a
-            value of the wrong type or out of range.
+        UserError: for an unknown name (with the nearest known one), an option of a part that is not chosen,
+            or a value of the wrong type or out of range.
     """
     if not isinstance(values, dict):
         raise UserError(f"{kind.__name__} is {quoted(values)}; expected names and values")
@@ -112,7 +112,7 @@ def from_dict(kind: type[T], values: Any) -> T:
 
 
 def _chosen(field: dataclasses.Field[Any], known: Mapping[str, type[Part]], values: dict[str, Any]) -> Part:
-    """Takes a part's name and its options out of ``values``."""
+    """Create a part from its name and options, which are removed from ``values``."""
     default = field.default
     assert isinstance(default, Part)
     name = values.pop(field.name, default.name)
@@ -131,12 +131,12 @@ def _chosen(field: dataclasses.Field[Any], known: Mapping[str, type[Part]], valu
 
 
 def no_effect(kind: type, name: str, values: Mapping[str, Any]) -> str:
-    """Why there is no option ``name`` where ``values`` choose the parts of ``kind``, and what to do."""
+    """Say why there is no option ``name`` when ``values`` choose the parts of ``kind``, and what to do."""
     for selector, known in choices(kind).items():
         owners = [each for each, part in known.items() if name in names(part)]
         if owners:
             chosen = values.get(selector, _default(kind, selector).name)
-            return f"{name} has no effect with {selector} {chosen}; leave it out, or choose {_or(owners)}"
+            return f"{name} has no effect with {selector} {chosen}; remove it, or choose {_or(owners)}"
     known = [*names(kind), *(each for selector in choices(kind) for each in _all_names(kind, selector))]
     return f"{kind.__name__} has no option {quoted(name)}; {did_you_mean(name, known)}"
 
@@ -156,7 +156,7 @@ def _default(kind: Any, selector: str) -> Part:
 
 
 def _or(words: Iterable[str]) -> str:
-    """Words as a choice.
+    """Join words by commas and "or".
 
     >>> _or(["planar", "realnvp", "iaf"])
     'planar, realnvp or iaf'
@@ -166,13 +166,13 @@ def _or(words: Iterable[str]) -> str:
 
 
 def revised(options: T, changes: Mapping[str, Any]) -> T:
-    """The same options with other values, by flat names.
+    """Return a copy of the options with other values, by flat names.
 
-    Where another part is chosen, what both parts have keeps its value, and all else of the new one has its
-    default.
+    If another part is chosen, options that both parts have keep their values; the other options of the new
+    part take their defaults.
 
     Raises:
-        UserError: as `from_dict`.
+        UserError: as in `from_dict`.
     """
     kind, flat = type(options), to_dict(options)
     for selector, known in choices(kind).items():
@@ -203,10 +203,10 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
 
 
 def check_positive(name: str, value: float, highest: float) -> None:
-    """Make sure that an option is above 0, and not too large.
+    """Check that an option is above 0, and not too large.
 
     Raises:
-        UserError: it is not.
+        UserError: if it is not.
     """
-    if not 0 < value <= highest:  # as is nan
-        raise UserError(f"{name} is {quoted(value)}; it must be larger than 0, and at most {highest:,}")
+    if not 0 < value <= highest:  # nan is neither
+        raise UserError(f"{name} is {quoted(value)}; it must be greater than 0 and at most {highest:,}")

@@ -1,4 +1,4 @@
-"""What numbers are called where people read them."""
+"""Display names of metrics."""
 
 TITLES = {
     "reconstruction": "-log p(x|z)",
@@ -18,7 +18,7 @@ TITLES = {
 
 
 def title(name: str) -> str:
-    """The title of the number that files call ``name``.
+    """Return the display name of the metric ``name`` in the files of a run.
 
     >>> title("negative_elbo"), title("active_units")
     ('-ELBO', 'active units')
@@ -30,7 +30,7 @@ NATS = {"negative_elbo", "nll", "importance_weighted", "kl", "reconstruction"}
 
 
 def title_with_unit(name: str) -> str:
-    """As `title`, with nats where that is the unit.
+    """Like `title`, with nats added if that is the unit.
 
     >>> title_with_unit("nll"), title_with_unit("energy_score")
     ('-log p(x), nats', 'energy score')

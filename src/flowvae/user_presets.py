@@ -1,4 +1,4 @@
-"""Presets in modules of the user's own."""
+"""Presets in the user's own Python modules."""
 
 import importlib
 import sys
@@ -10,13 +10,13 @@ from flowvae.models.registry import preset
 
 
 def named_preset(name: str) -> Config:
-    """The experiment ``name``, or the one that MODULE:NAME names, a `Config` in a Python module.
+    """Return the preset ``name``, or for MODULE:NAME the `Config` NAME of a Python module.
 
-    Modules are looked for in the working directory, too. Importing one runs its code: only what a user names
-    comes here, and nothing that is read from a run.
+    Modules in the working directory are found as well. Importing a module runs its code, so names come from
+    the user's command line only, never from a run.
 
     Raises:
-        UserError: there is no such preset, or the module cannot be imported.
+        UserError: if there is no such preset, or the module cannot be imported.
     """
     module_name, colon, attribute = name.partition(":")
     if not colon:
@@ -26,7 +26,7 @@ def named_preset(name: str) -> Config:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever code of the user's raises
         why = f"{type(error).__name__}: {error}"
-        raise UserError(f"{module_name} cannot be imported ({why}); name a module of Python") from None
+        raise UserError(f"{module_name} cannot be imported ({why}); name an importable module") from None
     finally:
         sys.path.pop(0)
     found = getattr(module, attribute, None)

@@ -1,4 +1,4 @@
-"""Systems, one file each."""
+"""Systems, that is, kinds of models, with one file each."""
 
 from flowvae.models.base import (
     Bounded,

@@ -1,4 +1,4 @@
-"""What a model is to the loop that trains it, and what it may be able to do besides."""
+"""The contract between a model and the training loop, and the capabilities that a model may have."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,13 +15,13 @@ from flowvae.noise import Noise
 
 
 class Update(NamedTuple):
-    """One step of one player's optimizer."""
+    """A loss for one step of one player's optimizer."""
 
     player: str
     loss: Tensor
-    """a scalar, to be minimized by that player's parameters"""
+    """scalar that the player's parameters minimize"""
     shown: Mapping[str, Tensor]
-    """scalars for metrics.jsonl and the display, the most telling first"""
+    """scalars for metrics.jsonl and the display, most important first"""
 
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -30,154 +30,154 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class Model(nn.Module, ABC):
     """A module that a run can train, validate, average and resume.
 
-    To make one of your own: say how a batch becomes losses (``updates``), and by which numbers the model is
-    judged (``validate``, ``best``). What it can do besides is one of the base classes below: all that ask for
-    it take the model as it is.
+    To write your own, define the losses of a batch (``updates``) and the numbers that the model is judged by
+    (``validate``, ``best``). Further capabilities are the base classes below; commands and the explorer check
+    for them.
 
-    While it is trained, torch's generator is seeded from (seed, step) before each step, and the same way
-    before each validation. The caller's generator is left as it was.
+    In training, torch's generator is seeded from (seed, step) before each step, and with a constant before
+    each validation. The caller's generator is left unchanged.
     """
 
     best: str
-    """the validation number that chooses the weights that are kept; lower is better"""
+    """name of the validation number that chooses the weights to keep; lower is better"""
 
     levels: int | None = None
-    """how many values, evenly from 0 to 1, a pixel takes; None where it does not matter"""
+    """number of values, evenly spaced from 0 to 1, that a pixel takes; None if any"""
 
     def players(self) -> dict[str, nn.Module]:
-        """The parts that have an optimizer each; by default the whole model is one."""
+        """Return the parts that have an optimizer each; by default, the whole model is one."""
         return {"model": self}
 
     def optimizers(self) -> dict[str, MakeOptimizer]:
-        """Optimizers of the model's own for some of its players; all others get that of the run."""
+        """Return the model's own optimizers for some of its players; the others use that of the run."""
         return {}
 
     @abstractmethod
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        """The losses of one step, in order; each player's parameters have moved before the next is asked for.
+        """Yield the losses of one step, in order; each optimizer steps before the next loss is computed.
 
-        What is hot goes through the ``forward`` of a player, which is what ``torch.compile`` compiles.
+        Expensive computations should go through a player's ``forward``, which ``torch.compile`` compiles.
         """
 
     @abstractmethod
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Numbers of each image, [B] each, in ``eval()`` mode; lower is better."""
+        """Compute numbers per image, [B] each, in ``eval()`` mode; lower is better."""
 
     def initialize(self, images: Tensor) -> None:
-        """Initialize from training images [N, C, H, W] what starts from data; by default nothing.
+        """Initialize from data, from training images [N, C, H, W]; by default, do nothing.
 
-        They are a random choice of up to 10,000, and are not said to be which.
+        The images are a random choice of at most 10,000.
         """
 
     def initialize_each(self, batches: Iterator[Batch]) -> None:
-        """Initialize what there is of every training image, from all of them; by default nothing.
+        """Initialize what exists per training image, from all of them; by default, do nothing.
 
-        Called after `initialize`. The batches come in the order of the split; those that are not asked for
-        are not read. Images that are binarized anew for every batch come as intensities.
+        Called after `initialize`. The batches are in the order of the split, and are read only when
+        requested. Under dynamic binarization they contain intensities.
         """
 
     def after_step(self) -> None:
-        """What a step ends with, such as a projection of parameters; by default nothing."""
+        """Finish a step, for example by projecting parameters; by default, do nothing."""
 
 
 class Sampler(ABC):
-    """Makes images up."""
+    """A model that draws samples."""
 
     draws: bool = True
-    """whether its samples are draws from p(x), or the means of p(x|z) for drawn codes"""
+    """whether samples are draws from p(x), rather than means of p(x|z) for drawn codes"""
 
     @abstractmethod
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
-        """Images [N, C, H, W].
+        """Draw images [N, C, H, W].
 
         Args:
             num_images: N.
             noise: a generator to draw from, or None for torch's own.
-            temperature: factor of the codes' distance from the mean of the prior; 1 is the model itself.
+            temperature: factor on the codes' distance from the mean of the prior; 1 samples the model itself.
 
         Raises:
-            UserError: a temperature other than 1, where there is no code to apply it to.
+            UserError: for a temperature other than 1, if the model has no code.
         """
 
 
 class Scored(ABC):
-    """Gives log p(x) exactly."""
+    """A model with an exact log p(x)."""
 
     @abstractmethod
     def log_prob(self, images: Tensor) -> Tensor:
-        """log p(x) in nats for images [B, C, H, W], [B]."""
+        """Compute log p(x) in nats, [B], for images [B, C, H, W]."""
 
 
 class Bounded(ABC):
-    """Gives lower bounds on log p(x) by samples of what it does not see: a code, or noise."""
+    """A model with lower bounds on log p(x), from samples of a latent variable: a code, or noise."""
 
     @abstractmethod
     def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities | Tensor]:
-        """What gives, for images [B, C, H, W] and asked for n, the log densities at n samples of each.
+        """Return a function of n: the log densities at n samples for each of the images [B, C, H, W].
 
-        What depends on an image alone is computed once. Where there is no code whose parts could be told
-        apart, the log weights ``log p(x, u) / q(u|x)`` alone, [n, B].
+        What depends on the image only is computed once. A model without a code returns just the log weights
+        ``log p(x, u) / q(u|x)``, [n, B].
         """
 
 
 class Coded(ABC):
-    """Has a code for every image, and an image for every code."""
+    """A model with a code for every image, and an image for every code."""
 
     pixel_noise: tuple[int, ...] | None = None
-    """shape of the uniform noise by which ``decode`` draws an image; None where it gives a mean"""
+    """shape of the uniform noise by which ``decode`` draws an image; None if it returns means"""
 
     @abstractmethod
     def center(self, images: Tensor) -> Tensor:
-        """One code for each of the images [B, C, H, W], without noise, [B, D]."""
+        """Encode images [B, C, H, W] without noise: one code each, [B, D]."""
 
     @abstractmethod
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
-        """Images [B, C, H, W] for codes [B, D]: means of p(x|z), or draws.
+        """Decode codes [B, D] to images [B, C, H, W]: means of p(x|z), or draws.
 
         ``noise``: uniform, [B, *pixel_noise], or a generator to draw it from.
         """
 
     @abstractmethod
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
-        """Codes [B, steps, D] on the way between images [B, C, H, W]."""
+        """Interpolate between images [B, C, H, W]: codes [B, steps, D]."""
 
     def reconstruct(self, images: Tensor, noise: Noise = None) -> Tensor:
-        """The images that the codes of images [B, C, H, W] belong to."""
+        """Encode images [B, C, H, W] and decode their codes."""
         return self.decode(self.center(images), noise)
 
 
 class Inferring(Coded, Bounded):
-    """Has a distribution of codes for each image, and one of all codes."""
+    """A model with a posterior over the codes of an image, and a prior over codes."""
 
     dimension: int
-    """D"""
+    """D, number of latent dimensions"""
 
     @abstractmethod
     def encode(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
-        """Draws z [S, B, D] from q(z|x)."""
+        """Draw z [S, B, D] from q(z|x)."""
 
     @abstractmethod
     def unroll(
         self, images: Tensor, num_samples: int = 1, noise: Noise = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Draws before and after each transformation of the posterior, with log q(z|x): [S, B, D], [S, B]."""
+        """Draw z and its log density before and after each transformation: pairs [S, B, D], [S, B]."""
 
     @abstractmethod
     def sample_codes(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
-        """Draws [N, D] from the prior p(z); ``temperature`` as in `Sampler.sample`."""
+        """Draw codes [N, D] from the prior p(z); ``temperature`` as in `Sampler.sample`."""
 
 
 class Completions(NamedTuple):
-    """Images whose hidden pixels a model filled in."""
+    """Images whose hidden pixels were filled in by a model."""
 
     images: Tensor
-    """[N, C, H, W]: known pixels as they were, the others at their mean given the code"""
+    """[N, C, H, W]: known pixels unchanged, the others at their mean given the code"""
     effective_samples: Tensor
-    """[N]: how many of each chain's last candidates carry the weight, from 1 to their number"""
+    """[N]: effective sample size of each chain's last candidates, from 1 to their number"""
 
 
 class Completing(ABC):
-    """Fills in hidden pixels."""
+    """A model that fills in hidden pixels."""
 
     @abstractmethod
     def complete(
@@ -189,40 +189,40 @@ class Completing(ABC):
         candidates: int = 8,
         noise: torch.Generator | None = None,
     ) -> Completions:
-        """Independent completions of one image [C, H, W].
+        """Draw independent completions of one image [C, H, W].
 
         Args:
-            image: hidden pixels may hold anything.
-            known: which pixels are given, boolean, [C, H, W].
-            count: N, number of completions, each by a Markov chain of its own.
-            sweeps: steps of each chain; at least 1.
-            candidates: S, codes from which each step chooses one.
+            image: the image; values of hidden pixels are ignored.
+            known: boolean mask of the known pixels, [C, H, W].
+            count: N, number of completions, each from its own Markov chain.
+            sweeps: number of steps per chain; at least 1.
+            candidates: S, number of codes from which each step chooses one.
             noise: a generator to draw from, or None for torch's own.
         """
 
 
 class Graph(NamedTuple):
-    """A part of a model as a graph that draws nothing."""
+    """A part of a model as a deterministic graph."""
 
     module: nn.Module
     inputs: dict[str, Tensor]
-    """examples, with sizes of 2 and more where a size is free"""
+    """example inputs, with at least 2 entries along each dynamic axis"""
     free: tuple[dict[int, str], ...]
-    """of each input, its axes whose sizes are free, with the names of these sizes"""
+    """dynamic axes of each input, with the names of their sizes"""
     outputs: list[str]
 
 
 class Graphed(ABC):
-    """Can be written as graphs that run where there is no PyTorch."""
+    """A model that can be exported as graphs, which run without PyTorch."""
 
     @abstractmethod
     def graphs(self, shape: tuple[int, int, int]) -> dict[str, Graph]:
-        """The graphs by name, for images of ``shape`` (C, H, W)."""
+        """Return the graphs by name, for images of ``shape`` (C, H, W)."""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in ``eval()`` mode; each of its modules is left in the mode in which it was."""
+    """Put the model into ``eval()`` mode, and restore the mode of each module afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -233,5 +233,5 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def log_mean_exp(values: Tensor) -> Tensor:
-    """The logarithm of the mean of ``exp(values)`` over the first axis."""
+    """Compute the logarithm of the mean of ``exp(values)`` over the first axis."""
     return values.logsumexp(0) - math.log(len(values))

@@ -1,4 +1,4 @@
-"""What models with a causal network share: its options, and how it is built."""
+"""The options of the causal network, shared by models that use it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class CausalOptions:
     """Options of a causal network over 2x2 patches of binary pixels."""
 
     causal_channels: int = 64
-    """channels of the causal network"""
+    """number of channels of the causal network"""
     causal_blocks: int = 4
     """number of gated blocks of the causal network"""
     causal_dropout: float = training_only(0.0)
@@ -24,19 +24,19 @@ class CausalOptions:
         check_range("causal_channels", self.causal_channels, 1, WIDEST)
         check_range("causal_blocks", self.causal_blocks, 0, DEEPEST)
         if not 0 <= self.causal_dropout < 1:
-            raise UserError(f"causal_dropout is {self.causal_dropout}; a share lies in [0, 1)")
+            raise UserError(f"causal_dropout is {self.causal_dropout}; it must be in [0, 1)")
         check_range("causal_orders", self.causal_orders, 1, 8)
 
     def network(self, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
-        """The network for images of ``shape`` (C, H, W), given maps of ``condition`` channels.
+        """Build the network for images of ``shape`` (C, H, W), conditioned on maps of ``condition`` channels.
 
         Raises:
-            UserError: the images have several channels, or sides that it does not take.
+            UserError: if the images have several channels, or an unsupported height or width.
         """
         if shape[0] != 1:
-            raise UserError(f"images have {shape[0]} channels; the causal network takes binary images of one")
+            raise UserError(f"images have {shape[0]} channels; the causal network needs 1, of binary pixels")
         if self.causal_orders > 4 and shape[1] != shape[2]:
-            raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders are those of a square")
+            raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders need square images")
         return CausalNetwork(
             shape[1:],
             self.causal_channels,

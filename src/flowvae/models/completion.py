@@ -1,4 +1,4 @@
-"""Hidden pixels drawn given the known ones, by resampled pseudo-Gibbs sampling."""
+"""Completion of images: hidden pixels given the known ones, by resampled pseudo-Gibbs sampling."""
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from flowvae.models.base import Completing, Completions
 class GibbsCompleting(Completing):
     """Fills in hidden pixels by Markov chains over codes and pixels.
 
-    A chain begins with the hidden pixels of an image drawn from the model. A sweep draws a code for the whole
-    image, then the hidden pixels anew from p(x|z). With the code from q(z|x) that is pseudo-Gibbs sampling
-    (Rezende, Mohamed & Wierstra 2014, appendix F), exact only if q is the posterior. Here the code is one of
-    S candidates from q(z|x), chosen with the importance weights ``p(x|z) p(z) / q(z|x)``: the more of them,
-    the nearer to the posterior, and so to Gibbs sampling of ``p(x_hidden, z | x_known)``. One candidate is
-    pseudo-Gibbs sampling as it is.
+    A chain starts with hidden pixels drawn from the model. A sweep draws a code for the whole image, then
+    redraws the hidden pixels from p(x|z). With the code from q(z|x), this is pseudo-Gibbs sampling (Rezende,
+    Mohamed & Wierstra 2014, appendix F), which is exact only if q is the posterior. Here the code is one of S
+    candidates from q(z|x), chosen with the importance weights ``p(x|z) p(z) / q(z|x)``: the more candidates,
+    the closer to the posterior, and so to Gibbs sampling of ``p(x_hidden, z | x_known)``. With one candidate
+    it is pseudo-Gibbs sampling.
     """
 
     encoder: nn.Module
@@ -36,23 +36,23 @@ class GibbsCompleting(Completing):
     ) -> Completions:
         """See `Completing.complete`.
 
-        ``known``: where the likelihood ties the channels of a place, the same for all of them.
+        ``known`` must be the same for all channels of a position if the likelihood makes them dependent.
 
         Raises:
-            UserError: the likelihood ties hidden pixels to known ones.
+            UserError: if hidden pixels depend on known ones given the code.
         """
         if self.likelihood.independent == "none":
             raise UserError(
-                "pixels of this model are not independent given the code; it cannot fill in a part"
+                "pixels of this model are not independent given the code; choose a model where they are"
             )
         if self.likelihood.independent == "places" and (known != known[:1]).any():
             raise UserError(
-                "this model ties the channels of a place to one another; hide all of them or none"
+                "the channels of a pixel depend on each other in this model; hide all of them or none"
             )
         pixels = self.likelihood(self.prior.sample(count, noise).unsqueeze(0))
         effective = torch.ones(count)
         for _ in range(sweeps):
-            # PyTorch's own distributions, of a likelihood of your own, take no generator.
+            # PyTorch's own distributions, which a custom likelihood may return, accept no generator.
             drawn = pixels.sample() if noise is None else pixels.sample(noise=noise)
             x = torch.where(known, image, drawn[0])
             z, log_posterior = self.posterior(self.encoder(x), candidates, noise)  # [S, N, D], [S, N]

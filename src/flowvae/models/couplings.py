@@ -1,4 +1,4 @@
-"""What the Real NVP posterior, prior and density share: the options of affine couplings, and their parts."""
+"""Affine couplings as the Real NVP posterior, prior and density share them."""
 
 import math
 from collections.abc import Callable
@@ -21,22 +21,22 @@ Normalization = Literal["none", "weight", "batch", "act"]
 
 
 class CodeShape(NamedTuple):
-    """What a code is: D numbers, or maps at a quarter of the images' sides."""
+    """The shape of a code: D numbers, or maps at a quarter of the images' height and width."""
 
     channels: int
-    """D, or how many maps"""
+    """D, or the number of maps"""
     sides: tuple[int, int] | None = None
     """(H/4, W/4) of the maps"""
 
     @property
     def dimension(self) -> int:
-        """How many numbers a code has."""
+        """Number of values in a code."""
         return self.channels * math.prod(self.sides or ())
 
 
 @dataclass(frozen=True)
 class Couplings:
-    """K transformations of two affine couplings each, with what their conditioners are."""
+    """K transformations of two affine couplings each, and their conditioners."""
 
     transformations: int
     hidden: int
@@ -45,14 +45,14 @@ class Couplings:
     bounded: bool = True
     context: bool = False
     blocks: int = 1
-    """residual blocks of convolutional conditioners"""
+    """number of residual blocks in convolutional conditioners"""
     prefix: str = ""
-    """of the options' names, where errors say them"""
+    """prefix of the options' names in error messages"""
 
     def flow(self, code: CodeShape) -> Flow:
-        """The flow of codes: coupled halves of a vector, or checkerboards and channels of maps."""
+        """Build the flow of codes: it couples halves of a vector, or checkerboards and channels of maps."""
         if code.channels < 2 and code.sides is None:
-            raise UserError("latent is 1; a coupling layer needs at least 2 dimensions")
+            raise UserError("latent is 1; it must be at least 2 for coupling layers")
         if code.sides is not None:
             return self._of_maps(code.channels, *code.sides)
         if self.normalization in ("none", "weight") and not self.flow_batch_norm:
@@ -82,7 +82,7 @@ class Couplings:
         return AffineCoupling(conditioner, dimension, swap, self.bounded)
 
     def convolutional(self, channels: int, hidden: int, swap: bool, alternate: bool = False) -> Flow:
-        """A coupling of the channels of maps, by a convolutional conditioner of ``hidden`` channels."""
+        """Build a coupling of the channels of maps, with a conditioner of ``hidden`` channels."""
         moved = AffineCoupling.transformed_features(channels, swap)
         conditioner = ConvolutionalConditioner(
             channels - moved,
@@ -95,14 +95,14 @@ class Couplings:
         return AffineCoupling(conditioner, channels, swap, self.bounded, alternate)
 
     def _of_maps(self, channels: int, height: int, width: int) -> Flow:
-        """The flow of a code that is a map.
+        """Build the flow of a code that is a map.
 
-        Every other transformation, the first among them, couples the fields of a checkerboard, as long as
-        the sides of the map are even; those between them couple halves of the channels.
+        The first, third, ... transformations couple the fields of a checkerboard if height and width of the
+        map are even; the others couple halves of the channels.
         """
         if self.hidden % 4:
             raise UserError(
-                f"{self.prefix}hidden is {self.hidden}; the conditioners of maps take a multiple of 4"
+                f"{self.prefix}hidden is {self.hidden}; it must be a multiple of 4 if the code is a map"
             )
         turns = iter(range(self.transformations))
 
@@ -121,7 +121,7 @@ class Couplings:
 def chain(
     transformations: int, transformation: Callable[[], list[Flow]], normalized: int | None = None
 ) -> Chain:
-    """K transformations, each followed by batch normalization of so many features, or of None."""
+    """Chain K transformations, each followed by batch normalization of ``normalized`` features, if any."""
     flows: list[Flow] = []
     for _ in range(transformations):
         flows += transformation()

@@ -1,4 +1,4 @@
-"""Densities of real numbers as models of images with grey levels."""
+"""Continuous densities as models of images with discrete levels."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,21 +13,21 @@ from flowvae.noise import Noise, uniform
 
 
 class DequantizedDensity(Model, Bounded, ABC):
-    """A density of real numbers that, integrated over the cell of an image, gives the image's probability.
+    """A continuous density whose integral over the cell of an image is the image's probability.
 
-    A pixel of level k out of L stands for the interval [k, k + 1) / L, an image for the cube of its pixels'
-    intervals (Uria et al. 2013; Theis et al. 2016, section 3.1):
+    A pixel of level k out of L stands for the interval [k, k + 1) / L, and an image for the product of its
+    pixels' intervals, its cell (Uria et al. 2013; Theis et al. 2016, section 3.1):
 
     ``P(x) = integral of p over the cell of x = L^-D E_u[p((k + u) / L)]``, u uniform in [0, 1)^D.
 
-    The noise u is to this model what the code is to an autoencoder: with one draw ``log p - D log L`` is a
-    lower bound on log P(x) in expectation, with S of them averaged inside the logarithm a tighter one. Since
-    u is uniform both under the model and as it is drawn, it costs nothing.
+    The noise u is a latent variable, like the code of an autoencoder: with one sample, ``log p - D log L`` is
+    a lower bound on log P(x) in expectation; with S samples averaged inside the logarithm, a tighter one. As
+    u is uniform both under the model and when drawn, it adds no KL term.
 
     Args:
-        levels: L, how many values, evenly from 0 to 1, a pixel of an image takes.
-        samples: S, draws of the noise for each image in training.
-        importance_weighted: training averages them inside the logarithm.
+        levels: L, number of values, evenly spaced from 0 to 1, that a pixel takes.
+        samples: S, number of samples of the noise per image in training.
+        importance_weighted: average the samples inside the logarithm in training.
     """
 
     levels: int
@@ -39,7 +39,7 @@ class DequantizedDensity(Model, Bounded, ABC):
 
     @abstractmethod
     def log_density(self, values: Tensor) -> Tensor:
-        """``log p`` in nats at values [S, B, C, H, W] in (0, 1), [S, B]."""
+        """Compute ``log p`` in nats, [S, B], at values [S, B, C, H, W] in (0, 1)."""
 
     def initialize(self, images: Tensor) -> None:
         start_from_data(self, images)
@@ -55,15 +55,15 @@ class DequantizedDensity(Model, Bounded, ABC):
         return {"importance_weighted": -log_mean_exp(weights), **scores} if self.weighted else scores
 
     def cell(self, images: Tensor, noise: Tensor | float) -> Tensor:
-        """Values in (0, 1) in the cells of images [B, C, H, W]; ``noise`` in [0, 1) says where in them."""
+        """Map images [B, C, H, W] to values in (0, 1), at the position ``noise`` in [0, 1) of their cells."""
         return ((images * (self.levels - 1)).round() + noise) / self.levels
 
     def image(self, values: Tensor) -> Tensor:
-        """The images in whose cells values lie; where they lie in none, the nearest."""
+        """Return the images whose cells contain the values, or the nearest ones."""
         return (values * self.levels).floor().clamp(0, self.levels - 1) / (self.levels - 1)
 
     def forward(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
-        """Log weights [S, B] at draws of the noise for each of the images [B, C, H, W].
+        """Compute the log weights [S, B] of S noise samples for each of the images [B, C, H, W].
 
         ``noise``: uniform in [0, 1), [S, B, C, H, W], or a generator to draw it from.
         """

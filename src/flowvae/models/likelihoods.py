@@ -1,4 +1,4 @@
-"""The likelihoods that an autoencoder is given by name, with their options."""
+"""The likelihoods that can be chosen by name, with their options."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from flowvae.parts import WIDEST, Part
 
 @dataclass(frozen=True)
 class LikelihoodPart(Part):
-    """A kind of likelihood. To add one: subclass this, and `likelihood`."""
+    """A kind of likelihood. To add one, subclass this class and implement `likelihood`."""
 
     @abstractmethod
     def likelihood(self, code: VectorCode | MapCode, blocks: int, shape: tuple[int, int, int]) -> Likelihood:
-        """p(x|z) for images of ``shape``, with a decoder that begins with ``code``."""
+        """Build p(x|z) for images of ``shape``, with a decoder that starts with ``code``."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BernoulliOptions(LikelihoodPart):
 
 @dataclass(frozen=True)
 class CausalLikelihoodOptions(CausalOptions, LikelihoodPart):
-    """Binary pixels in patches of 2x2, each given the code and those before it (Gulrajani et al. 2017)."""
+    """Binary pixels, autoregressive over 2x2 patches given the code (Gulrajani et al. 2017)."""
 
     name: ClassVar[str] = "causal"
 

@@ -1,4 +1,4 @@
-"""The causal network alone, as an exact density of binary images."""
+"""The causal network on its own, as an exact density of binary images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from flowvae.noise import Noise, integers, uniform
 class PixelCNN(Model, Sampler, Scored):
     """``p(x) = prod_i p(x_i | x_1, ..., x_{i-1})`` over the 2x2 patches x_i of binary images.
 
-    (van den Oord, Kalchbrenner & Kavukcuoglu 2016.) In place of a code's map the network's condition is a
-    learned map, the same for all images: it tells the layers where on the image they are.
+    (van den Oord, Kalchbrenner & Kavukcuoglu 2016.) The network is conditioned on a learned map, the same for
+    all images, which encodes the position in the image.
 
-    Where the network knows several orders o of the patches, ``p(x) = mean_o p_o(x)``, exactly. Training draws
-    an order for each image, and so maximizes a lower bound, the mean over orders of log p_o(x).
+    If the network has several orders o of the patches, ``p(x) = mean_o p_o(x)``, exactly. Training draws one
+    order per image, and so maximizes a lower bound, the mean over orders of log p_o(x).
 
     Args:
-        network: takes a condition of ``channels`` channels.
+        network: a network with a condition.
         shape: (1, H, W).
     """
 
@@ -43,7 +43,7 @@ class PixelCNN(Model, Sampler, Scored):
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:
-        """Initialize the network from the frequencies of patches; ``initialized`` says so."""
+        """Initialize the network from the frequencies of patches, and set ``initialized``."""
         self.network.initialize(images)
         self.initialized.fill_(True)
 
@@ -55,7 +55,7 @@ class PixelCNN(Model, Sampler, Scored):
         return {"nll": -self.log_prob(batch.images)}
 
     def forward(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """What training maximizes, [B]: log p_o(x) for an order o of each image, a lower bound on average."""
+        """Compute what training maximizes, [B]: log p_o(x) for a random order o per image."""
         orders = integers(noise, self.network.orders, (len(images),), images)
         return self.network.log_prob(images, self.place, orders)
 
@@ -67,14 +67,14 @@ class PixelCNN(Model, Sampler, Scored):
     @torch.no_grad()
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
         if temperature != 1:
-            raise UserError("this model has no code; its samples take no temperature")
+            raise UserError("this model has no code to apply a temperature to; choose temperature 1")
         noise = uniform(noise, (num_images, *self.place.shape[2:]), self.place)
         return self.network.sample(noise, self.place)
 
 
 @dataclass(frozen=True)
 class PixelCNNOptions(CausalOptions, System):
-    """The causal network alone, without a code."""
+    """A causal network without a code: an autoregressive density of binary images."""
 
     name = "pixelcnn"
 

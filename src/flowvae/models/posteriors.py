@@ -1,4 +1,4 @@
-"""The posteriors that an autoencoder is given by name, with their options."""
+"""The posteriors that can be chosen by name, with their options."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ class GaussianOptions(Part):
 
 @dataclass(frozen=True)
 class FlowOptions(Part):
-    """A Gaussian posterior that a flow transforms. To add one: subclass this, and `flow`."""
+    """A Gaussian posterior transformed by a flow. To add one, subclass this class and implement `flow`."""
 
     transformations: int = 4
     """K, number of flow transformations after the Gaussian"""
     flow_of: Literal["code", "noise"] = "code"
-    """what the flow transforms: the Gaussian's code, or its noise, before mean and scale"""
+    """input of the flow: the Gaussian's sample, or its standard normal noise, before mean and scale"""
     context: bool = True
-    """whether the flow's parameters depend on the encoder's embedding"""
+    """make the flow's parameters depend on the encoder's embedding"""
 
     of_places: ClassVar[bool] = True
-    """whether, of a code that is a map, each place has a context of its own, and not the whole code one"""
+    """whether each position of a code that is a map has its own context, rather than the code as a whole"""
 
     def __post_init__(self) -> None:
         check_range("transformations", self.transformations, 1, DEEPEST)
 
     @abstractmethod
     def flow(self, code: CodeShape, blocks: int) -> Flow:
-        """The flow of codes; ``blocks`` is how many residual blocks convolutional networks have.
+        """Build the flow of codes; ``blocks`` is the number of residual blocks in convolutional networks.
 
         Raises:
-            UserError: it does not transform such codes.
+            UserError: if it cannot transform such codes.
         """
 
 
@@ -61,14 +61,14 @@ class PlanarOptions(FlowOptions):
 
 @dataclass(frozen=True)
 class AffineOptions(FlowOptions):
-    """Affine transformations, whose scales and shifts networks compute: conditioners."""
+    """Affine transformations whose scales and shifts are computed by networks, the conditioners."""
 
     hidden: int = 128
-    """number of hidden units, or channels, of the conditioners; of iaf at least D - 1"""
+    """number of hidden units, or channels, of the conditioners; at least D - 1 for iaf"""
     flow_batch_norm: bool = False
-    """batch normalization as a flow after each transformation"""
+    """add batch normalization as a flow after each transformation"""
     bounded: bool = True
-    """bound the log scale of the affine transformations"""
+    """bound the log scale of the affine transformations by tanh"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,9 +103,9 @@ class InverseAutoregressiveOptions(AffineOptions):
 
     def flow(self, code: CodeShape, blocks: int) -> Flow:
         if code.sides is not None:
-            raise UserError("iaf transforms vectors; for a code that is a map choose realnvp or planar")
+            raise UserError("iaf needs a code that is a vector; choose --posterior realnvp or planar")
         dimension = code.channels
-        # Fewer, and some dimensions would see nothing of others.
+        # With fewer, some dimensions could not depend on others.
         check_range("hidden", self.hidden, dimension - 1, WIDEST)
         orders = iter(range(self.transformations))
 
@@ -123,7 +123,7 @@ PosteriorOptions = GaussianOptions | PlanarOptions | RealNVPOptions | InverseAut
 def build_posterior(
     options: GaussianOptions | FlowOptions, code: CodeShape, features: int, full: bool, blocks: int
 ) -> Posterior:
-    """q(z|x), from the encoder's ``features``: of each image, or of each place where the code is a map."""
+    """Build q(z|x) from the encoder's ``features``, per image or, if the code is a map, per position."""
     linear, to_context = nn.Linear, nn.Linear
     if code.sides is not None:
         linear = partial(nn.Conv2d, kernel_size=1)
@@ -136,5 +136,5 @@ def build_posterior(
 
 
 def _of_mean(features: int, outputs: int) -> nn.Module:
-    """Maps [B, features, H, W] to numbers [B, outputs] that are linear in their mean."""
+    """Build a linear map from the spatial mean of maps [B, features, H, W] to [B, outputs]."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, outputs))

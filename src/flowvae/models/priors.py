@@ -1,4 +1,4 @@
-"""The priors that an autoencoder is given by name, with their options."""
+"""The priors that can be chosen by name, with their options."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from flowvae.parts import DEEPEST, WIDEST, Part
 
 @dataclass(frozen=True)
 class PriorPart(Part):
-    """A kind of prior. To add one: subclass this, and `prior`."""
+    """A kind of prior. To add one, subclass this class and implement `prior`."""
 
     @abstractmethod
     def prior(
@@ -33,7 +33,7 @@ class PriorPart(Part):
         encoder: nn.Module,
         posterior: Posterior,
     ) -> Prior:
-        """p(z), for codes; ``shape``, encoder and posterior are for pseudo-inputs."""
+        """Build p(z) for ``code``; ``shape``, encoder and posterior are for pseudo-inputs."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class NormalOptions(PriorPart):
 
 @dataclass(frozen=True)
 class RealNVPPriorOptions(PriorPart):
-    """A standard normal that pairs of affine couplings transform (Xu et al. 2019)."""
+    """A standard normal transformed by pairs of affine couplings (Xu et al. 2019)."""
 
     name = "realnvp"
     prior_transformations: int = 4
     """number of Real NVP transformations of the prior"""
     prior_hidden: int = 128
-    """hidden units, or channels, of the prior's conditioners"""
-    # No batch norm: the density of a code must not depend on the others of its batch.
+    """number of hidden units, or channels, of the prior's conditioners"""
+    # No batch norm: the density of a code must not depend on the rest of its batch.
     prior_normalization: Literal["none", "weight", "act"] = "none"
-    """normalization inside the prior's conditioners"""
+    """normalization inside the prior's conditioners: none, weight or activation normalization"""
     prior_bounded: bool = True
-    """bound the log scale of the prior's transformations"""
+    """bound the log scale of the prior's transformations by tanh"""
 
     def __post_init__(self) -> None:
         check_range("prior_transformations", self.prior_transformations, 1, DEEPEST)
@@ -79,7 +79,7 @@ class RealNVPPriorOptions(PriorPart):
 
 @dataclass(frozen=True)
 class VampOptions(PriorPart):
-    """The mixture of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018)."""
+    """A mixture of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018)."""
 
     name = "vamp"
     pseudo_inputs: int = 100

@@ -21,22 +21,22 @@ from flowvae.noise import Noise, normal
 from flowvae.parts import DEEPEST, MOST, WIDEST, training_only
 
 MARGIN = 0.05
-"""How far from 0 and 1 values are moved before their logit is taken (Dinh et al. 2017, section 4.1)."""
+"""Distance from 0 and 1 that values keep before their logit is taken (Dinh et al. 2017, section 4.1)."""
 
 
 class RealNVPDensity(DequantizedDensity, Sampler, Coded):
-    """A multi-scale flow from images to normal noise and back (Dinh, Sohl-Dickstein & Bengio 2017).
+    """A multi-scale flow between images and normal noise (Dinh, Sohl-Dickstein & Bengio 2017).
 
     ``y = logit(margin + (1 - 2 margin) x)``, then scale by scale (section 3.6): blocks of 2 x 2 pixels become
-    channels, a flow, and half of the channels are left as they are from there on, while the other half goes
-    on to the next scale. What was left at all scales is standard normal, hence
+    channels, a flow follows, half of the channels are factored out, and the other half goes to the next
+    scale. The factored-out channels of all scales are standard normal, hence
 
     ``log p(x) = log N(z; 0, I) + sum of all log|det|``.
 
     Args:
         shape: (C, H, W) of the images.
-        scales: a flow for each scale. Its ``forward`` is the sampling direction; the first one's maps have
-            4 C channels, the sides are halved and the channels doubled from each to the next.
+        scales: one flow per scale, whose ``forward`` is the sampling direction. The first flow's maps have
+            4 C channels; from each scale to the next, height and width halve and the channels double.
         levels: number of values that a pixel takes.
         samples, importance_weighted: as in `DequantizedDensity`.
     """
@@ -52,12 +52,12 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         super().__init__(levels, samples, importance_weighted)
         self.shape = shape
         self.scales = nn.ModuleList(scales)
-        # For the place of what is drawn.
+        # Device and type of what is drawn.
         self.register_buffer("_place", torch.zeros(()), persistent=False)
 
     @staticmethod
     def maps(shape: tuple[int, int, int], scales: int) -> list[tuple[int, int, int]]:
-        """The shape of the maps that each scale's flow works on.
+        """Return the shape of the maps that the flow of each scale transforms.
 
         >>> RealNVPDensity.maps((3, 32, 32), scales=3)
         [(12, 16, 16), (24, 8, 8), (48, 4, 4)]
@@ -72,7 +72,7 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         return list(cast(Iterable[Flow], self.scales))
 
     def normalize(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [S, B, C, H, W] in (0, 1) to normal noise z [S, B, D], and ``log|det dz/dx|`` [S, B]."""
+        """Map values [S, B, C, H, W] in (0, 1) to normal noise [S, B, D], with ``log|det dz/dx|`` [S, B]."""
         inner = torch.addcmul(values.new_full((), MARGIN), values, values.new_full((), 1 - 2 * MARGIN))
         z = inner.logit()
         # d logit(y) / dy = 1 / (y (1 - y)), and log y = -softplus(-logit y).
@@ -89,10 +89,10 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         return torch.cat([*parts, z.flatten(2)], dim=2), total
 
     def generate(self, z: Tensor) -> Tensor:
-        """Undo `normalize`: values [S, B, C, H, W], in (0, 1) or, out of the model's own, a little beyond."""
+        """Invert `normalize`: values [S, B, C, H, W], which for samples can lie slightly outside (0, 1)."""
         maps = self.maps(self.shape, len(self.scales))
         sizes = [math.prod(map_shape) // 2 for map_shape in maps]
-        sizes[-1] *= 2  # from the last scale, everything is left
+        sizes[-1] *= 2  # at the last scale, all channels are factored out
         parts = list(z.split(sizes, dim=2))
         channels, height, width = maps[-1]
         values = parts.pop().unflatten(2, (channels, height, width))
@@ -109,16 +109,16 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         return log_determinant - 0.5 * (z.square() + math.log(2 * math.pi)).sum(2)
 
     def center(self, images: Tensor) -> Tensor:
-        """Normal noise z [B, D] of the centers of the cells of images [B, C, H, W]."""
+        """Compute the normal noise z [B, D] of the centers of the cells of images [B, C, H, W]."""
         return self.normalize(self.cell(images, 0.5).unsqueeze(0))[0][0]
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
         return self.image(self.generate(codes.unsqueeze(0))[0])
 
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
-        """On the arc ``cos(a) z_1 + sin(a) z_2``, where z stays as long as normal noise is.
+        """Interpolate on the arc ``cos(a) z_1 + sin(a) z_2``, where z keeps the norm of normal noise.
 
-        (Dinh et al. 2017, section 4.2.) A straight line would pass the middle too close to zero.
+        (Dinh et al. 2017, section 4.2.) A straight line would pass too close to zero in the middle.
         """
         angles = torch.linspace(0, 0.5 * math.pi, steps, device=first.device).view(-1, 1)
         start, end = self.center(first).unsqueeze(1), self.center(second).unsqueeze(1)
@@ -137,21 +137,21 @@ class RealNVPDensityOptions(System):
     name = "realnvp"
 
     transformations: int = 4
-    """K, number of transformations at each scale"""
+    """K, number of transformations per scale"""
     hidden: int = 64
-    """channels of the conditioners at the first scale; half as many more at each further one"""
+    """number of channels of the conditioners at the first scale; each further scale adds half as many"""
     blocks: int = 1
-    """residual blocks of each conditioner"""
+    """number of residual blocks per conditioner"""
     normalization: Normalization = "weight"
-    """normalization inside the conditioners"""
+    """normalization inside the conditioners: none, weight, batch or activation normalization"""
     flow_batch_norm: bool = False
-    """batch normalization as a flow after each transformation, in place of activation normalization"""
+    """use batch instead of activation normalization as a flow after each transformation"""
     bounded: bool = True
-    """bound the log scale of affine transformations"""
+    """bound the log scale of the affine transformations by tanh"""
     objective: Literal["elbo", "importance-weighted"] = training_only("elbo")
-    """bound that training maximizes: mean of log weights over draws of the noise, or log of their mean"""
+    """bound that training maximizes: mean of the log weights of noise samples, or log of the mean weight"""
     samples: int = training_only(1)
-    """S, number of draws of the dequantization noise per image in training"""
+    """S, number of samples of the dequantization noise per image in training"""
 
     def __post_init__(self) -> None:
         check_range("transformations", self.transformations, 1, DEEPEST)
@@ -160,11 +160,11 @@ class RealNVPDensityOptions(System):
         check_range("samples", self.samples, 1, MOST)
 
     def build(self, data: DataSpec) -> RealNVPDensity:
-        """Real NVP as a density.
+        """Build the flow.
 
-        Scales halve the sides while those are even and the smaller one has 8 pixels or more. At each there
-        are K transformations; every other one couples the fields of a checkerboard, those between them even
-        and odd channels, which sets the colours of a pixel against each other.
+        A scale is added as long as height and width stay even and the smaller has 8 pixels or more. Each
+        scale has K transformations: they alternate between coupling the fields of a checkerboard and coupling
+        even with odd channels, which makes the colours of a pixel depend on each other.
         """
         _, height, width = data.shape
         check_sides(data.shape, 2)
@@ -187,7 +187,7 @@ class RealNVPDensityOptions(System):
             self.transformations, hidden, self.normalization, bounded=self.bounded, blocks=self.blocks
         )
         flows: list[Flow] = []
-        # An image goes through it from its end: the checkerboard is what it meets first.
+        # An image passes through it backwards, so the checkerboard comes first.
         for alternate in reversed([k % 2 == 1 for k in range(self.transformations)]):
             flows += [couplings.convolutional(channels, hidden, swap, alternate) for swap in (False, True)]
             flows.append(BatchNormFlow(channels) if self.flow_batch_norm else ActNorm(channels))

@@ -1,4 +1,4 @@
-"""The systems that there are, and their named experiments."""
+"""The list of systems, and their named experiments."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ from flowvae.models.base import Model
 
 MOST_PARAMETERS = 2**30  # 4 GiB of weights; training takes five times as much
 _TOO_LARGE = (
-    f"the model has more than {MOST_PARAMETERS:,} parameters, or memory for them is missing; make it smaller"
+    f"the model has more than {MOST_PARAMETERS:,} parameters, or does not fit into memory; make it smaller"
 )
 
-_ALL = (  # one line a system: its options, and its presets
+_ALL = (  # one line per system: its options and its presets
     (vae.VAEOptions, vae.PRESETS),
     (pixel_cnn.PixelCNNOptions, pixel_cnn.PRESETS),
     (real_nvp.RealNVPDensityOptions, real_nvp.PRESETS),
@@ -31,9 +31,9 @@ PRESETS: dict[str, Config] = {name: config for _, presets in _ALL for name, conf
 
 
 def preset(name: str) -> Config:
-    """The experiment ``name``.
+    """Return the experiment ``name``.
 
-    >>> preset("realnvp-5").model.posterior.transformations
+    .model.posterior.transformations
     5
     """
     if name not in PRESETS:
@@ -42,22 +42,22 @@ def preset(name: str) -> Config:
 
 
 def build_model(options: System, data: DataSpec) -> Model:
-    """The model that ``options`` describe for such data, initialized from torch's generator.
+    """Build the model that ``options`` describe for this data, initialized from torch's generator.
 
     >>> model = build_model(preset("realnvp-2").model, DataSpec((1, 28, 28)))
 
     Raises:
-        UserError: the networks do not take images of this shape, or the model is too large.
+        UserError: if the networks do not accept images of this shape, or the model is too large.
     """
     with _refusing_too_large():
         model = options.build(data)
-    # What convolutions on a CPU like best.
+    # The fastest memory format for convolutions on a CPU.
     return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
 
 
 @contextmanager
 def _refusing_too_large() -> Iterator[None]:
-    """Count the parameters of what is built inside, and stop before the memory of too many is touched."""
+    """Count the parameters of modules built inside, and stop before too many are allocated."""
     total = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -1,13 +1,13 @@
-"""Which sizes of images networks take."""
+"""The image sizes that networks accept."""
 
 from flowvae.errors import UserError
 
 
 def check_sides(shape: tuple[int, int, int], divisor: int) -> None:
-    """Make sure that ``divisor`` divides the sides of images of ``shape`` (C, H, W).
+    """Check that height and width of images of ``shape`` (C, H, W) are multiples of ``divisor``.
 
     Raises:
-        UserError: it does not.
+        UserError: if they are not.
     """
     _, height, width = shape
     if height % divisor or width % divisor:

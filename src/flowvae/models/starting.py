@@ -1,4 +1,4 @@
-"""The start that layers take from data."""
+"""Initialization of layers from data."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ IMAGES = 256
 
 @torch.no_grad()
 def start_from_data(model: nn.Module, images: Tensor) -> None:
-    """Let all parts of ``model`` that have a ``starting`` take their start from a few images [N, C, H, W].
+    """Initialize all modules in ``model`` that have a ``starting`` from a few images [N, C, H, W].
 
-    The images go through the model once, so that each part sees what the parts before it make of them.
+    The images pass through the model once, so that each module sees the outputs of those before it.
     """
     parts = [module for module in model.modules() if hasattr(module, "starting")]
     if not parts:

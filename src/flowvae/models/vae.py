@@ -63,9 +63,9 @@ class ELBO(Part):
 
     name = "elbo"
     path_derivative: bool = True
-    """take the gradient of log q(z|x) through z alone, which is less noisy; has no effect with batch norm"""
+    """use the path derivative: the gradient of log q(z|x) through z only; no effect with batch norm"""
     free_bits: float = 0.0
-    """nats of KL that are not penalized"""
+    """number of nats of KL per image, averaged over the batch, that are not penalized"""
 
     def __post_init__(self) -> None:
         check_range("free_bits", self.free_bits, 0, LARGEST)
@@ -78,7 +78,7 @@ class ELBO(Part):
 
 @dataclass(frozen=True)
 class ImportanceWeighted(Part):
-    """The importance-weighted bound of S samples."""
+    """The importance-weighted bound with S samples."""
 
     name = "importance-weighted"
 
@@ -87,17 +87,17 @@ class ImportanceWeighted(Part):
 
 
 class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
-    """A variational autoencoder (Kingma & Welling 2014): composes its parts and does nothing else.
+    """A variational autoencoder (Kingma & Welling 2014), composed of its parts.
 
     Args:
         encoder: maps images [B, C, H, W] to features [B, F].
         posterior: q(z|x), from the features.
         prior: ``prior()`` is the distribution p(z).
         likelihood: ``likelihood(z)`` is the distribution p(x|z), batch shape [S, B].
-        objective: what training maximizes.
-        samples: S, posterior samples of an image in training.
-        kl_warm_up: steps over which the weight of ``log p(z) - log q(z|x)`` rises from 0 to 1.
-        transformations: K, of the posterior's flow; 0 where each of its steps is one.
+        objective: bound that training maximizes.
+        samples: S, number of posterior samples per image in training.
+        kl_warm_up: number of steps over which the weight of ``log p(z) - log q(z|x)`` rises from 0 to 1.
+        transformations: K, number of the posterior's transformations; 0 if each step of its flow is one.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
         self, images: Tensor, num_samples: int = 1, noise: Noise = None
     ) -> list[tuple[Tensor, Tensor]]:
         steps = self.posterior.unroll(self.encoder(images), num_samples, noise)
-        # What belongs to one transformation, such as two couplings and a batch norm, is one step.
+        # The layers of one transformation, such as two couplings and a batch norm, are one step.
         return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
@@ -193,10 +193,10 @@ class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
         return self.likelihood.images(codes.unsqueeze(0), noise)[0]
 
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
-        """The embedding moves in a straight line, and each point of it goes the way of any embedding.
+        """Interpolate the embedding linearly, and take the posterior's center at each point.
 
-        That is through the base's mean and the flow with its context. For a Gaussian posterior it is a
-        straight line between the two means; a flow bends it to where the prior has its mass.
+        For a Gaussian posterior this is a straight line between the two means. A flow, whose context is
+        interpolated as well, bends the line towards where the prior has its mass.
         """
         start, end = self.encoder(first), self.encoder(second)
         weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
@@ -215,7 +215,7 @@ class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
         return self.decode(self.sample_codes(num_images, noise, temperature), generator)
 
     def graphs(self, shape: tuple[int, int, int]) -> dict[str, Graph]:
-        """``encoder``, ``decoder`` and ``sampler``, whose noise is an input.
+        """Return ``encoder``, ``decoder`` and ``sampler``, which take their noise as an input.
 
         - encoder: ``images`` [B, C, H, W] and ``noise`` [S, B, D] to ``z`` [S, B, D], a draw from q(z|x), and
           ``log_posterior`` [S, B], log q(z|x) in nats;
@@ -223,13 +223,13 @@ class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
         - sampler: ``noise`` [N, D] to ``images`` [N, C, H, W], the means of p(x|z) for z from the prior.
 
         Raises:
-            UserError: the model draws more than standard normal noise.
+            UserError: if the model needs other noise than standard normal.
         """
         if self.draws or isinstance(self.prior, VampPrior):
-            what = "pixels one after the other" if self.draws else "a component of its prior"
+            what = "pixels one by one" if self.draws else "a component of its prior"
             raise UserError(
-                f"the model draws {what}, and a graph takes standard normal noise alone; use the model from "
-                "Python"
+                f"the model draws {what}, and ONNX graphs support standard normal noise only; use the model "
+                "from Python"
             )
         images = torch.zeros(3, *shape, device=next(self.parameters()).device)
         noise = torch.zeros(2, 3, self.dimension, device=images.device)
@@ -279,7 +279,7 @@ class VectorOptions(Part):
 
     name = "vector"
     features: int = 256
-    """width of the encoder's embedding, and of the decoder's first layer"""
+    """width of the encoder's embedding and of the decoder's first layer"""
 
     def __post_init__(self) -> None:
         check_range("features", self.features, 1, WIDEST)
@@ -287,40 +287,40 @@ class VectorOptions(Part):
 
 @dataclass(frozen=True)
 class MapOptions(Part):
-    """A code that is maps at a quarter of the images' sides, with convolutional flows."""
+    """A code of feature maps at a quarter of the images' height and width, with convolutional flows."""
 
     name = "map"
 
 
 @dataclass(frozen=True)
 class VAEOptions(System):
-    """A variational autoencoder: what its posterior, prior, likelihood and networks are."""
+    """A variational autoencoder: its posterior, prior, likelihood and networks."""
 
     name = "vae"
 
     posterior: PosteriorOptions = GaussianOptions()
     """approximate posterior q(z|x): a Gaussian, alone or transformed by a flow"""
     prior: PriorOptions = NormalOptions()
-    """prior p(z): standard normal, one that Real NVP transforms, or a mixture of pseudo-inputs' posteriors"""
+    """prior p(z): standard normal, Real NVP flow, or VampPrior, a mixture of posteriors of pseudo-inputs"""
     likelihood: LikelihoodOptions = BernoulliOptions()
-    """p(x|z): of binary pixels, independent or causal in patches of 2x2; of 8-bit pixels, discretized
-    logistics or mixtures of them"""
+    """likelihood p(x|z): for binary pixels, bernoulli, or causal, which is autoregressive over 2x2 patches;
+    for 8-bit pixels, discretized logistic, or a mixture of these"""
     code: VectorOptions | MapOptions = VectorOptions()
-    """kind of code z: a vector of D numbers, or maps at a quarter of the images' height and width"""
+    """kind of code z: a vector of D numbers, or feature maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())
     """bound that training maximizes; validation uses the same one"""
     covariance: Literal["diagonal", "full"] = "diagonal"
-    """covariance of the posterior's Gaussian: diagonal, or full by a triangular factor from the encoder"""
+    """covariance of the posterior's Gaussian: diagonal, or full, by a Cholesky factor from the encoder"""
     latent: int = 40
     """D, number of latent dimensions; with code map, number of channels"""
     channels: int = 64
-    """channels of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
+    """number of channels of the convolutions at quarter resolution; at half resolution, half as many"""
     blocks: int = 1
-    """number of residual blocks at either size of encoder and decoder, and in convolutional conditioners"""
+    """number of residual blocks per resolution in encoder and decoder, and in convolutional conditioners"""
     samples: int = training_only(1)
     """S, number of posterior samples per image in training"""
     kl_warm_up: int = training_only(500)
-    """steps over which the weight of log p(z) - log q(z|x), the KL term, rises from 0 to 1"""
+    """number of steps over which the weight of the KL term, log p(z) - log q(z|x), rises from 0 to 1"""
 
     def __post_init__(self) -> None:
         check_range("latent", self.latent, 1, WIDEST)
@@ -331,12 +331,10 @@ class VAEOptions(System):
         is_map = isinstance(self.code, MapOptions)
         if self.covariance == "full" and (is_map or isinstance(self.prior, VampOptions)):
             what = "a code that is a map" if is_map else "the vamp prior"
-            raise UserError(
-                f"{what} takes a Gaussian of independent dimensions; choose --covariance diagonal"
-            )
+            raise UserError(f"{what} needs a Gaussian with diagonal covariance; choose --covariance diagonal")
 
     def code_shape(self, shape: tuple[int, int, int]) -> CodeShape:
-        """What a code is, for images of ``shape`` (C, H, W)."""
+        """Return the shape of a code, for images of ``shape`` (C, H, W)."""
         sides = (shape[1] // STRIDE, shape[2] // STRIDE) if isinstance(self.code, MapOptions) else None
         return CodeShape(self.latent, sides)
 
@@ -352,12 +350,12 @@ class VAEOptions(System):
         likelihood: Likelihood | None = None,
         flow: Flow | None = None,
     ) -> VAE:
-        """The autoencoder for images of ``shape`` (C, H, W), with given parts in place of those described."""
+        """Build the autoencoder for images of ``shape`` (C, H, W); given parts replace those described."""
         check_sides(shape, STRIDE)
         code = self.code_shape(shape)
         width = self.code.features if isinstance(self.code, VectorOptions) else self.channels
         features = width
-        # What is built first is drawn first: a seed means the same weights as long as the order stays.
+        # Parts draw their weights in this order; changing it changes the weights of a seed.
         if encoder is not None:
             own = encoder
             with evaluating(encoder), torch.no_grad():
@@ -404,20 +402,20 @@ def vae(
     likelihood: Likelihood | str = "bernoulli",
     **options: Any,
 ) -> VAE:
-    """A variational autoencoder for images of ``shape`` (C, H, W), of parts of your own and of named ones.
+    """Build a variational autoencoder for images of ``shape`` (C, H, W) from named parts and your own.
 
     Args:
-        shape: (C, H, W); height and width are multiples of 4.
+        shape: (C, H, W); height and width must be multiples of 4.
         encoder: maps images [B, C, H, W] to features [B, F].
         decoder: maps codes [N, D] to logits of binary pixels [N, C, H, W].
-        flow: of codes [S, B, D], that transforms a Gaussian posterior.
+        flow: flow of codes [S, B, D] that transforms a Gaussian posterior.
         posterior: q(z|x), or its name.
         prior: p(z), or its name.
         likelihood: p(x|z), or its name.
-        options: all else, by the names that ``flowvae train vae --help`` lists.
+        options: other options, by the names that ``flowvae train vae --help`` lists.
 
     Raises:
-        UserError: an option that there is not, or two parts of which one would replace the other.
+        UserError: for an unknown option, or two parts of which one would replace the other.
 
     >>> from flowvae.flows import Planar
     >>> model = vae((1, 28, 28), latent=8, flow=Planar(8, transformations=4, amortized=True))
@@ -425,9 +423,9 @@ def vae(
     torch.Size([5, 7, 8])
     """
     if decoder is not None and likelihood != "bernoulli":
-        raise UserError("a decoder of your own gives logits of binary pixels; leave likelihood out")
+        raise UserError("a decoder of your own outputs logits of binary pixels; omit likelihood")
     if flow is not None and posterior != "gaussian":
-        raise UserError("a flow of your own transforms a Gaussian; leave posterior out")
+        raise UserError("a flow of your own transforms a Gaussian; omit posterior")
     if decoder is not None:
         likelihood = BernoulliLikelihood(decoder, shape)
     given = {"posterior": posterior, "prior": prior, "likelihood": likelihood}
@@ -437,7 +435,7 @@ def vae(
     return described.with_parts(shape, encoder=encoder, flow=flow, **made)
 
 
-# What takes many more multiplications an image, and so fewer images in a step, was measured with these.
+# Measured for models with many more multiplications per image, which take fewer images per step.
 _SMALL_STEPS = TrainingConfig(batch_size=64, learning_rate=2e-3, weight_decay=0.01)
 
 _BOTH_FLOWS = VAEOptions(
@@ -448,7 +446,7 @@ _BOTH_FLOWS = VAEOptions(
     latent=32,
 )
 
-# Of colour images: the code is a map, and pixels are mixtures whose colours depend on each other.
+# For colour images: the code is a map, and pixels are mixtures whose channels depend on each other.
 _COLOUR = VAEOptions(likelihood=LogisticMixtureOptions(), code=MapOptions(), latent=16, channels=96, blocks=2)
 _COLOUR_POSTERIORS = {
     "": _COLOUR,

@@ -171,7 +171,7 @@ def claim(path: Path) -> bool:
             shutil.rmtree(partial, ignore_errors=True)
     if (path / BEGUN).exists():
         return False
-    raise UserError(f"{path} exists already; choose another --out, or resume it with --resume {path}")
+    raise UserError(f"{path} already exists; choose another --out, or resume it with --resume {path}")
 
 
 def create(path: Path, config: Config, spec: DataSpec, system: str) -> None:
