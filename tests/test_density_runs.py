@@ -102,7 +102,7 @@ def test_crossed_samples_share_their_codes_and_differ_in_noise(place, panels):
 
 
 def test_samples_without_a_causal_likelihood_are_not_crossed(finished):
-    is_refusal(flowvae("sample", finished / "plain", "--show", "crossed"), "a likelihood that draws pixels")
+    is_refusal(flowvae("sample", finished / "plain", "--show", "crossed"), "an autoregressive likelihood")
 
 
 def test_samples_stand_above_their_nearest_training_images(place, panels):

@@ -368,7 +368,7 @@ def test_runs_of_other_test_images_are_explored_apart(workspace):
 
 
 def test_mistakes_are_one_line(workspace):
-    is_refusal(flowvae("explore"), "at least one directory")
+    is_refusal(flowvae("explore"), "directory of at least one")
     is_refusal(flowvae("explore", "nowhere"), "nowhere is not a directory")
     is_refusal(flowvae("explore", "flow", "--port", 0), "port is 0", "1 to 65535")
     is_refusal(flowvae("explore", "flow", "--data", "larger.npz"), "12 x 12", "8 x 8")

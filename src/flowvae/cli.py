@@ -243,7 +243,7 @@ def presets() -> None:
 
 
 def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
-    """Train vae and realnvp-2 for a few minutes each, score them, and draw samples and interpolations.
+    """Train vae and realnvp-2 for a few minutes each, score them, and draw samples.
 
     Args:
         minutes: training time of each of the two runs, in minutes
