@@ -291,7 +291,7 @@ def test_a_model_that_comes_with_the_package_has_a_name(workspace):
     words = ["evaluate", "density-mnist", "--data", "mnist", "--samples", "2", "--images", "2"]
     assert "| density-mnist |" in succeeds(*words)
     is_refusal(flowvae("table", "density-mnist"), "density-mnist comes without scores")
-    is_refusal(flowvae("train", "--resume", "density-mnist"), "density-mnist comes without a state")
+    is_refusal(flowvae("train", "--resume", "density-mnist"), "density-mnist has no state to resume from")
     assert not (workspace / "density-mnist").exists()
 
 

@@ -160,7 +160,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "weights of another model": (
         lambda run: shutil.copy(run.parent / "flow" / "model.safetensors", run),
-        ["model.safetensors is damaged, or of another model or version"],
+        ["model.safetensors is damaged or from another model or version"],
     ),
     "no weights": (lambda run: (run / "model.safetensors").unlink(), ["model.safetensors is missing"]),
 }

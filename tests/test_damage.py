@@ -63,9 +63,9 @@ BAD_CONFIGS: dict[str, tuple[str | bytes, str]] = {
     "contradiction": (edited("model", posterior="gaussian"), "has no effect with posterior gaussian"),
     "option of another part": (edited("model", pseudo_inputs=3), "choose vamp"),
     "covariance of a map": (edited("model", code="map", covariance="full"), "features has no effect"),
-    "learning rate that is no number": (edited("training", learning_rate=float("nan")), "JSON"),
-    "budget that is no number": (edited("training", minutes=float("nan")), "JSON"),
-    "decay that is no number": (edited("training", weight_decay=float("nan")), "JSON"),
+    "learning rate that is not a number": (edited("training", learning_rate=float("nan")), "JSON"),
+    "budget that is not a number": (edited("training", minutes=float("nan")), "JSON"),
+    "decay that is not a number": (edited("training", weight_decay=float("nan")), "JSON"),
     "negative budget": (edited("training", steps=-1), "steps"),
 }
 
@@ -305,19 +305,19 @@ UNFIT_STATES: dict[str, tuple[Callable[[Path], Any], str]] = {
         state_with(lambda values: first_moment(values, torch.Tensor.int)),
         "0.exp_avg has type",
     ),
-    "second moment below zero": (
+    "negative second moment": (
         state_with(lambda values: optimizer_of(values)["state"][0]["exp_avg_sq"].fill_(-1)),
-        "model.state.0.exp_avg_sq is below zero",
+        "model.state.0.exp_avg_sq is negative",
     ),
     "fewer steps than none": (
         state_with(lambda values: optimizer_of(values)["state"][0]["step"].fill_(-1)),
-        "model.state.0.step is below zero",
+        "model.state.0.step is negative",
     ),
     "sparse moment": (
         state_with(lambda values: first_moment(values, torch.Tensor.to_sparse)),
         "0.exp_avg has layout",
     ),
-    "moment that is no number": (
+    "moment that is not a number": (
         state_with(lambda values: first_moment(values, lambda old: old * math.nan)),
         "0.exp_avg is not finite",
     ),
@@ -342,7 +342,7 @@ UNFIT_STATES: dict[str, tuple[Callable[[Path], Any], str]] = {
         state_with(lambda values: optimizer_of(values)["param_groups"][0]["params"].reverse()),
         "params[0]",
     ),
-    "decay that is no number": (option("weight_decay", math.nan), "weight_decay"),
+    "decay that is not a number": (option("weight_decay", math.nan), "weight_decay"),
     "betas above one": (option("betas", (2.0, 3.0)), "betas"),
     "not fused": (option("fused", 7), "fused"),
     "option too many": (option("surplus", 1), "'surplus'"),
@@ -360,7 +360,7 @@ UNFIT_STATES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "average of fewer updates than none": (
         state_with(lambda values: values["average"]["n_averaged"].fill_(-10)),
-        "n_averaged is below zero",
+        "n_averaged is negative",
     ),
 }
 

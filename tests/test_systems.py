@@ -403,7 +403,7 @@ def test_a_model_of_the_users_own_is_loaded_into_a_fresh_module(played, tmp_path
     assert torch.equal(model.critic.weight, package.load(played, model=Game()).state_dict()["critic.weight"])
     with pytest.raises(UserError) as error:
         package.load(played, model=Spoilt("fine"))
-    message(error, played, "of another model")
+    message(error, played, "from another model")
     scores = evaluate(model, Run(played).dataset, num_images=10)
     expected = {"distance", "distance_standard_error", "spread", "spread_standard_error"}
     assert scores.keys() == expected | MEASURED_ON
@@ -449,7 +449,7 @@ WRONG = {
     "player": ["no player 'modle' at step 0", "did you mean model?"],
     "vector": ["the loss of model has the shape (32,) at step 0", "scalar"],
     "nan": ["the loss of model stopped being finite at step 3"],
-    "best": ["validate gives gap, and not distance"],
+    "best": ["validate returns gap; it must return distance"],
     "not finite": ["distance of validation images stopped being finite at step 5"],
 }
 

@@ -33,7 +33,7 @@ PRESETS: dict[str, Config] = {name: config for _, presets in _ALL for name, conf
 def preset(name: str) -> Config:
     """Return the experiment ``name``.
 
-    .model.posterior.transformations
+    >>> preset("realnvp-5").model.posterior.transformations
     5
     """
     if name not in PRESETS:

@@ -1,4 +1,4 @@
-"""A run is a directory: reading it, writing it, comparing several."""
+"""Runs, which are directories: reading, writing and comparing them."""
 
 from flowvae.runs.files import read_json, reason, replacing, write_json
 from flowvae.runs.folder import (

@@ -1,4 +1,4 @@
-"""What the model of a run can do, or one line that says what it has not got."""
+"""The capabilities of a run's model, or one line that says which one it lacks."""
 
 from typing import Any, TypeVar
 
@@ -18,10 +18,10 @@ LACKS: dict[type, str] = {
 
 
 def needs(capability: type[Capability], run: Run) -> Capability:
-    """The model of a run, for what needs the ``capability``.
+    """Return the model of a run, checked to have the ``capability``.
 
     Raises:
-        UserError: the model has not got it.
+        UserError: if it does not have it.
     """
     model: Any = run.model
     if not isinstance(model, capability):

@@ -1,4 +1,4 @@
-"""Files that a crash never leaves half written, and what is wrong with those that were damaged otherwise."""
+"""Atomic writing of files, and reading with errors of one line."""
 
 import contextlib
 import glob
@@ -15,16 +15,16 @@ from typing import Any, NoReturn
 
 from flowvae.errors import UserError
 
-LEFT_OVER = 3600.0  # seconds after which a file that nobody writes to has lost its writer
+LEFT_OVER = 3600.0  # seconds without a write after which a partial file counts as abandoned
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place when all went well.
+    """Yield a temporary path next to ``path`` to write to, which replaces ``path`` on success.
 
-    Processes that write the same file do not meet: the last to finish stays. What a process that was killed
-    left beside ``path`` is removed an hour later. An OSError is made to name ``path``: that of a full disk
-    names no file, and others the one beside it.
+    If several processes write the same file, the last to finish wins. Temporary files of killed processes are
+    removed after an hour. An OSError is made to name ``path``: by itself it names the temporary file, or, if
+    the disk is full, no file.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
     '1 2 3'
     """
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with contextlib.suppress(OSError):  # another process removes it, too
+        with contextlib.suppress(OSError):  # another process may remove it as well
             if time.time() - partial.stat().st_mtime > LEFT_OVER:
                 partial.unlink()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
         error.filename = str(path)
         raise
     finally:
-        with contextlib.suppress(OSError):  # it took its place, or was never made
+        with contextlib.suppress(OSError):  # it was renamed, or never created
             partial.unlink()
 
 
@@ -53,7 +53,7 @@ def write_json(path: Path, values: Any) -> None:
     """Write nested ``values`` as JSON.
 
     Raises:
-        UserError: one of them is NaN or infinite, which JSON has no number for.
+        UserError: if one of them is NaN or infinite, which JSON cannot represent.
     """
     try:
         text = json.dumps(values, indent=2, allow_nan=False)
@@ -64,11 +64,11 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        UserError: it is missing, cannot be read, or is not JSON, as a file with NaN or Infinity is not; or it
-            has a number that is too large, such as 1e400.
+        UserError: if it is missing, cannot be read, or is not valid JSON: NaN, Infinity and numbers that a
+            float cannot hold, such as 1e400, are not accepted.
     """
     try:
         return json.loads(read_bytes(path), parse_constant=_refuse, parse_float=_finite)
@@ -79,21 +79,20 @@ def read_json(path: Path) -> Any:
 
 
 def _finite(text: str) -> float:
-    """Python reads 1e400 as infinite."""
-    number = float(text)
+    number = float(text)  # infinite for 1e400
     return number if math.isfinite(number) else _refuse(text)
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds.
+    """Read a file.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it cannot be read.
+        FileNotFoundError: if there is no such file.
+        UserError: if it cannot be read.
     """
     try:
         return path.read_bytes()
@@ -104,8 +103,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def reason(error: Exception) -> str:
-    """What is wrong with a file, out of the many words of the library that found it; one short line."""
+    """Shorten a library's error to one short line: its first sentence, without PyTorch's advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Where the first line announces a list, its first item; PyTorch's advice comes in later sentences.
+    # A first line that ends with a colon introduces a list; take the first item.
     line = next((line for line in lines if not line.endswith(":")), type(error).__name__)
     return textwrap.shorten(line.split(". ")[0], 150, placeholder=" ...")

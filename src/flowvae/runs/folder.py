@@ -25,21 +25,21 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 EVALUATION = "evaluation.json"
 BEGUN = ".begun"
-"""there from the directory's first moment until the first state to resume from is saved"""
+"""present from the directory's creation until the first state is saved"""
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-# What a resumed run may change: its budget, and how it is watched and computed.
+# Options that may change on resuming: budget, tracker, and how the same numbers are computed.
 FREE = ("epochs", "steps", "minutes", "track", "compile", "gradient_checkpointing")
 
 
 class Run:
-    """A run, opened once: what it is made of is read when it is first asked for, and kept.
+    """A run. Its files are read on first use, and kept in memory.
 
     Args:
-        path: the directory; or, where there is no such directory, the name of a model that comes with the
-            package: ``density-mnist``, the preset ``density`` trained for 160 minutes on binary MNIST.
+        path: directory of the run; if there is none, the name of a model that comes with the package:
+            ``density-mnist``, the preset ``density`` trained for 160 minutes on binary MNIST.
 
     Raises:
-        UserError: there is no such run; or, later, one of its files is damaged.
+        UserError: if there is no such run; later, if one of its files is damaged.
 
     >>> run = Run("density-mnist")
     >>> run.config.model.latent, run.spec.shape
@@ -60,19 +60,19 @@ class Run:
 
     @property
     def bundled(self) -> bool:
-        """Whether it comes with the package, whose directory is not ours to write into."""
+        """Whether it comes with the package, whose directory must not be written to."""
         return self.path.parent == PRETRAINED
 
     def place_for(self, name: str) -> Path:
-        """Where what is made of the run goes: ``name`` in its directory; for a bundled model, NAME-``name``.
+        """Return the path for an output of the run: ``name`` in its directory.
 
-        The latter lies in the current directory. A directory of the bundled model's own name would hide it.
+        For a bundled model: NAME-``name`` in the working directory, where a directory NAME would hide it.
         """
         return Path(f"{self.name}-{name}") if self.bundled else self.path / name
 
     @functools.cached_property
     def described(self) -> Described:
-        """What config.json says."""
+        """The contents of config.json."""
         return read_description(self.path / CONFIG)
 
     @property
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def spec(self) -> DataSpec:
-        """What the model was told of its data."""
+        """The description of the data that the model was built for."""
         return self.described.spec
 
     @functools.cached_property
@@ -89,31 +89,31 @@ class Run:
         """The trained model, in ``eval()`` mode.
 
         Raises:
-            UserError: the weights are missing or damaged, or the model is not one of flowvae's systems.
+            UserError: if the weights are missing or damaged, or the model is not one of flowvae's systems.
         """
         if self.config.model is None:
             raise UserError(
-                f"{self.path} is of the system {self.described.system}, which is not one of flowvae's; load "
-                "it in Python: flowvae.load(run, model=...), with a module made as that of the run was"
+                f"{self.path} has the system {self.described.system}, which is not one of flowvae's; load it "
+                "in Python: flowvae.load(run, model=...), with a module built as for training"
             )
         return self.fill(build_model(self.config.model, self.spec))
 
     def fill(self, model: Model) -> Model:
-        """The trained weights, in a module that was built as the run's own was; in ``eval()`` mode."""
+        """Load the trained weights into a module built as for training; return it in ``eval()`` mode."""
         _fill(model, self.path / WEIGHTS)
         model.eval()
         return model
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """The data set that it was trained on."""
+        """The data set that the run was trained on."""
         return self.read_dataset(self.config.data.data)
 
     def read_dataset(self, data: str | None) -> Dataset:
-        """Another source of images, with the run's binarization; None for the run's own.
+        """Load another source of images, with the run's binarization; None for the run's own.
 
         Raises:
-            UserError: there is no such data, or its images have another shape than the run's.
+            UserError: if there is no such data, or its images differ in shape from the run's.
         """
         if data is None:
             return self.dataset
@@ -133,30 +133,31 @@ class Run:
 
 
 def load(run: str | Path, model: Model | None = None) -> Model:
-    """The trained model of a run, in ``eval()`` mode.
+    """Load the trained model of a run, in ``eval()`` mode.
 
     Args:
         run: as for `Run`.
-        model: where the run's model is not one of flowvae's systems, a module made as it was, to be filled.
+        model: a module built as for training, to load the weights into; needed only if the run's model is not
+            one of flowvae's systems.
 
     Raises:
-        UserError: no such run, one of its files is damaged, or ``model`` has other weights.
+        UserError: if there is no such run, one of its files is damaged, or ``model`` has other weights.
     """
     return Run(run).model if model is None else Run(run).fill(model)
 
 
 def claim(path: Path) -> bool:
-    """Make the directory of a new run, or find one of which nothing was saved, to begin it again.
+    """Create the directory of a new run, or find one whose run saved nothing, to start it again.
 
     Returns:
-        Whether the directory was made; of several processes, by one.
+        Whether this call created the directory; of several processes, one does.
 
     Raises:
-        UserError: it is there already.
+        UserError: if the directory exists, with a run that saved something.
     """
     if not os.path.lexists(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # In one step with the file in it: a process killed between two would leave a directory for nobody.
+        # In one step, with its file: killed between two, a process would leave an unusable directory.
         partial = path.parent / f".{secrets.token_hex(8)}.partial"
         try:
             partial.mkdir()
@@ -175,14 +176,14 @@ def claim(path: Path) -> bool:
 
 
 def create(path: Path, config: Config, spec: DataSpec, system: str) -> None:
-    """Make the directory of a new run as `claim` does, with the configuration, no metrics and no weights.
+    """Create the directory of a new run as `claim` does, with its configuration, no metrics and no weights.
 
     Raises:
-        UserError: it is there already.
+        UserError: as in `claim`.
     """
     made = claim(path)
     try:
-        for name in (METRICS, WEIGHTS):  # of an attempt that was killed; its other files are written over
+        for name in (METRICS, WEIGHTS):  # of a killed attempt; other files are overwritten
             (path / name).unlink(missing_ok=True)
         write_json(path / CONFIG, written(config, spec, system))
     except BaseException:
@@ -192,29 +193,28 @@ def create(path: Path, config: Config, spec: DataSpec, system: str) -> None:
 
 
 def revise(run: Run, config: Config) -> None:
-    """Write what may change in a run that is resumed (see `check_revision`)."""
+    """Write the configuration of a resumed run, which may differ as `check_revision` allows."""
     check_revision(run, config)
     write_json(run.path / CONFIG, written(config, run.spec, run.described.system))
 
 
 def check_revision(run: Run, config: Config, system: str | None = None) -> None:
-    """Make sure that a run that is resumed differs from its own configuration in what may change alone.
+    """Check that a resumed run differs from its own configuration only in options that may change.
 
     Raises:
-        UserError: it differs in something else.
+        UserError: if it differs in any other, or in its system.
     """
     old = run.described
     if system is not None and system != old.system:
-        raise UserError(f"{run.path} is of the system {old.system}; it cannot be resumed with {system}")
-    new = written(config, run.spec, old.system)
+        raise UserError(f"{run.path} has the system {old.system}; it cannot be resumed with {system}")
+    before = {**written(old.config, run.spec, old.system), "model": old.options}
+    after = written(config, run.spec, old.system)
     for part in ("data", "model", "training"):
-        before = written(old.config, run.spec, old.system)[part] if part != "model" else old.options
-        for name, value in new[part].items():
-            free = part == "training" and name in FREE
-            if not free and value != before.get(name):
+        for name, value in after[part].items():
+            was = before[part].get(name)
+            if value != was and not (part == "training" and name in FREE):
                 raise UserError(
-                    f"{run.path} was started with {name} = {before.get(name)}; it cannot be resumed with "
-                    f"{value}"
+                    f"{run.path} was started with {name} = {was}; it cannot be resumed with {value}"
                 )
 
 
@@ -223,17 +223,17 @@ def _sides(shape: tuple[int, int, int]) -> str:
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
-    """Write the weights of a model into the directory of a run."""
+    """Write the weights of a model into the directory ``path`` of a run."""
     with replacing(path / WEIGHTS) as partial:
         weights = {name: value.contiguous() for name, value in model.state_dict().items()}
         partial.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
 
 
 def load_weights(path: Path, config: System | None, model: nn.Module) -> None:
-    """Give a model that is described by ``config`` the trained weights of a run.
+    """Load the trained weights of a run into a model built from ``config``.
 
     Raises:
-        UserError: no such run, its model is another one, or one of its files is damaged.
+        UserError: if there is no such run, its model differs, or one of its files is damaged.
     """
     run = Run(path)
     theirs = run.config.model
@@ -252,11 +252,11 @@ def _fill(model: nn.Module, path: Path) -> None:
         raise UserError(f"{path} is missing; train the run for at least one validation")
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
-        # As the model has them: a number can be finite in a wider type alone.
+        # In the model's type: a number may be finite only in a wider one.
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
                 raise ValueError(f"{name} is not finite")
     except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"{path} is damaged, or of another model or version ({reason(error)}); restore it or train again"
+            f"{path} is damaged or from another model or version ({reason(error)}); restore it or train again"
         ) from None

@@ -1,10 +1,10 @@
-"""config.json: its present form, and what became of earlier ones.
+"""config.json: its current format, and the conversion of earlier ones.
 
-Format 2 names a system, and its options are those of the parts that were chosen. In format 1, and before
-there was a number, all options of all models were one list, and those of the objective were training options.
+Format 2 names a system and contains the options of the chosen parts. In format 1, and in files without a
+number, the options of all models are one list, and those of the objective are among the training options.
 
-A field that an older file lacks gets the value that does what was done before there was the field, which need
-not be today's default. A new option is a new format, and a line here.
+A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
+from today's default. A new option needs a new format, and a line here.
 """
 
 import math
@@ -20,10 +20,10 @@ from flowvae.runs.files import read_json
 
 T = TypeVar("T")
 FORMAT = 2
-MOST_PIXELS = 2**26  # of one image, over its channels
+MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
-# Of files without a number. Fields came one by one, so that a file may have some of them.
+# For files without a number. Fields were added one by one, so a file may have some of them.
 BEFORE_NUMBERS: dict[str, dict[str, Any]] = {
     "data": {"image_size": None},
     "model": {
@@ -55,18 +55,18 @@ OBJECTIVE = ("objective", "samples", "path_derivative", "kl_warm_up", "free_bits
 
 
 class Described(NamedTuple):
-    """What config.json says."""
+    """The contents of config.json."""
 
     config: Config
-    """its model is None where the system is not one of flowvae's"""
+    """its model is None if the system is not one of flowvae's"""
     spec: DataSpec
     system: str
     options: dict[str, Any]
-    """of the model, as they stand there"""
+    """options of the model, as in the file"""
 
 
 def written(config: Config, spec: DataSpec, system: str) -> dict[str, Any]:
-    """What is written into config.json; `read_description` reads it."""
+    """Return the contents of config.json, as `read_description` reads them."""
     return {
         "format": FORMAT,
         "system": system,
@@ -78,10 +78,10 @@ def written(config: Config, spec: DataSpec, system: str) -> dict[str, Any]:
 
 
 def read_description(path: Path) -> Described:
-    """What the config.json at ``path`` says.
+    """Read the config.json at ``path``.
 
     Raises:
-        UserError: the file is missing, damaged, or of a later version of flowvae.
+        UserError: if the file is missing, damaged, or from a later version of flowvae.
     """
     values = read_json(path)
     try:
@@ -99,13 +99,13 @@ def _described(values: dict[str, Any]) -> Described:
         and math.prod(shape) <= MOST_PIXELS
     ):
         raise UserError(
-            f"shape is {quoted(shape)}; expected [channels, height, width], of at most {MOST_PIXELS:,} "
-            "numbers in all"
+            f"shape is {quoted(shape)}; expected [channels, height, width] with a product of at most "
+            f"{MOST_PIXELS:,}"
         )
     counts = {name: values.pop(name, None) for name in ("levels", "training_images", "classes")}
     for name, count in counts.items():
         if not (type(count) is int and 0 <= count <= MOST) and not (name == "levels" and count is None):
-            raise UserError(f"{name} is {quoted(count)}; expected a number of 0 to {MOST:,}")
+            raise UserError(f"{name} is {quoted(count)}; expected a number from 0 to {MOST:,}")
     spec = DataSpec((shape[0], shape[1], shape[2]), **counts)
     system, options = values.pop("system", None), values.pop("model", None)
     if not isinstance(system, str):
@@ -121,7 +121,7 @@ def _described(values: dict[str, Any]) -> Described:
 
 
 def _whole(kind: type[T], part: str, values: dict[str, Any]) -> T:
-    """The part of a configuration that ``values`` hold, all of them: a default might be of another time."""
+    """Create a part of the configuration; all values must be present, as defaults may have changed since."""
     made = from_dict(kind, values)
     for name in available(kind, values):
         if name not in values:
@@ -130,10 +130,10 @@ def _whole(kind: type[T], part: str, values: dict[str, Any]) -> T:
 
 
 def upgraded(values: Any) -> dict[str, Any]:
-    """config.json of any version as that of this one, without its number.
+    """Convert the contents of any version's config.json to the current format, without its number.
 
     Raises:
-        UserError: it is no such file, or of a later version.
+        UserError: if they are not those of a config.json, or are from a later version.
     """
     if not isinstance(values, dict):
         raise UserError("expected names and values; restore the file or train again")
@@ -159,21 +159,20 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(system, str) or system not in SYSTEMS:
         raise UserError(f"family is {quoted(system)}; restore the file or train again")
     old |= {name: training.pop(name) for name in OBJECTIVE if name in training}
-    if old.get("prior") == "realnvp":  # it had the couplings of the posterior, but never batch norm
+    if old.get("prior") == "realnvp":  # its couplings had the posterior's options, but never batch norm
         old["prior_hidden"] = old.get("hidden", 128)
         normalization = old.get("normalization", "none")
         old["prior_normalization"] = "none" if normalization == "batch" else normalization
         old["prior_bounded"] = old.get("bounded", True)
     kind = SYSTEMS[system]
     known = available(kind, old)
-    levels = 256 if data.get("binarization") == "none" else 2
     return {
         "system": system,
         "data": data,
-        # What has no effect was recorded all the same.
+        # Options without effect were recorded as well.
         "model": {name: value for name, value in old.items() if name in known},
         "training": {"beta1": 0.9, **training},
-        "levels": levels,
+        "levels": 256 if data.get("binarization") == "none" else 2,
         "training_images": 0,
         "classes": 0,
         **values,

@@ -1,4 +1,4 @@
-"""What a run recorded while it was trained: metrics.jsonl."""
+"""metrics.jsonl: the numbers that a run records in training."""
 
 import contextlib
 import json
@@ -13,10 +13,10 @@ POSITION = ("split", "step", "epoch", "seconds")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, in order; none where there is no such file. Damaged lines are left out.
+    """Read the records of metrics.jsonl, in order, without damaged lines; none if there is no such file.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: if the file cannot be read.
     """
     try:
         lines = read_bytes(run / METRICS).splitlines()
@@ -24,13 +24,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         return []
     records = []
     for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):  # a line that a crash cut short, or worse
+        with contextlib.suppress(ValueError, RecursionError):  # cut short by a crash, or damaged
             records.append(json.loads(line))
     return [record for record in records if _is_record(record)]
 
 
 def _is_record(value: Any) -> bool:
-    """Whether it has what every record has, and a number more, as numbers that 64 bits hold."""
+    """Check for the entries of every record and at least one more, as numbers that fit into 64 bits."""
     return (
         isinstance(value, dict)
         and value.get("split") in ("train", "valid")
@@ -46,7 +46,7 @@ def _is_record(value: Any) -> bool:
 
 
 def cut_metrics(run: Path, length: int) -> None:
-    """Keep the first ``length`` bytes of metrics.jsonl; a resumed run writes what came after them again."""
+    """Truncate metrics.jsonl to ``length`` bytes; a resumed run writes the records after them again."""
     path = run / METRICS
     kept = path.read_bytes()[:length] if path.exists() else b""
     with replacing(path) as partial:
@@ -54,7 +54,7 @@ def cut_metrics(run: Path, length: int) -> None:
 
 
 def judged_by(records: Iterable[Mapping[str, Any]]) -> str | None:
-    """The number that chooses a run's weights: the first that a validation recorded; None before any.
+    """Name the number that chooses a run's weights: the first of a validation; None before any.
 
     >>> judged_by([{"split": "valid", "step": 1, "epoch": 1.0, "seconds": 2.0, "nll": 90.0}])
     'nll'
@@ -64,5 +64,5 @@ def judged_by(records: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def first_number(record: Mapping[str, Any]) -> tuple[str, float]:
-    """The name and the value of the most telling number of a record."""
+    """Return name and value of the most important number of a record."""
     return next((name, value) for name, value in record.items() if name not in POSITION)

@@ -1,4 +1,4 @@
-"""Training: the loop, its checkpoints, the averaging of weights, the progress display."""
+"""Training: loop, checkpoints, weight averaging, progress display."""
 
 from flowvae.training.loop import train
 

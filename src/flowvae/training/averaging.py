@@ -8,11 +8,11 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of ``model`` whose ``update_parameters(model)`` moves it towards the model's weights.
+    """Return a copy of ``model`` whose ``update_parameters(model)`` moves it towards the model's weights.
 
     ``average <- d average + (1 - d) weights`` with ``d = min(decay, (1 + n) / (10 + n))`` at the n-th update,
-    so that short runs do not remember where they started. So are buffers: the statistics of a batch norm
-    belong to the weights they were measured with. Those that are no real numbers are copied.
+    so that the average of a short run forgets the initial weights. Buffers are averaged as well, since the
+    statistics of a batch norm belong to the weights they were measured with; integer buffers are copied.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it stopped: ``resume/state.pt``."""
+"""The state from which a run resumes exactly where it stopped: ``resume/state.pt``."""
 
 import copy
 import io
@@ -19,21 +19,20 @@ from flowvae.training.players import Player
 
 FILE = Path("resume") / "state.pt"
 
-# What the numbers of a state can be. The limits are out of every run's reach, and low enough that a clock of
-# so many seconds still tells one step from the next.
+# Valid numbers of a state. No run reaches the limits, and a clock of 1e10 seconds still resolves a step.
 NUMBERS: dict[str, Callable[[Any], bool]] = {
     "step": lambda value: type(value) is int and 0 <= value < 2**53,
     "seconds": lambda value: type(value) is float and 0 <= value < 1e10,
     "best": lambda value: type(value) is float and value > -math.inf,  # infinite before the first validation
     "metrics_bytes": lambda value: type(value) is int and 0 <= value < 2**53,
 }
-# What an optimizer takes the root of, or counts: below zero, the next step would leave weights of NaN.
+# An optimizer counts these or takes their roots: if negative, the next step would make the weights NaN.
 NEVER_NEGATIVE = ("step", "exp_avg_sq")
 
 
 @dataclass
 class State:
-    """The whole state of training; batches and noise follow from the step."""
+    """The complete state of training; batches and noise follow from the step."""
 
     model: Model
     average: AveragedModel
@@ -41,12 +40,12 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf
-    """lowest validation score so far, that of model.safetensors"""
+    """lowest validation score so far, the score of model.safetensors"""
     metrics_bytes: int = 0
     """length of metrics.jsonl when the state was saved"""
 
     def save(self, run: Path, metrics: BinaryIO) -> None:
-        """Write the state, atomically, and how far metrics.jsonl has got."""
+        """Write the state, with the length of metrics.jsonl, atomically."""
         metrics.flush()
         self.metrics_bytes = metrics.tell()
         values = {
@@ -56,7 +55,7 @@ class State:
             **{name: getattr(self, name) for name in NUMBERS},
         }
         (run / FILE).parent.mkdir(exist_ok=True)
-        # In memory first: where the disk is full, torch.save itself fails with words that do not say so.
+        # To memory first: on a full disk, torch.save itself fails with an unrelated message.
         buffer = io.BytesIO()
         torch.save(values, buffer)
         with replacing(run / FILE) as partial:
@@ -64,20 +63,20 @@ class State:
         (run / BEGUN).unlink(missing_ok=True)
 
     def restore(self, run: Path) -> None:
-        """Take over what `save` wrote: all of it, or, where anything does not fit, nothing.
+        """Load the output of `save`: all of it, or nothing if any of it does not fit.
 
         Raises:
-            UserError: there is nothing to resume, or it is damaged.
+            UserError: if there is no state to resume from, or it is damaged.
         """
         path = run / FILE
         if not path.exists():
             raise UserError(f"{path} is missing; there is nothing to resume, train again with another --out")
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)
-            if "optimizer" in values:  # a run of the time when a model was one player
+            if "optimizer" in values:  # from a version in which every model was one player
                 values["optimizers"] = {"model": values.pop("optimizer")}
             values = self._checked(values)
-        except Exception as error:  # PyTorch has a dozen ways to say that bytes are wrong
+        except Exception as error:  # PyTorch raises many kinds of errors for damaged files
             raise UserError(f"{path} is damaged ({reason(error)}); train again with another --out") from None
         self.model.load_state_dict(values["model"])
         self.average.load_state_dict(values["average"])
@@ -85,11 +84,11 @@ class State:
             player.optimizer.load_state_dict(values["optimizers"][name])
         for name in NUMBERS:
             setattr(self, name, values[name])
-        # Below a score that no validation had, weights would never be written again.
+        # If `best` were below all recorded scores, weights would never be written again.
         self.best = max(self.best, min(_scores(run, self.model.best), default=-math.inf))
 
     def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
-        """What was read, where it fits the objects that it goes into; else an error says what does not."""
+        """Return the values read from a file if they fit the objects that they replace; else raise."""
         for name, can_be in NUMBERS.items():
             if not can_be(values.get(name)):
                 raise ValueError(f"{name} is {values.get(name)!r}")
@@ -107,12 +106,12 @@ class State:
             for key, moments in optimizer["state"].items():
                 for name in NEVER_NEGATIVE:
                     if name in moments and (moments[name] < 0).any():
-                        raise ValueError(f"state.optimizers.{player}.state.{key}.{name} is below zero")
+                        raise ValueError(f"state.optimizers.{player}.state.{key}.{name} is negative")
         return found
 
 
 def _scores(run: Path, best: str) -> list[float]:
-    """Validations of the number that chooses the weights; none if an earlier version chose by another."""
+    """Return the validation scores that choose the weights; none if an earlier version used another score."""
     records = read_metrics(run)
     if judged_by(records) != best:
         return []
@@ -122,11 +121,11 @@ def _scores(run: Path, best: str) -> list[float]:
 def _comparable(
     optimizer: torch.optim.Optimizer, values: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The form that an optimizer's state has to have, and what was read, without what may differ."""
+    """Return the form that an optimizer's state must have, and the values without allowed differences."""
     form = _after_a_step(optimizer)
     # A parameter that never had a gradient has no state.
     form["state"] = {key: value for key, value in form["state"].items() if key in values["state"]}
-    # The learning rate follows the schedule, and another version of PyTorch may have had fewer options.
+    # The learning rate follows the schedule, and other versions of PyTorch may have fewer options.
     groups = [
         {**mine, **theirs, "lr": mine["lr"]}
         for mine, theirs in zip(form["param_groups"], values["param_groups"], strict=True)
@@ -135,7 +134,7 @@ def _comparable(
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The form that an optimizer's state has after a step; before, there is none of it."""
+    """Return the optimizer's state after a step, with the entries that only a step creates."""
     copied = copy.deepcopy(optimizer)
     for group in copied.param_groups:
         for parameter in group["params"]:

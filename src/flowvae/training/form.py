@@ -1,4 +1,4 @@
-"""Values that were read, checked against those that they are to replace."""
+"""Checks of values read from a file against those that they replace."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def fitted(saved: Any, template: Any, name: str) -> Any:
-    """``saved``, if it has the form of ``template``, with every tensor copied.
+    """Return ``saved``, with every tensor copied, if it has the form of ``template``.
 
     Nested dictionaries, lists and tuples must have the same keys and lengths. Tensors must have the same
-    shape and type and be finite; those of whole numbers are counts and must not be below zero. Anything else
-    is a setting and must be equal. A copy is laid out in memory as the template is: a saved tensor may have
-    its shape by strides alone, on top of a single number, and fused optimizers do not look at strides.
+    shape and type and be finite; integer tensors are counts and must not be negative. Anything else is a
+    setting and must be equal. Copies have the memory layout of the template: the strides of a saved tensor
+    may expand a single number to its shape, and fused optimizers ignore strides.
 
     Args:
-        saved: from a file, of any kind.
-        template: of the kind that is expected, and left as it is.
-        name: of the value, for the error.
+        saved: value of any type, from a file.
+        template: value of the expected form; not modified.
+        name: name of the value, for the error.
 
     Raises:
-        ValueError: names the first value that does not fit, and says why.
+        ValueError: names the first value that does not fit, with the reason.
     """
     if type(saved) is not type(template):
         raise ValueError(f"{name} is a {type(saved).__name__} instead of a {type(template).__name__}")
@@ -56,5 +56,5 @@ def _fitted_tensor(saved: Tensor, template: Tensor, name: str) -> Tensor:
     if not saved.isfinite().all():
         raise ValueError(f"{name} is not finite")
     if not saved.is_floating_point() and (saved < 0).any():
-        raise ValueError(f"{name} is below zero")
+        raise ValueError(f"{name} is negative")
     return torch.empty_like(template).copy_(saved)

@@ -1,4 +1,4 @@
-"""Ctrl-C, or the SIGTERM of a scheduler or a container, as a wish, so that a step is never cut in two."""
+"""Ctrl-C and SIGTERM, as schedulers and containers send it, as requests that never interrupt a step."""
 
 import signal
 import threading
@@ -10,8 +10,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, the first signal of its kind just makes the yielded function true; a second one interrupts."""
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+    """Inside, the first signal of a kind makes the yielded function return True; a second one interrupts."""
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
         yield lambda: False
         return
     asked = False

@@ -1,4 +1,4 @@
-"""One process at a time trains a run."""
+"""The lock by which only one process at a time trains a run."""
 
 import errno
 import os
@@ -16,16 +16,16 @@ except ImportError:  # Windows, where nothing is locked
     fcntl = None
 
 FILE = ".lock"
-# What file systems of some clusters say to a lock; there, nothing is locked either.
+# Errors of file systems without locks, such as those of some clusters; there, nothing is locked either.
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keep other processes from training the run; of one that is killed, the system itself lets go.
+    """Keep other processes from training the run; if this one is killed, the system releases the lock.
 
     Raises:
-        UserError: another process trains it.
+        UserError: if another process trains it.
     """
     if fcntl is None:
         yield
@@ -42,7 +42,7 @@ def locked(run: Path) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
                     raise
-            if not _is_at(file, path):  # removed, after it was opened here, by the one who had locked it
+            if not _is_at(file, path):  # removed by the previous holder after it was opened here
                 continue
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -55,14 +55,14 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """A link would lead to a file that is not ours to write over."""
+    """Open without following links, which could lead to a file outside the run."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _holder(file: TextIO) -> str:
     file.seek(0)
     text = file.read(300)
-    return text if text and text.isprintable() else "another process"  # which may not have written it yet
+    return text if text and text.isprintable() else "another process"  # it may not have written its id yet
 
 
 def _is_at(file: TextIO, path: Path) -> bool:

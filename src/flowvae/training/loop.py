@@ -36,40 +36,40 @@ from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker
 
 SAVE_EVERY = 60.0  # seconds
-IMAGES_AT_ONCE = 256  # in validation, and in a pass before training
-START_IMAGES = 10_000  # from which a model takes what it starts with, such as the mean image
+IMAGES_AT_ONCE = 256  # in validation, and in the pass before training
+START_IMAGES = 10_000  # to initialize a model from data
 
 
 def train(run: str | Path, config: Config, resume: bool = False, model: Model | None = None) -> bool:
-    """Train into the directory ``run`` until a budget of the configuration is used up, or Ctrl-C or SIGTERM.
+    """Train into the directory ``run`` until the budget is used up, or until Ctrl-C or SIGTERM.
 
-    The directory gets the averaged weights that score best on validation images (``model.safetensors``), the
-    metrics, and the state to resume from, after every epoch and every minute. Batches and noise are a pure
-    function of (seed, step): with a budget in steps or epochs, a run that was killed and resumed ends with
-    the weights of an unbroken one, bit for bit on a CPU. The generators of the caller are left as they were.
+    Writes the averaged weights with the best validation score (``model.safetensors``), the metrics, and after
+    every epoch and every minute the state to resume from. Batches and noise are a pure function of (seed,
+    step): with a budget in steps or epochs, a run that was killed and resumed ends with the same weights as
+    an uninterrupted one, bit for bit on a CPU. The caller's generators are left unchanged.
 
-    One process at a time trains a run. A run that was killed before anything of it was saved is begun again,
-    with ``resume`` or without.
+    Only one process at a time trains a run. A run that was killed before it saved anything is started again,
+    with or without ``resume``.
 
     Args:
-        run: the directory, which is made.
+        run: directory to create.
         config: data, model and training.
-        resume: resume the run that is there.
-        model: a freshly made module of your own, in place of ``config.model``.
+        resume: resume the run in the directory.
+        model: a newly built module of your own, in place of ``config.model``.
 
     Returns:
-        Whether the budget is used up: False where a signal came first.
+        Whether the budget is used up; False after a signal.
 
     Raises:
-        UserError: the directory exists (or, with ``resume``, holds nothing to resume), another process trains
-            it, the data or the weights to start from cannot be read, or a loss stops being finite.
+        UserError: if the directory exists (with ``resume``, if it has nothing to resume), another process
+            trains the run, the data or the initial weights cannot be read, or a loss stops being finite.
     """
     run, settings = Path(run), config.training
     system = _system(config, model)
     check_tracker(settings.track)
     with unchanged_environment():
         accelerator = Accelerator(
-            mixed_precision="no",  # ours is a setting of the run, whatever accelerate's own is
+            mixed_precision="no",  # the run's own setting applies, not accelerate's
             log_with=None if settings.track == "none" else settings.track,
             project_dir=run,
         )
@@ -78,7 +78,7 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
         opened = runs.Run(run)
         if opened.bundled:
             name = opened.name
-            raise UserError(f"{name} comes without a state to resume; train anew with --start-from {name}")
+            raise UserError(f"{name} has no state to resume from; start a new run with --start-from {name}")
         runs.check_revision(opened, config, system)
         resume = not (run / runs.BEGUN).exists()
     dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
@@ -86,7 +86,7 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
         state = _start(config, dataset, accelerator.device, resume, model)
         made = main and not resume and runs.claim(run)
         with locked(run) if main else nullcontext(), _removed_unless_saved(run, made):
-            accelerator.wait_for_everyone()  # before the lock, another process may have saved another state
+            accelerator.wait_for_everyone()  # for the lock: another process may have saved a state before
             if resume:
                 state.restore(run)
             if main and resume:
@@ -102,15 +102,13 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
 
 
 def _system(config: Config, model: Model | None) -> str:
-    """What the run calls its system.
+    """Return the name of the run's system.
 
     Raises:
-        UserError: there are two models, or none.
+        UserError: if there are two models, or none.
     """
     if (config.model is None) == (model is None):
-        raise UserError(
-            "give one model: that of the configuration, or a module with configuration.model None"
-        )
+        raise UserError("give one model: either config.model, or a module with config.model None")
     if config.model is not None and SYSTEMS.get(config.model.name) is type(config.model):
         return config.model.name
     kind = type(model if config.model is None else config.model)
@@ -119,7 +117,7 @@ def _system(config: Config, model: Model | None) -> str:
 
 @contextmanager
 def unchanged_environment() -> Iterator[None]:
-    """What libraries set in the environment inside is unset again."""
+    """Restore the environment variables afterwards, which libraries set."""
     before = dict(os.environ)
     try:
         yield
@@ -130,7 +128,7 @@ def unchanged_environment() -> Iterator[None]:
 
 @contextmanager
 def _removed_unless_saved(run: Path, made: bool) -> Iterator[None]:
-    """A directory that was made here goes where nothing was saved: there is nothing in it to look at."""
+    """On an error, remove the directory if this process ``made`` it and nothing was saved into it."""
     try:
         yield
     except BaseException:
@@ -142,12 +140,9 @@ def _removed_unless_saved(run: Path, made: bool) -> Iterator[None]:
 def _take_steps(
     accelerator: Accelerator, state: State, dataset: Dataset, run: Path, settings: TrainingConfig
 ) -> bool:
-    """Train, validate and save until the budget is used up, or, with False, a signal comes."""
-    main, process, processes = (
-        accelerator.is_main_process,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
+    """Train, validate and save until the budget is used up, or until a signal: then return False."""
+    main, processes = accelerator.is_main_process, accelerator.num_processes
+    process = accelerator.process_index
     model, players = state.model, state.players
     half = settings.precision == "bfloat16"
     images_at_hand = len(dataset.train.images)
@@ -185,7 +180,7 @@ def _take_steps(
             if main and validate:
                 scores = _validate(state, dataset, settings, accelerator.device)
                 value = scores[model.best]
-                if not math.isfinite(value):  # before a state is saved that no resuming could mend
+                if not math.isfinite(value):  # before a state is saved that would be useless to resume
                     raise diverged(f"{model.best} of validation images", state.step)
                 if value < state.best:
                     state.best = value
@@ -197,7 +192,7 @@ def _take_steps(
                 saved = state.seconds
         if main and stop and fraction < 1:
             state.save(run, metrics)
-            if not (run / runs.WEIGHTS).exists():  # no validation yet, but something to look at
+            if not (run / runs.WEIGHTS).exists():  # stopped before the first validation
                 runs.write_weights(run, state.average.module)
             shown.line(f"stopped at step {state.step}; resume with: flowvae train --resume {run}")
     return fraction >= 1
@@ -220,7 +215,7 @@ def _start(
         runs.load_weights(Path(settings.start_from), config.model, model)
     model.to(device)
     state = State(model, averaged(model, settings.averaging), make_players(model, settings))
-    if settings.compile:  # but not the average, which is used too rarely
+    if settings.compile:  # not the average, which is used too rarely
         for module in model.players().values():
             module.compile()
     return state
@@ -229,22 +224,24 @@ def _start(
 def _checkpoint(model: Model) -> None:
     if any(isinstance(part, BATCH_NORMS) for part in model.modules()):
         raise UserError(
-            "gradient_checkpointing computes twice what moves the statistics of batch norm; choose "
+            "gradient_checkpointing would update the statistics of batch norm twice per step; choose "
             "--normalization weight or act"
         )
     if not checkpoint_transformations(model):
-        raise UserError("gradient_checkpointing is for chains of transformations, and this model has none")
+        raise UserError(
+            "gradient_checkpointing needs a chain of transformations, and this model has none; remove it"
+        )
 
 
 def _some_images(dataset: Dataset, seed: int) -> Tensor:
-    """Training images to start from, drawn at random; intensities where every batch is binarized anew."""
+    """Draw training images to initialize from; with dynamic binarization, their intensities."""
     everything = dataset.train.images
     chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
     return as_float(everything[chosen[:START_IMAGES]], dataset.training_levels)
 
 
 def _all_images(dataset: Dataset) -> Iterator[Batch]:
-    """The training images in their order; intensities where every batch is binarized anew."""
+    """Yield the training images in their order; with dynamic binarization, their intensities."""
     for places in torch.arange(len(dataset.train.images)).split(IMAGES_AT_ONCE):
         yield Batch(as_float(dataset.train.images[places], dataset.training_levels), places)
 
@@ -253,10 +250,10 @@ def _all_images(dataset: Dataset) -> Iterator[Batch]:
 def _validate(
     state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device
 ) -> dict[str, float]:
-    """The averaged weights on validation images: the same ones, and the same noise, every time.
+    """Score the averaged weights on validation images; the number that chooses the weights comes first.
 
-    Whatever the seed of the run: the choice of 2,000 images moves the mean by more than most seeds do. The
-    number that chooses the weights comes first.
+    Images and noise are the same every time and for every seed: the choice of 2,000 images changes the mean
+    by more than most seeds do.
     """
     available = len(dataset.valid.images)
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(0))
@@ -268,6 +265,6 @@ def _validate(
     scores = {name: torch.cat([part[name] for part in parts]).double().mean().item() for name in parts[0]}
     if model.best not in scores:
         raise UserError(
-            f"validate gives {', '.join(scores)}, and not {model.best}, which chooses the weights"
+            f"validate returns {', '.join(scores)}; it must return {model.best}, which chooses the weights"
         )
     return {model.best: scores.pop(model.best), **scores}

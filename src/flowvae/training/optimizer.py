@@ -1,4 +1,4 @@
-"""The optimizer: Muon for the kernels of convolutions, AdamW for all else."""
+"""Optimizers: Muon for convolution kernels, AdamW for all other parameters."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
-SMALLEST_SIDE = 16  # of a kernel as a matrix; AdamW takes what is narrower
+SMALLEST_SIDE = 16  # of a kernel as a matrix; narrower ones are left to AdamW
 
 
 class Muon(torch.optim.Optimizer):
@@ -21,10 +21,10 @@ class Muon(torch.optim.Optimizer):
     bfloat16, which most CPUs are slow at.
 
     Args:
-        parameters: all; those of four axes whose matrix has no side below 16 are kernels.
-        learning_rate: of both.
-        weight_decay: decoupled, of both.
-        beta1: of AdamW.
+        parameters: all parameters; kernels are those of four axes whose matrix has no side below 16.
+        learning_rate: learning rate of both optimizers.
+        weight_decay: decoupled weight decay of both.
+        beta1: decay of AdamW's running mean of gradients.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Muon(torch.optim.Optimizer):
 def adamw(
     parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, beta1: float = 0.9
 ) -> torch.optim.Optimizer:
-    """AdamW for short runs, which have to forget the first steps' gradients soon."""
+    """Make AdamW for short runs, whose running means must forget the gradients of the first steps soon."""
     return torch.optim.AdamW(
         parameters, learning_rate, betas=(beta1, 0.99), weight_decay=weight_decay, fused=True
     )
 
 
 def orthogonalized(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Matrices [N, rows, columns] with singular values moved to about 1, between 0.7 and 1.2.
+    """Move the singular values of matrices [N, rows, columns] to about 1, between 0.7 and 1.2.
 
-    Those below some 0.3% of the Frobenius norm stay smaller. ``X <- a X + b (X X') X + c (X X')^2 X``, which
-    acts on the singular values alone, with the coefficients of Jordan et al. (2024), who trade exactness for
-    a steep rise at 0.
+    Values below about 0.3% of the Frobenius norm stay smaller. Iterates ``X <- a X + b (X X') X + c (X X')^2
+    X``, which acts on the singular values only, with the coefficients of Jordan et al. (2024), who trade
+    exactness for a steep rise at 0.
 
     >>> matrices = orthogonalized(torch.randn(3, 20, 50))
     >>> singular = torch.linalg.svdvals(matrices)

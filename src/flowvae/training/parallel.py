@@ -1,4 +1,4 @@
-"""What the processes of a training have in common: gradients, buffers, the clock."""
+"""Synchronization of the processes of a training: gradients, buffers, clock."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def average(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
-    """Let tensors be their mean over processes, such as gradients of batches of the same size.
+    """Replace tensors, such as gradients of batches of the same size, by their means over processes.
 
-    Losses go past the ``forward`` of the whole model, and so past PyTorch's wrapper that would do it. All
-    travel as one vector.
+    Losses bypass the ``forward`` of the whole model, and so the DistributedDataParallel wrapper. The tensors
+    are sent as one vector.
     """
     tensors = list(tensors)
     if accelerator.num_processes > 1:
@@ -22,7 +22,7 @@ def average(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def share(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
-    """Let real numbers be those of the main process, such as statistics that each has of its own batches."""
+    """Replace floating-point tensors, such as statistics of each process's batches, by the main process's."""
     tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
     if accelerator.num_processes > 1 and tensors:
         _replace(tensors, cast(Tensor, broadcast(_flat(tensors))))
@@ -38,9 +38,9 @@ def _replace(tensors: list[Tensor], flat: Tensor) -> None:
 
 
 def agreed(accelerator: Accelerator, seconds: float, stop: bool) -> tuple[float, bool]:
-    """The main process's clock and wish to stop: processes that leave the loop apart wait for ever."""
+    """Return the main process's clock and request to stop: all processes must leave the loop together."""
     if accelerator.num_processes == 1:
         return seconds, stop
-    said = broadcast(torch.tensor([seconds, stop], dtype=torch.float64, device=accelerator.device))
-    seconds, wish = cast(Tensor, said).tolist()
-    return seconds, bool(wish)
+    both = broadcast(torch.tensor([seconds, stop], dtype=torch.float64, device=accelerator.device))
+    seconds, stops = cast(Tensor, both).tolist()
+    return seconds, bool(stops)

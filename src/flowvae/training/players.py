@@ -1,4 +1,4 @@
-"""The players of a model: the parts that have an optimizer each."""
+"""Players: the parts of a model with an optimizer each."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ DIVERGED = "stopped being finite"
 
 @dataclass
 class Player:
-    """Some parameters with their optimizer; ``rates`` are the highest learning rates of its groups."""
+    """Parameters with their optimizer; ``rates`` are the highest learning rates of its groups."""
 
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -31,9 +31,9 @@ class Player:
         return self.optimizer.param_groups[0]["lr"]
 
     def move(self, loss: Tensor, factor: float, clipping: float, accelerator: Accelerator) -> bool:
-        """Take a step at ``factor`` times the highest rate; whether loss and gradient are finite.
+        """Take a step at ``factor`` times the highest rate; return whether loss and gradient are finite.
 
-        Where they are not, in whichever process, no process takes the step.
+        If they are not, in any process, no process takes the step.
         """
         loss.backward(inputs=self.parameters)  # other players' gradients cost nothing
         loss = loss.detach().clone()
@@ -49,7 +49,7 @@ class Player:
 
 
 def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
-    """The model's players by name, each with the run's optimizer, unless the model has one for it."""
+    """Make the model's players, by name; the run's optimizer is used unless the model has its own for one."""
     own = model.optimizers()
     made = {}
     for name, module in model.players().items():
@@ -66,10 +66,10 @@ def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
 def updates(
     model: Model, players: Mapping[str, Player], batch: Batch, step: int, half: bool
 ) -> Iterator[Update]:
-    """The model's updates of one step, each checked; with ``half``, its networks compute in bfloat16.
+    """Yield the model's updates of one step, checked; with ``half``, its networks compute in bfloat16.
 
     Raises:
-        UserError: an update of an unknown player, or a loss that is no scalar.
+        UserError: for an update of an unknown player, or a loss that is not a scalar.
     """
     iterator = model.updates(batch, step)
     while True:
@@ -84,13 +84,12 @@ def updates(
         if update.loss.ndim:
             raise UserError(
                 f"the loss of {update.player} has the shape {tuple(update.loss.shape)} at step {step}; "
-                "updates give a scalar"
+                "it must be a scalar"
             )
         yield update
 
 
 def diverged(what: str, step: int) -> UserError:
     return UserError(
-        f"{what} {DIVERGED} at step {step}; lower --learning-rate and train again (the model and the state "
-        "saved before, if any, are kept)"
+        f"{what} {DIVERGED} at step {step}; lower --learning-rate and train again (what was saved is kept)"
     )

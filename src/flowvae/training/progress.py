@@ -9,11 +9,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from flowvae.titles import title
 
 MOST = 2
-"""of the numbers that a model shows are on the display"""
+"""number of the model's numbers on the display"""
 
 
 class Display:
-    """A bar with epoch, the model's first numbers, images/s and time left; above it a line per validation."""
+    """A bar with epoch, the model's first numbers, images/s and time left, below a line per validation."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
@@ -39,7 +39,7 @@ def _first(numbers: Mapping[str, float]) -> str:
 
 @contextmanager
 def display(name: str, visible: bool = True) -> Iterator[Display]:
-    """Show a `Display` on standard error where ``visible``."""
+    """Show a `Display` on standard error if ``visible``."""
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=20),

@@ -15,12 +15,12 @@ EVERY = 25  # steps
 
 
 class Records:
-    """Writes one JSON line for every few training steps and for every validation.
+    """Writes a JSON line every 25 training steps and at every validation.
 
-    Each has ``split``, ``step``, ``epoch`` (a fraction), ``seconds``, and the numbers that the model shows,
-    the most telling first. Those of training are means over the steps since the last line, with
-    ``images_per_second`` and the ``learning_rate`` of the first player. Those of validation are means over
-    the validation images; weights are kept by the first of them.
+    Each has ``split``, ``step``, ``epoch`` (a fraction), ``seconds``, and the model's numbers, most important
+    first. Those of training are means over the steps since the last line, with ``images_per_second`` and the
+    ``learning_rate`` of the first player. Those of validation are means over the validation images; the first
+    of them chooses the weights.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Records:
 
     @torch.no_grad()
     def training(self, shown: Mapping[str, Tensor], fraction: float, batch_size: int) -> None:
-        """Add a training step; ``fraction`` of the budget is used up."""
+        """Record a training step; ``fraction`` of the budget is used up."""
         for name, value in shown.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._seconds = self._state.seconds
-        # By the step itself, so that a resumed run writes at the same steps as an unbroken one.
+        # By the step number, so that a resumed run writes at the same steps as an uninterrupted one.
         if self._state.step % EVERY and fraction < 1:
             return
         steps = self._state.step - self._last_step
@@ -52,10 +52,10 @@ class Records:
         self._sums.clear()
 
     def validation(self, scores: Mapping[str, float]) -> None:
-        """Write the scores of the validation images."""
+        """Record the scores of the validation images."""
         self._write("valid", scores)
         self._display.validation(self._state.step, self._state.step / self._per_epoch, scores)
-        self._last_seconds += self._state.seconds - self._seconds  # what validation took is not training
+        self._last_seconds += self._state.seconds - self._seconds  # validation is not training time
 
     def _write(self, split: str, numbers: Mapping[str, float], **more: float) -> None:
         state = self._state

@@ -1,4 +1,4 @@
-"""Budgets, and the learning rate that follows them."""
+"""Budgets, and the learning-rate schedule over them."""
 
 import math
 
@@ -8,7 +8,7 @@ DEFAULT_MINUTES = 10.0
 
 
 def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: float) -> float:
-    """Fraction of the budget that is used up, the largest over the budgets given, and 1 once it is exceeded.
+    """Return the fraction of the budget that is used up, at most 1: the largest over the given budgets.
 
     >>> spent(TrainingConfig(epochs=4, minutes=10), step=200, steps_per_epoch=100, seconds=60)
     0.5
@@ -24,9 +24,7 @@ def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: fl
 
 
 def rate_factor(settings: TrainingConfig, step: int, fraction: float) -> float:
-    """Share of its highest learning rate that an optimizer takes.
-
-    A straight rise over the first steps, times a cosine over the budget.
+    """Return the factor on the highest learning rate: linear warm-up times cosine decay over the budget.
 
     >>> settings = TrainingConfig(learning_rate_warm_up=10)
     >>> [round(rate_factor(settings, step, step / 1000), 3) for step in (0, 10, 500, 1000)]

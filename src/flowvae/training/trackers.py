@@ -1,4 +1,4 @@
-"""Where the metrics go beside metrics.jsonl: the trackers that accelerate knows."""
+"""Trackers of accelerate that receive the metrics besides metrics.jsonl."""
 
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,25 @@ from flowvae.runs import reason
 
 
 def check_tracker(track: str) -> None:
-    """Complain of a tracker that accelerate would leave out without a word.
+    """Check that a tracker is installed; accelerate would silently skip it.
 
     Raises:
-        UserError: its package is not installed.
+        UserError: if its package is not installed.
     """
     if track != "none" and track not in map(str, get_available_trackers()):
-        raise UserError(f"track is {track}, whose package is missing; pip install {track}, or --track none")
+        raise UserError(f"track is {track}, which is not installed; pip install {track}, or --track none")
 
 
 def start_tracker(accelerator: Accelerator, run: Path, config: Config) -> None:
-    """Begin to track ``run``: in its own directory with TensorBoard, elsewhere in the project "flowvae".
+    """Start tracking ``run``: with TensorBoard in its own directory, otherwise in the project "flowvae".
 
     Raises:
-        UserError: the tracker refuses, for want of a login for instance.
+        UserError: if the tracker does not start, for example without a login.
     """
     track = config.training.track
     if track == "none":
         return
-    if track == "tensorboard":  # the name of a directory in the run's
+    if track == "tensorboard":  # "logs" is the directory
         accelerator.init_trackers("logs")
         return
     options: dict[str, dict[str, Any]] = {
@@ -48,7 +48,5 @@ def start_tracker(accelerator: Accelerator, run: Path, config: Config) -> None:
     }
     try:
         accelerator.init_trackers("flowvae", config=settings, init_kwargs={track: options[track]})
-    except Exception as error:  # each has errors of its own
-        raise UserError(
-            f"{track} does not start ({reason(error)}); mend that, or choose --track none"
-        ) from None
+    except Exception as error:  # each tracker raises its own errors
+        raise UserError(f"{track} does not start ({reason(error)}); fix it or choose --track none") from None
