@@ -91,14 +91,14 @@ def test_saving_leaves_a_folder_of_something_else_alone(workspace):
     before = contents(Path("plain"))
     with pytest.raises(UserError) as error:
         flowvae.save_pretrained("flow", "plain")
-    message(error, "plain holds", "choose another directory")
+    message(error, "plain contains", "choose another directory")
     assert contents(Path("plain")) == before
 
 
 def test_the_command_saves_into_the_run(workspace):
     written = succeeds("export", "flow", "--format", "hub").split()
     assert written == [f"flow/hub/{name}" for name in hub.FILES]
-    is_refusal(command("export", "flow", "--format", "hub", "--out", "plain"), "plain holds")
+    is_refusal(command("export", "flow", "--format", "hub", "--out", "plain"), "plain contains")
     is_refusal(command("export", "missing", "--format", "hub"), "missing is not a directory")
     is_refusal(command("export", "flow", "--format", "pickle"), "'pickle'", "onnx", "hub")
 
@@ -162,7 +162,7 @@ def test_what_the_hub_cannot_give_is_one_line(tmp_path):
     for name in ("me/mine", "no such folder", "a/b/c"):
         with pytest.raises(UserError) as error:
             flowvae.from_pretrained(name, cache_dir=tmp_path, local_files_only=True)
-        message(error, name, "not a directory or on the hub")
+        message(error, name, "neither a directory nor on the hub")
 
 
 def test_what_the_hub_does_not_take_is_one_line(workspace, monkeypatch):

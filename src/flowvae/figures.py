@@ -20,15 +20,15 @@ GAP = 2  # pixels between images
 GAP_SHADE = 0.85
 FORMATS = (".png", ".pdf")
 DPI = 200
-MOST_PIXELS = 2**16  # a side, for matplotlib
+MOST_PIXELS = 2**16  # per side, limit of matplotlib
 FONT_SIZE = 9
 
 
 def tile(images: Tensor, columns: int, together: int | None = None) -> np.ndarray:
-    """Images [N, C, H, W] in [0, 1], row by row on one canvas [height, width, C], uint8.
+    """Arrange images [N, C, H, W] in [0, 1] row by row on one canvas [height, width, C], uint8.
 
-    Images of one channel are shown as ink on paper: 1 is black. NaN is no image. Every ``together`` rows, the
-    gap is wider.
+    Images of one channel are shown as ink on paper: 1 is black. NaN is left blank. Every ``together`` rows,
+    the gap is wider.
 
     >>> import torch
     >>> tile(torch.zeros(5, 1, 8, 8), columns=3).shape
@@ -46,13 +46,12 @@ def tile(images: Tensor, columns: int, together: int | None = None) -> np.ndarra
 
 
 def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together: int | None = None) -> None:
-    """Grids of images side by side, each under its title (which may be empty), as PNG or PDF.
+    """Save grids of images side by side, each centered below its title (which may be empty), as PNG or PDF.
 
-    In a PNG, a pixel of an image is a square of whole pixels. A grid narrower than its title stands below the
-    middle of it.
+    In a PNG, an image pixel is a square of whole pixels.
 
     Raises:
-        UserError: the file's name ends in neither .png nor .pdf.
+        UserError: if the file's suffix is neither .png nor .pdf, or the picture is too large.
     """
     canvases = {title: tile(images, columns, together) for title, images in panels.items()}
     # An image is about 84 pixels wide, so that most titles fit above a grid.
@@ -69,7 +68,7 @@ def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together
     for column, wide, high, (title, canvas) in zip(full, widths, heights, canvases.items(), strict=True):
         left = begin + (column - wide) // 2
         axes = figure.add_axes((left / width, (height - above - high) / height, wide / width, high / height))
-        colours = np.broadcast_to(canvas, (*canvas.shape[:2], 3))  # a colour map would round the greys
+        colours = np.broadcast_to(canvas, (*canvas.shape[:2], 3))  # a colour map would round grey levels
         axes.imshow(colours, interpolation="nearest", aspect="auto")
         axes.set_title(title, fontsize=FONT_SIZE)
         axes.axis("off")
@@ -78,7 +77,7 @@ def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together
 
 
 def _width(title: str) -> int:
-    """Of a title above a grid, in pixels, with some room at its sides."""
+    """Return the width of a title above a grid in pixels, with some space at its sides."""
     if not title:
         return 0
     return math.ceil((TextPath((0, 0), title, size=FONT_SIZE).get_extents().width + FONT_SIZE) * DPI / 72)
@@ -88,18 +87,18 @@ Unit = Literal["minutes", "epochs"]
 
 
 def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, over: Unit = "minutes") -> None:
-    """What `draw_curves` draws, as PNG or PDF by the file's name.
+    """Save the figure of `draw_curves`, as PNG or PDF.
 
     Raises:
-        UserError: the file's name ends in neither .png nor .pdf.
+        UserError: if the file's suffix is neither .png nor .pdf.
     """
     _save(draw_curves(runs, over), path)
 
 
 def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit = "minutes") -> Figure:
-    """What runs are validated by, over minutes or epochs of training, a panel for each kind of number.
+    """Draw the runs' validation scores over minutes or epochs of training, one panel per kind of score.
 
-    Training faint, validation marked. Minutes say what a model costs, if all runs had the same machine.
+    Training is faint, validation marked. Minutes compare costs if all runs had the same machine.
     """
     kinds: dict[str, dict[str, Sequence[Mapping[str, Any]]]] = {}
     for name, records in runs.items():
@@ -129,7 +128,7 @@ def _draw_panel(axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str
                 line.set(label=name, marker="o", markersize=3)
             else:
                 line.set(alpha=0.4, linewidth=0.8)
-            # The first steps are hundreds of nats away; what follows them is what one compares.
+            # The first steps, hundreds of nats away, would flatten the rest of the curves.
             compared += [record[number] for record in chosen if spent(record) > 0.15 * end]
     compared = [value for value in compared if math.isfinite(value)]
     if compared:
@@ -143,13 +142,13 @@ def _draw_panel(axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str
     axes.grid(alpha=0.3, linewidth=0.6)
     training = any(record["split"] == "train" for records in runs.values() for record in records)
     legend = "validation (faint: training)" if training else "validation"
-    # Beside the curves: there may be ten of them, anywhere.
+    # Beside the curves, which may be anywhere.
     beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
     axes.legend(title=legend, fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False, **beside)
 
 
 def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) -> None:
-    """Columns of strips of images [N, C, H, W], each over its caption, as PNG or PDF by the file's name."""
+    """Save columns of strips of images [N, C, H, W], each above its caption, as PNG or PDF."""
     rows = max(len(strips) for strips in panels.values())
     count, _, height, width = next(iter(panels.values()))[0][0].shape
     strip_width = 4.6
@@ -171,9 +170,9 @@ def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) 
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the file's name ends in."""
+    """Write a figure in the format of the file's suffix."""
     if path.suffix not in FORMATS:
         raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, FORMATS)}")
-    # 42: TrueType fonts in PDF, since publishers refuse matplotlib's default.
+    # 42: TrueType fonts in PDF; publishers reject matplotlib's default.
     with replacing(path) as partial, matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(partial, format=path.suffix[1:], dpi=DPI)

@@ -1,4 +1,4 @@
-"""Models in the conventions of the Hugging Face hub: saved to a directory, loaded from there or the hub."""
+"""Models in the layout of the Hugging Face hub: saved to a directory, loaded from one or from the hub."""
 
 import contextlib
 import shutil
@@ -11,7 +11,6 @@ from typing import Any
 from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
 
 from flowvae import runs
-from flowvae.config import Config
 from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.runs.formats import written
@@ -24,29 +23,31 @@ SCORES = ("negative_elbo", "nll", "bits_per_dim")
 
 
 def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
-    """Write the model of a run into ``folder`` as the hub wants it, and as a run of its own.
+    """Write the model of a run into ``folder``, in the layout of the hub, which is also that of a run.
 
-    Configuration, weights and evaluation are the run's. Its state stays behind, and so do the directories of
-    its data, which would tell of the machine that it was trained on. ``README.md`` is a model card made
-    from the evaluation; one that is there already is kept.
+    Copies configuration, weights and evaluation, but not the state to resume from, nor the directories of the
+    data, which would reveal paths of the training machine. ``README.md`` is a model card made from the
+    evaluation; an existing one is kept.
 
     Args:
-        run: the directory of a run.
-        folder: made where it is not there.
+        run: directory of the run.
+        folder: directory to write to, created if needed.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        UserError: no such run, or one of its files is damaged; or ``folder`` holds something else.
+        UserError: if there is no such run, one of its files is damaged, or ``folder`` contains other files.
     """
     opened, folder = runs.Run(run), Path(folder)
-    _ = opened.model  # complains of whatever is missing or damaged, as does the next line
+    _ = opened.model  # raises if anything is missing or damaged, as does the next line
     _evaluation(opened)
     config = opened.config
     strangers = {path.name for path in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
     if strangers:
-        raise UserError(f"{folder} holds {min(strangers)}, which is no model's; choose another directory")
+        raise UserError(
+            f"{folder} contains {min(strangers)}, which is not a model's; choose another directory"
+        )
     config = replace(
         config,
         data=replace(config.data, data=Path(config.data.data).name),
@@ -54,13 +55,12 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     )
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.CONFIG, written(config, opened.spec, opened.described.system))
-    with runs.replacing(folder / runs.WEIGHTS) as partial:
-        shutil.copyfile(opened.path / runs.WEIGHTS, partial)
-    if (opened.path / runs.EVALUATION).exists():
-        with runs.replacing(folder / runs.EVALUATION) as partial:
-            shutil.copyfile(opened.path / runs.EVALUATION, partial)
-    else:  # scores of what was here before
-        (folder / runs.EVALUATION).unlink(missing_ok=True)
+    for name in (runs.WEIGHTS, runs.EVALUATION):
+        if (opened.path / name).exists():
+            with runs.replacing(folder / name) as partial:
+                shutil.copyfile(opened.path / name, partial)
+        else:  # scores of an earlier export
+            (folder / name).unlink(missing_ok=True)
     if not (folder / CARD).exists():
         with runs.replacing(folder / CARD) as partial:
             card = model_card(runs.Run(folder), titles([opened.path])[0])
@@ -69,19 +69,19 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
 
 
 def from_pretrained(name: str | Path, **options: Any) -> Model:
-    """A trained model in ``eval()`` mode, from a directory (see `save_pretrained`) or from the hub.
+    """Load a trained model in ``eval()`` mode, from a directory (see `save_pretrained`) or from the hub.
 
     Args:
-        name: a directory, or OWNER/MODEL on the hub, which is downloaded once and kept.
-        options: of `huggingface_hub.snapshot_download`, such as ``revision``, ``token``, ``cache_dir`` and
-            ``local_files_only``.
+        name: a directory, or OWNER/MODEL on the hub, which is downloaded once and cached.
+        options: arguments of `huggingface_hub.snapshot_download`, such as ``revision``, ``token``,
+            ``cache_dir`` and ``local_files_only``.
 
     Raises:
-        UserError: there is no such model, it cannot be had, or it is damaged.
+        UserError: if there is no such model, it cannot be downloaded, or it is damaged.
     """
     if Path(name).is_dir():
         return runs.load(name)
-    with _one_line(f"{name} is not a directory or on the hub", "check the name and the network"):
+    with _one_line(f"{name} is neither a directory nor on the hub", "check the name and the network"):
         return runs.load(snapshot_download(str(name), allow_patterns=FILES, **options))
 
 
@@ -94,49 +94,44 @@ def push_to_hub(
     commit_message: str = "Upload a flowvae model",
     **options: Any,
 ) -> str:
-    """Upload the model of a run (see `save_pretrained`) to OWNER/MODEL on the hub, which may be new.
+    """Upload the model of a run (see `save_pretrained`) to the hub.
 
     Args:
-        run: the directory of a run.
-        repository: OWNER/MODEL.
-        private: of a new repository; None for the owner's own default.
-        token: in place of that of ``hf auth login``.
-        commit_message: of the upload.
-        options: of `huggingface_hub.HfApi.upload_folder`, such as ``revision`` and ``create_pr``.
+        run: directory of the run.
+        repository: OWNER/MODEL, created if needed.
+        private: whether a new repository is private; None for the owner's default.
+        token: access token, in place of that of ``hf auth login``.
+        commit_message: message of the commit.
+        options: arguments of `huggingface_hub.HfApi.upload_folder`, such as ``revision`` and ``create_pr``.
 
     Returns:
-        The address of the upload.
+        The URL of the upload.
 
     Raises:
-        UserError: no such run, or the hub refuses.
+        UserError: if there is no such run, or the hub refuses the upload.
     """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save_pretrained(run, folder)
-        with _one_line(
-            f"the hub does not take {repository}", "check its name, hf auth login and the network"
-        ):
+        with _one_line(f"the hub refuses {repository}", "check its name, hf auth login and the network"):
             api.create_repo(repository, private=private, exist_ok=True)
-            return str(
-                api.upload_folder(
-                    repo_id=repository, folder_path=folder, commit_message=commit_message, **options
-                )
-            )
+            options |= {"repo_id": repository, "folder_path": folder, "commit_message": commit_message}
+            return str(api.upload_folder(**options))
 
 
 def model_card(run: runs.Run, name: str) -> str:
-    """What the hub shows of a model: its scores with their protocol, and how to use it."""
-    config, shape = run.config, run.spec.shape
-    evaluation = _evaluation(run)
+    """Write the model card: the scores with their protocol, and how to use the model."""
+    config, evaluation = run.config, _evaluation(run)
     data = ModelCardData(
         library_name="flowvae",
         model_name=name,
         tags=["flowvae", run.described.system],
         eval_results=_results(evaluation) if evaluation else None,
     )
-    channels, height, width = shape
+    channels, height, width = run.spec.shape
     images = f"{height} x {width} images of {channels} channel{'s' if channels > 1 else ''}"
+    kind = "a model of its author's own" if config.model is None else config.model.describe()
     return f"""---
 {data.to_yaml()}
 ---
@@ -144,7 +139,7 @@ def model_card(run: runs.Run, name: str) -> str:
 # {name}
 
 A deep generative model of {images}, trained by flowvae on {config.data.data} ({config.data.binarization}):
-{_kind(config)}.
+{kind}.
 
 ## Likelihood
 
@@ -161,7 +156,7 @@ images = model.sample(16)  # [16, {channels}, {height}, {width}]
 
 
 def _evaluation(run: runs.Run) -> dict[str, Any] | None:
-    """The scores of a run and their protocol, all that a card tells; None where it was not evaluated."""
+    """Read the scores of a run, with everything that the card needs; None if it was not evaluated."""
     path = run.path / runs.EVALUATION
     if not path.exists():
         return None
@@ -170,10 +165,6 @@ def _evaluation(run: runs.Run) -> dict[str, Any] | None:
     if missing := [key for key in told if evaluation.get(key) is None]:
         raise UserError(f"{path} lacks {', '.join(missing)}; evaluate the run again")
     return evaluation
-
-
-def _kind(config: Config) -> str:
-    return config.model.describe() if config.model is not None else "a model of its author's own"
 
 
 def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
@@ -185,7 +176,7 @@ def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
         "nll": f"; -log p(x) is {estimate}, in nats per image",
         "nll_standard_error": "; the standard error is over images",
         "effective_sample_size": "; ESS is the effective sample size of the weights, the median over images",
-        "pareto_k": "; Pareto k tells how heavy the tail of the weights is, the median over images",
+        "pareto_k": "; Pareto k measures how heavy the tail of the weights is, the median over images",
     }
     noted = "".join(note for key, note in notes.items() if evaluation.get(key) is not None)
     return (
@@ -214,10 +205,10 @@ def _results(evaluation: dict[str, Any]) -> list[EvalResult]:
 
 @contextlib.contextmanager
 def _one_line(trouble: str, remedy: str) -> Iterator[None]:
-    """What the hub's client complains of, in one line."""
+    """Turn the errors of the hub's client into one line."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # the client's errors of the network are its own, and change with it
+    except Exception as error:  # the client's network errors have no common class
         raise UserError(f"{trouble} ({runs.reason(error)}); {remedy}") from None

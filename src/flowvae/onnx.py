@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,30 +18,28 @@ PACKAGES = ("onnx", "onnxscript")
 def export_onnx(model: Model, shape: tuple[int, int, int], folder: Path) -> list[Path]:
     """Write the graphs of a model into ``folder``, such as ``encoder.onnx`` and ``decoder.onnx``.
 
-    A graph draws nothing: ``noise`` is standard normal and comes from who runs it. Noise of zeros gives the
-    center of a posterior. Numbers of samples and images are free, the other sizes are the model's. What the
-    graphs of a model take and give: its ``graphs``, such as `flowvae.models.VAE.graphs`.
+    Graphs are deterministic: standard normal ``noise`` is an input, and zeros give the center of a posterior.
+    The numbers of samples and images are dynamic, all other sizes fixed. The model's ``graphs``, such as
+    `flowvae.models.VAE.graphs`, documents inputs and outputs.
 
     Args:
-        model: exported in ``eval()`` mode, and left as it was.
+        model: the model, exported in ``eval()`` mode and left in its own.
         shape: (C, H, W) of its images.
-        folder: made where it is not there.
+        folder: directory to write to, created if needed.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        UserError: a package is missing, or the model cannot be written as graphs.
+        UserError: if a package is missing, or the model cannot be exported as graphs.
     """
     absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if absent:
         raise UserError(f"ONNX needs {' and '.join(absent)}; install: pip install 'flowvae[onnx]'")
     if not isinstance(model, Graphed):
-        raise UserError(
-            f"a {type(model).__name__} has no graphs for ONNX; export --format hub keeps the model"
-        )
+        raise UserError(f"a {type(model).__name__} has no graphs for ONNX; use flowvae export --format hub")
     with evaluating(model), torch.no_grad():
-        graphs = model.graphs(shape)  # refuses before anything is written
+        graphs = model.graphs(shape)  # raises before anything is written
         for graph in graphs.values():
             graph.module(*graph.inputs.values())
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,15 +49,11 @@ def export_onnx(model: Model, shape: tuple[int, int, int], folder: Path) -> list
 
 
 def _write(path: Path, graph: Graph) -> None:
-    sizes: dict[str, Any] = {}
-
-    def dimension(name: str) -> Any:
-        return sizes.setdefault(name, torch.export.Dim(name))
-
-    free = tuple({axis: dimension(name) for axis, name in axes.items()} for axes in graph.free)
+    sizes = {name: torch.export.Dim(name) for axes in graph.free for name in axes.values()}
+    free = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in graph.free)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it tells of packages that nobody asked for
+    logger.setLevel(logging.ERROR)  # it warns about optional packages
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The published tables, row by row: trained, scored and reported; can be interrupted and resumed."""
+"""Training, scoring and reporting of the published tables, which can be interrupted and resumed."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from torch import Tensor
 
 from flowvae import figures, runs
@@ -38,7 +38,7 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Variant:
-    """What is trained: a preset, and the options of `flowvae train` that it differs from it by."""
+    """A preset, and the options of `flowvae train` that change it."""
 
     preset: str
     options: tuple[str, ...] = ()
@@ -53,14 +53,14 @@ _NORMAL = ("--prior", "normal")
 _INDEPENDENT = ("--likelihood", "bernoulli")
 
 TABLES: dict[str, dict[str, Variant]] = {
-    # The posteriors, and how many transformations they have.
+    # Posteriors by kind and number of transformations.
     "table1": _presets(
         "vae",
         *(f"planar-{k}" for k in (4, 10, 20, 40)),
         *(f"realnvp-{k}" for k in (2, 5, 10, 20)),
         "iaf-4",
     ),
-    # What each part of Real NVP's couplings is worth.
+    # Contribution of each part of the Real NVP couplings.
     "ablations": {
         "realnvp-10": Variant("realnvp-10"),
         "no-context": Variant("realnvp-10", ("--no-context",)),
@@ -68,19 +68,19 @@ TABLES: dict[str, dict[str, Variant]] = {
         "batch-norm": Variant("realnvp-10", ("--normalization", "batch")),
         "batch-norm-flow": Variant("realnvp-10", ("--flow-batch-norm",)),
         "unbounded-scale": Variant("realnvp-10", ("--no-bounded",)),
-        # Batch norm has it anyway.
+        # Batch norm always has the whole gradient.
         "whole-gradient": Variant("realnvp-10", ("--no-path-derivative",)),
-        # The Gaussian around the flow: of independent dimensions; and with no flow, or a planar one, in it.
+        # Covariance of the Gaussian: diagonal with Real NVP; full with a planar flow, or without a flow.
         **{f"realnvp-{k}-diagonal": Variant(f"realnvp-{k}", ("--covariance", "diagonal")) for k in (5, 10)},
         "gaussian-full": Variant("vae", ("--covariance", "full")),
         "planar-40-full": Variant("planar-40", ("--covariance", "full")),
-        # The flow of codes that Rezende & Mohamed have, in place of the flow of noise.
+        # A flow of codes, as of Rezende & Mohamed, instead of a flow of noise.
         **{
             f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", ("--flow-of", "code", "--covariance", "diagonal"))
             for k in (5, 10, 20)
         },
     },
-    # Whether deep chains train, without normalization in the conditioners and with each kind of it.
+    # Training of deep chains, without normalization in the conditioners and with each kind.
     "depth": {
         f"realnvp-{k}-{normalization}": Variant(
             "realnvp-10", ("--transformations", str(k), "--normalization", normalization)
@@ -88,7 +88,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         for k in (8, 16, 32, 64)
         for normalization in ("none", "weight", "batch", "act")
     },
-    # What the parts of the lowest likelihood are worth, and the levers of its training.
+    # Contributions of the parts, and of the training options, of the model with the best likelihood.
     "density": {
         "plain": Variant("density-small", (*_GAUSSIAN, *_NORMAL, *_INDEPENDENT)),
         "posterior-flow": Variant("density-small", (*_NORMAL, *_INDEPENDENT)),
@@ -112,7 +112,7 @@ TABLES: dict[str, dict[str, Variant]] = {
     ),
 }
 
-# -log p(x|z) of the table of 2017 that this one follows; it names no other number.
+# -log p(x|z) in the original table of 2017, which has no other number.
 ORIGINAL_RECONSTRUCTION = {
     "planar-4": 65.5,
     "planar-10": 68.9,
@@ -128,7 +128,7 @@ REPORTED_FIRST = {"original_reconstruction": ".2f"}
 
 @dataclass(frozen=True)
 class Budget:
-    """What every row gets: minutes, epochs, or whichever ends first."""
+    """Training budget per row in minutes, epochs, or both: whichever ends first."""
 
     minutes: float | None = None
     epochs: int | None = None
@@ -140,7 +140,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table with a seed, and where its run lies."""
+    """A row of a table for one seed, with the paths of its files."""
 
     title: str
     variant: Variant
@@ -167,42 +167,42 @@ class Row:
         return self.result.exists() and self.read()["asked"] == request.of(self)
 
     def read(self) -> dict[str, Any]:
-        """The row's result, as `_keep_result` wrote it.
+        """Read the row's result, as `_keep_result` wrote it.
 
         Raises:
-            UserError: it is damaged.
+            UserError: if it is damaged.
         """
         values = runs.read_json(self.result)
         if not _is_result(values):
-            raise UserError(f"{self.result} holds no result of a row; remove it, and the row is scored again")
+            raise UserError(f"{self.result} is not the result of a row; remove it to score the row again")
         own = ("asked", "validation")
         check_scores(self.result, {key: value for key, value in values.items() if key not in own})
         return values
 
     def state(self) -> tuple[float, tuple[str, float] | None]:
-        """Fraction of the run's budget that is spent, and the first number of its latest record."""
+        """Return the used fraction of the run's budget, and the first number of its last record."""
         records = runs.read_metrics(self.run)
         if not records:
             return 0.0, None
         last = records[-1]
         training = runs.Run(self.run).config.training
-        # Epochs are written with four digits, and so are 0 where they are long.
+        # Epochs are written with four decimals: at the start of a long one, 0.
         steps_per_epoch = max(1, round(last["step"] / last["epoch"])) if last["epoch"] >= 1e-4 else 1
         return spent(training, last["step"], steps_per_epoch, last["seconds"]), runs.first_number(last)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of every row."""
+    """Options that all rows share."""
 
     budget: Budget
     data: str | None
-    """in place of the preset's own"""
+    """data set in place of the preset's own"""
     num_samples: int
     num_images: int
 
     def of(self, row: Row) -> dict[str, Any]:
-        """As the row's result tells it; a result of anything else is not the row's."""
+        """Return the entry "asked" of the row's result; results with another one do not count."""
         return {
             "preset": row.variant.preset,
             "options": " ".join(row.variant.options),
@@ -226,31 +226,34 @@ def reproduce_table(
 ) -> None:
     """Train and score every variant with every seed, and write the table, its numbers and the curves.
 
-    Finished rows are kept, a row that was stopped goes on where it was, and a larger budget goes on with the
-    runs of a smaller one. Rows are processes of their own, ``workers`` at a time, that share the cores. A row
-    whose loss stops being finite is a result as well.
+    Finished rows are kept, interrupted ones are resumed, and a larger budget resumes the runs of a smaller
+    one. Each row is a process of its own; ``workers`` of them run at a time and share the cores. A loss that
+    stops being finite counts as a result of its row.
 
     Args:
-        folder: gets ``ROW-seedN.json`` for each row, ``table.md``, ``table.json``, the curves of seed 0 as
-            ``curves.png``, and the runs themselves under ``runs/``.
-        budget: of every row.
-        data: in place of the presets' own.
-        num_samples: S of -log p(x).
-        num_images: random test images.
+        folder: directory for ``ROW-seedN.json`` for each row, ``table.md``, ``table.json``, the curves of
+            seed 0 as ``curves.png``, and the runs under ``runs/``.
+        budget: training budget per row.
+        variants: the rows by name.
+        seeds: number of random seeds, 0 and up, to train each row with.
+        data: data set in place of the presets' own.
+        workers: number of rows to train in parallel.
+        num_samples: S, number of posterior samples per image for -log p(x).
+        num_images: number of random test images to score.
 
     Raises:
-        UserError: a row failed; the others are done all the same.
+        UserError: if a row failed; the other rows are finished nevertheless.
     """
     check_range("seeds", seeds, 1, MOST_SEEDS)
     check_range("workers", workers, 1, MOST_SEEDS)
     check_range("samples", num_samples, 1, MOST)
     check_range("images", num_images, 1, MOST)
-    preset("vae").training.with_budget(**dataclasses.asdict(budget))  # complains of a budget that is none
+    preset("vae").training.with_budget(**dataclasses.asdict(budget))  # raises if it is invalid
     rows = [Row(*item, seed, folder) for seed in range(seeds) for item in variants.items()]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     request = Request(budget, data, num_samples, num_images)
     for row in rows:
-        row.is_done(request)  # complains of a damaged result before anything is trained
+        row.is_done(request)  # raises for a damaged result before anything is trained
     evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     failed: list[Row] = []
@@ -261,7 +264,7 @@ def reproduce_table(
             command = [sys.executable, "-m", "flowvae", *words]
             process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             processes.append(process)
-            if stopped.is_set():  # while it started
+            if stopped.is_set():  # while the process started
                 process.terminate()
             return process.wait() == 0
 
@@ -270,8 +273,8 @@ def reproduce_table(
             return
         earlier = row.log.stat().st_size if row.log.exists() else 0
         if (row.run / STATE_FILE).exists():
-            words = ["train", "--resume", str(row.run)]  # which refuses what it was not begun with
-        else:  # which begins again where nothing was saved
+            words = ["train", "--resume", str(row.run)]  # refuses options that differ from the run's
+        else:  # starts again if nothing was saved
             words = ["train", row.variant.preset, "--out", str(row.run), "--seed", str(row.seed)]
         words += [*row.variant.options, *(["--data", data] if data else []), *budget.options()]
         trained = call(row, words)
@@ -296,19 +299,19 @@ def reproduce_table(
         while wait(futures, timeout=1.0).not_done and not stopped.is_set():
             if interrupted():
                 stopped.set()
-                for process in processes:  # a row in training saves itself
+                for process in processes:  # a row in training saves its state
                     process.terminate()
     for future in futures:
         future.result()
     _write_report(folder, rows)
-    for name, evaluation in scored.items():  # whose own warnings went to their logs
+    for name, evaluation in scored.items():  # the warnings of their own processes are in the logs
         warn(name, evaluation)
     if stopped.is_set():
         raise KeyboardInterrupt
     if failed:
         logs = ", ".join(str(row.log) for row in failed)
         rows_failed = "1 row" if len(failed) == 1 else f"{len(failed)} rows"
-        raise UserError(f"{rows_failed} failed; see {logs}, then start the same command again")
+        raise UserError(f"{rows_failed} failed; see {logs}, then run the same command again")
 
 
 def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
@@ -329,7 +332,7 @@ def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
 
 
 def _is_result(values: Any) -> bool:
-    """Whether it has what a report draws: the budget that was asked for, and pairs of minutes and value."""
+    """Check for what the report needs: the budget, and pairs of minutes and validation score."""
     if not isinstance(values, dict) or not isinstance(values.get("asked"), dict):
         return False
     budget, validation = values["asked"].get("budget"), values.get("validation")
@@ -355,28 +358,23 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     runs.write_json(folder / "table.json", results)
     text = markdown(results, REPORTED_FIRST)
     (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")
-    # More seeds would hide the rows behind one another.
+    # The curves of more seeds would overlap.
     curves = {
         result["name"]: [
-            {
-                "split": "valid",
-                "seconds": 60 * minutes,
-                "epoch": epoch,
-                result.get("validated_by", "negative_elbo"): value,
-            }
+            {"split": "valid", "seconds": 60 * minutes, "epoch": epoch, _validated_by(result): value}
             for epoch, (minutes, value) in enumerate(result["validation"], start=1)
         ]
         for row, result in zip(finished, results, strict=True)
         if row.seed == 0
     }
-    # Rows that got the same epochs are compared by them: they need not have had the same machine.
+    # Budgets in epochs only are compared by epochs, since rows may come from different machines.
     timed = any(result["asked"]["budget"]["minutes"] for result in results)
     figures.save_curves(curves, folder / "curves.png", "minutes" if timed else "epochs")
 
 
 @contextmanager
 def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
-    """One bar a row, fed by what the rows' processes write."""
+    """Show one bar per row, from the files that the rows' processes write."""
     columns = (
         TextColumn("{task.description:18}"),
         BarColumn(),
@@ -387,25 +385,13 @@ def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks = {row: progress.add_task(row.name, total=1.0, note="") for row in rows}
 
-        def look() -> None:
-            for row, task in tasks.items():
-                with contextlib.suppress(UserError):  # a damaged run, of which its own process complains
-                    show(row, task)
-
-        def show(row: Row, task: TaskID) -> None:
-            if row.is_done(request):
-                result = row.read()
-                number = _validated_by(result)
-                note = "diverged" if result.get("diverged") else _note(number, result[number])
-                progress.update(task, completed=1.0, note=note)
-            elif (row.run / runs.CONFIG).exists():
-                fraction, latest = row.state()
-                note = "scoring" if fraction >= 1 else _note(*latest) if latest else ""
-                progress.update(task, completed=fraction, note=note)
-
         def watch() -> None:
-            while not over.wait(2.0):
-                look()
+            ended = False
+            while not ended:
+                ended = over.wait(2.0)
+                for row, task in tasks.items():
+                    with contextlib.suppress(UserError):  # a damaged run, which its own process reports
+                        progress.update(task, **_shown(row, request))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -414,11 +400,23 @@ def _progress(rows: Sequence[Row], request: Request) -> Iterator[None]:
         finally:
             over.set()
             watcher.join()
-            look()
+
+
+def _shown(row: Row, request: Request) -> dict[str, Any]:
+    """Return the completed fraction of a row, and a note; nothing before it starts."""
+    if row.is_done(request):
+        result = row.read()
+        number = _validated_by(result)
+        note = "diverged" if result.get("diverged") else _note(number, result[number])
+        return {"completed": 1.0, "note": note}
+    if not (row.run / runs.CONFIG).exists():
+        return {}
+    fraction, latest = row.state()
+    return {"completed": fraction, "note": "scoring" if fraction >= 1 else _note(*latest) if latest else ""}
 
 
 def _validated_by(result: Mapping[str, Any]) -> str:
-    """The number by which a row was validated; earlier results do not say that it was -ELBO."""
+    """Name the number that validates a row; in earlier results, which lack the name, it is -ELBO."""
     return result.get("validated_by", "negative_elbo")
 
 
@@ -434,10 +432,10 @@ def reproduce_figure(
     seed: int = 0,
     num_samples: int = 500,
 ) -> list[Path]:
-    """Latent interpolations of several runs between the same test images, each strip with its quality.
+    """Draw latent interpolations of several runs between the same test images, each with its quality.
 
     Returns:
-        The PNG, the PDF and the JSON with the numbers, named after ``out``.
+        The paths of the PNG, the PDF and the JSON with the numbers, named after ``out``.
     """
     panels: dict[str, list[tuple[Tensor, str]]] = {}
     numbers: dict[str, list[dict[str, float]]] = {}

@@ -1,4 +1,4 @@
-"""What a trained model is worth: likelihood, use of the latent space, tables."""
+"""Evaluation of trained models: likelihood, latent space, interpolation, nearest images."""
 
 from flowvae.evaluation.inference_gaps import InferenceGaps, inference_gaps
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality

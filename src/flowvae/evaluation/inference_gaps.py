@@ -1,4 +1,4 @@
-"""What a bound loses to the encoder, and what to the family of its posteriors."""
+"""Inference gaps: what the ELBO loses to the encoder, and what to the family of posteriors."""
 
 from typing import NamedTuple
 
@@ -14,20 +14,20 @@ class InferenceGaps(NamedTuple):
     """Per image, in nats, [B] (Cremer, Li & Duvenaud 2018)."""
 
     negative_elbo: Tensor
-    """with the parameters that the encoder gives"""
+    """with the encoder's posterior parameters"""
     own_negative_elbo: Tensor
-    """with parameters of each image's own"""
+    """with parameters optimized per image"""
     negative_log_marginal: Tensor
-    """importance-weighted, with samples of the latter posterior"""
+    """importance-weighted, with samples of the optimized posterior"""
 
     @property
     def amortization(self) -> Tensor:
-        """What is lost because one encoder serves all images."""
+        """Loss from sharing one encoder among all images."""
         return self.negative_elbo - self.own_negative_elbo
 
     @property
     def approximation(self) -> Tensor:
-        """What is lost because no posterior of the family is the true one."""
+        """Loss from the family of posteriors, which does not contain the true one."""
         return self.own_negative_elbo - self.negative_log_marginal
 
 
@@ -40,29 +40,27 @@ def inference_gaps(
     training_samples: int = 8,
     learning_rate: float = 0.02,
 ) -> InferenceGaps:
-    """Give each image [B, C, H, W] posterior parameters of its own, and see what that is worth.
+    """Optimize the posterior parameters of each image [B, C, H, W], and measure the gain.
 
-    These are what is linear in the encoder's embedding: the Gaussian's moments, and the context of the flow.
-    They begin as the encoder's and maximize the image's own ELBO, by Adam with a rate that falls as a cosine.
-    The model's weights stay as they are. The amortization found is a lower bound, as an optimizer finds no
-    more than there is.
+    The parameters are those that are linear in the encoder's embedding: the moments of the Gaussian, and the
+    context of the flow. They start at the encoder's output and maximize the image's ELBO, by Adam with cosine
+    decay. The weights of the model do not change. The amortization gap found is a lower bound, as the
+    optimization may be incomplete.
 
     Args:
-        model: in ``eval()`` mode, with a Gaussian posterior or a flow of one.
-        images: those to be looked at.
-        num_samples: S of all three numbers.
-        steps: of the optimizer.
-        training_samples: S of its ELBO.
-        learning_rate: its highest.
+        model: a model in ``eval()`` mode, with a Gaussian posterior, alone or transformed by a flow.
+        images: the images.
+        num_samples: S, number of samples for all three numbers.
+        steps: number of optimizer steps.
+        training_samples: number of samples for the ELBO that is maximized.
+        learning_rate: highest learning rate.
 
     Raises:
-        TypeError: another posterior.
+        TypeError: for any other posterior.
     """
     posterior = model.posterior
     if not isinstance(posterior, GaussianPosterior | FlowPosterior):
-        raise TypeError(
-            f"a {type(posterior).__name__} has no parameters of an image; give a Gaussian or a flow of one"
-        )
+        raise TypeError(f"posterior is a {type(posterior).__name__}; expected a Gaussian or a flow of one")
     with torch.no_grad():
         codes, context = posterior.parameters_of(model.encoder(images))
     learnt = [each.clone().requires_grad_() for each in (*codes, context) if each is not None]
@@ -78,7 +76,7 @@ def inference_gaps(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         densities = draw(training_samples)
-        # Images are optimized side by side: each one's own gradient is that of its term.
+        # A sum over images: each image's gradient is that of its own term.
         loss = (densities.posterior - densities.likelihood - densities.prior).mean(0).sum()
         for each, gradient in zip(learnt, torch.autograd.grad(loss, learnt), strict=True):
             each.grad = gradient

@@ -1,4 +1,4 @@
-"""Paths through the latent space, and how smooth and likely they are."""
+"""Interpolations in the latent space, and how smooth and probable they are."""
 
 from typing import NamedTuple
 
@@ -12,35 +12,31 @@ from flowvae.noise import Noise
 
 @torch.no_grad()
 def interpolate(model: Coded, first: Tensor, second: Tensor, steps: int = 10, noise: Noise = None) -> Tensor:
-    """Images [B, steps, C, H, W] on the way from ``first`` to ``second``, each [B, C, H, W].
+    """Interpolate from ``first`` to ``second``, [B, C, H, W] each: images [B, steps, C, H, W].
 
-    The model says which way its codes go: see the ``path`` of each.
+    The model's ``path`` defines the path of the codes.
     """
     codes = model.path(first, second, steps)
     return model.decode(codes.flatten(0, 1), noise).unflatten(0, codes.shape[:2])
 
 
 class PathQuality(NamedTuple):
-    """Of each path, [B]."""
+    """Quality of each path, [B]."""
 
     largest_step: Tensor
-    """Largest change between neighbours (sum over pixels of the absolute difference), as a multiple of the
-    path's mean change: 1 for an even walk, the number of its steps for one single jump."""
+    """largest change between neighbours (sum over pixels of the absolute difference), as a multiple of the
+    path's mean change: 1 if all are equal, the number of changes if only one is not 0"""
     negative_log_marginal: Tensor
-    """-log p(x) in nats, averaged over the path's images, each pixel at the level nearest to its mean."""
+    """-log p(x) in nats, averaged over the path's images, with each pixel rounded to the nearest level"""
 
 
 @torch.no_grad()
 def path_quality(
-    model: Bounded | Scored,
-    paths: Tensor,
-    levels: int | None,
-    num_samples: int = 100,
-    noise: Noise = None,
+    model: Bounded | Scored, paths: Tensor, levels: int | None, num_samples: int = 100, noise: Noise = None
 ) -> PathQuality:
-    """Judge the paths [B, steps, C, H, W] that `interpolate` gives, with S samples for each -log p(x).
+    """Measure the quality of paths [B, steps, C, H, W] of `interpolate`, with S samples for each -log p(x).
 
-    ``levels`` is how many values a pixel takes; None where it is any number.
+    ``levels`` is the number of values that a pixel takes; None if any.
     """
     changes = (paths[:, 1:] - paths[:, :-1]).abs().flatten(2).sum(2)  # [B, steps - 1]
     images = paths.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The images of a set that are nearest to given ones."""
+"""Nearest images in a set."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from flowvae.data import as_float
 
 
 class Nearest(NamedTuple):
-    """Of each image, the nearest ones first, [N, count]."""
+    """For each image, the nearest ones of the set, nearest first, [N, count]."""
 
     indices: Tensor
-    """places in the set"""
+    """positions in the set"""
     distances: Tensor
     """squared Euclidean distances over all pixels: between binary images, how many pixels differ"""
 
@@ -21,14 +21,14 @@ class Nearest(NamedTuple):
 def nearest(
     images: Tensor, among: Tensor, count: int = 1, *, levels: int | None = None, chunk: int = 10_000
 ) -> Nearest:
-    """The ``count`` images of ``among`` [M, C, H, W] nearest to each of ``images`` [N, C, H, W].
+    """Find the ``count`` images of ``among`` [M, C, H, W] nearest to each of ``images`` [N, C, H, W].
 
-    A model that has memorized its training images draws images at a distance near 0 from them. The set
-    is gone through ``chunk`` images at a time. Where ``levels`` is given, it holds grey levels below that, as
-    a `Dataset` does, and only a chunk of it is ever made real numbers in [0, 1].
+    Samples of a model that memorized its training images have distances near 0 from them. The set is searched
+    ``chunk`` images at a time. If ``levels`` is given, the set contains grey levels below it, as a `Dataset`
+    does, and each chunk is converted to numbers in [0, 1].
 
     Raises:
-        ValueError: the set has fewer than ``count`` images.
+        ValueError: if the set has fewer than ``count`` images.
 
     >>> among = torch.eye(4).view(4, 1, 2, 2)
     >>> nearest(among[2:3], among).indices
@@ -42,7 +42,7 @@ def nearest(
     for start in range(0, len(among), chunk):
         others = among[start : start + chunk]
         others = (others if levels is None else as_float(others, levels)).flatten(1)
-        # The expansion of the square; rounding can take an exact 0 below it.
+        # The square, expanded; rounding can make an exact 0 negative.
         square = torch.addmm(others.square().sum(1), points, others.t(), alpha=-2)
         square = (square + points.square().sum(1, keepdim=True)).clamp(min=0)
         places = torch.arange(start, start + len(others), device=points.device).expand(len(points), -1)

@@ -1,4 +1,4 @@
-"""Whether an importance-weighted estimate can be trusted, from its weights."""
+"""Reliability of importance-weighted estimates, from their weights."""
 
 import math
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-# docs/likelihoods.md has what they were chosen by.
+# docs/likelihoods.md gives the reasons for these thresholds.
 FEWEST_EFFECTIVE_SAMPLES = 10
 HIGHEST_PARETO_K = 0.7
 
 
 def weight_diagnostics(sizes: Tensor, shapes: Tensor) -> dict[str, float]:
-    """Effective sample sizes and Pareto k of images, [N] each, as evaluation.json has them, where defined."""
-    # Weights of no tail have none that is too heavy; but where no image has one, nothing was looked at.
+    """Summarize effective sample sizes and Pareto k of images, [N] each, for evaluation.json."""
+    # An image without a tail does not count as too high; if no image has one, the share is undefined.
     too_high = (shapes > HIGHEST_PARETO_K).double().mean() + (0 if shapes.isfinite().any() else math.nan)
     values = {
         "effective_sample_size": sizes.nanquantile(0.5),
@@ -26,10 +26,10 @@ def weight_diagnostics(sizes: Tensor, shapes: Tensor) -> dict[str, float]:
 
 
 def caveat(evaluation: Mapping[str, Any]) -> str | None:
-    """One line on an evaluation whose -log p(x) cannot be trusted; None where nothing speaks against it.
+    """Return a one-line warning about an evaluation whose -log p(x) cannot be trusted; else None.
 
-    Either sign is enough: a tenth of the images have fewer than ten effective samples, or half of them have a
-    Pareto k above 0.7.
+    Either sign suffices: a tenth of the images have fewer than ten effective samples, or more than half have
+    a Pareto k above 0.7.
     """
     size = evaluation.get("effective_sample_size_lowest_decile")
     too_high = evaluation.get("pareto_k_too_high")

@@ -1,4 +1,4 @@
-"""How much of the latent space is used."""
+"""Use of the latent space."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ THRESHOLD = 0.01
 
 @torch.no_grad()
 def active_units(model: Inferring, images: Tensor, num_samples: int = 32) -> int:
-    """Dimensions whose posterior mean varies over images: ``Cov_x(E_q[z_i]) > 0.01`` (Burda et al. 2016, C).
+    """Count dimensions whose posterior mean varies over images: ``Cov_x(E_q[z_i]) > 0.01``.
 
-    The mean under a flow posterior is known from samples alone; the covariance between the means of two
-    independent halves of them is an estimate without their noise.
+    (Burda et al. 2016, appendix C.) The mean of a flow posterior is estimated from samples; the covariance of
+    the means of two independent halves of them has no bias from their noise.
     """
     halves: list[Tensor] = []
     for few in images.split(max(1, CHUNK // (2 * num_samples))):
