@@ -10,7 +10,7 @@ from torch import Tensor
 from flowvae.batch import DataSpec
 from flowvae.evaluation import bounds, interpolate
 from flowvae.models import VAE, Bounded, Completing, Inferring, Model, Sampler
-from flowvae.models.base import Completions
+from flowvae.models.completion import Completions
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
 from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions

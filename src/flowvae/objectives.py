@@ -1,18 +1,17 @@
-"""What training maximizes: pure functions of `LogDensities`, in nats."""
+"""Objectives that training maximizes: pure functions of `LogDensities`, in nats."""
 
 import math
 
-import torch
 from torch import Tensor
 
 from flowvae.densities import LogDensities
 
 
 def elbo(densities: LogDensities, beta: float = 1.0) -> Tensor:
-    """Evidence lower bound, ``E_q[log p(x|z) + beta (log p(z) - log q(z|x))]``, [B].
+    """Compute the evidence lower bound, ``E_q[log p(x|z) + beta (log p(z) - log q(z|x))]``, [B].
 
-    With ``beta = 1`` a lower bound on log p(x) (Kingma & Welling 2014, equation 2); smaller while the
-    Kullback-Leibler term warms up.
+    With ``beta = 1`` it is a lower bound on log p(x) (Kingma & Welling 2014, equation 2); beta is smaller
+    during the warm-up of the Kullback-Leibler term.
 
     >>> ones = torch.ones(5, 7)
     >>> elbo(LogDensities(likelihood=-80 * ones, prior=-40 * ones, posterior=-20 * ones)).shape
@@ -22,26 +21,30 @@ def elbo(densities: LogDensities, beta: float = 1.0) -> Tensor:
 
 
 def importance_weighted_bound(densities: LogDensities, beta: float = 1.0) -> Tensor:
-    """``log (1/S) sum_s p(x, z_s) / q(z_s|x)``, [B]: at least as tight as the ELBO (Burda et al. 2016).
+    """Compute ``log (1/S) sum_s p(x, z_s) / q(z_s|x)``, [B], at least as tight as the ELBO.
 
-    ``beta`` is the weight of ``log p(z) - log q(z|x)`` in it, as in `elbo`.
+    (Burda et al. 2016.) ``beta`` is the weight of ``log p(z) - log q(z|x)``, as in `elbo`.
     """
-    weights = densities.likelihood + beta * (densities.prior - densities.posterior)
-    return torch.logsumexp(weights, 0) - math.log(len(weights))
+    return log_mean_exp(densities.likelihood + beta * (densities.prior - densities.posterior))
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """Compute the logarithm of the mean of ``exp(values)`` over the first axis."""
+    return values.logsumexp(0) - math.log(len(values))
 
 
 def free_bits_elbo(densities: LogDensities, free_bits: float, beta: float = 1.0) -> Tensor:
-    """The ELBO's mean over images, a scalar, whose first ``free_bits`` nats of KL cost nothing.
+    """Compute the mean ELBO of the images, a scalar, without penalty on the first ``free_bits`` nats of KL.
 
     (Kingma et al. 2016, appendix C.8, with all dimensions as one group, since the KL of a flow posterior
-    does not split into dimensions.)
+    does not decompose over dimensions.)
     """
     divergence = (densities.posterior - densities.prior).mean()
     return densities.likelihood.mean() - beta * divergence.clamp(min=free_bits)
 
 
 def warm_up(step: int, steps: int) -> float:
-    """Weight that rises from 0 to 1 in a straight line over the first ``steps`` steps; 1 if there are none.
+    """Return a weight that rises linearly from 0 to 1 over the first ``steps`` steps; 1 if there are none.
 
     >>> [warm_up(step, 4) for step in (0, 2, 4, 100)]
     [0.0, 0.5, 1.0, 1.0]

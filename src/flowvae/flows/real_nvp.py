@@ -75,7 +75,8 @@ class RealNVP(Flow):
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with full_precision(z):
             if not self.checkpointed:
-                return _RealNVP.apply(z, *_flat(self._weights(context)))
+                offset, weights = self._weights(context)
+                return _RealNVP.apply(z, offset, *weights)
             steps = self.unroll(z, context)
             return steps[-1][0], torch.stack([log_determinant for _, log_determinant in steps]).sum(0)
 
@@ -154,10 +155,6 @@ class StackedPerceptrons(nn.Module):
             last = F.normalize(last, dim=2) * self.norms[1].unsqueeze(2)
         bound = last.new_empty(len(last), 0) if self.bound is None else self.bound
         return first, last, self.last_bias, bound
-
-
-def _flat(weights: tuple[Tensor, list[Tensor]]) -> tuple[Tensor, ...]:
-    return weights[0], *weights[1]
 
 
 class _RealNVP(torch.autograd.Function):

@@ -3,7 +3,6 @@
 from flowvae.models.base import (
     Bounded,
     Coded,
-    Completing,
     Graphed,
     Inferring,
     Model,
@@ -11,6 +10,7 @@ from flowvae.models.base import (
     Scored,
     Update,
 )
+from flowvae.models.completion import Completing
 from flowvae.models.vae import VAE
 
 __all__ = [

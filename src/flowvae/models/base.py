@@ -1,6 +1,5 @@
 """The contract between a model and the training loop, and the capabilities that a model may have."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -167,40 +166,6 @@ class Inferring(Coded, Bounded):
         """Draw codes [N, D] from the prior p(z); ``temperature`` as in `Sampler.sample`."""
 
 
-class Completions(NamedTuple):
-    """Images whose hidden pixels were filled in by a model."""
-
-    images: Tensor
-    """[N, C, H, W]: known pixels unchanged, the others at their mean given the code"""
-    effective_samples: Tensor
-    """[N]: effective sample size of each chain's last candidates, from 1 to their number"""
-
-
-class Completing(ABC):
-    """A model that fills in hidden pixels."""
-
-    @abstractmethod
-    def complete(
-        self,
-        image: Tensor,
-        known: Tensor,
-        count: int,
-        sweeps: int = 20,
-        candidates: int = 8,
-        noise: torch.Generator | None = None,
-    ) -> Completions:
-        """Draw independent completions of one image [C, H, W].
-
-        Args:
-            image: the image; values of hidden pixels are ignored.
-            known: boolean mask of the known pixels, [C, H, W].
-            count: N, number of completions, each from its own Markov chain.
-            sweeps: number of steps per chain; at least 1.
-            candidates: S, number of codes from which each step chooses one.
-            noise: a generator to draw from, or None for torch's own.
-        """
-
-
 class Graph(NamedTuple):
     """A part of a model as a deterministic graph."""
 
@@ -230,8 +195,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def log_mean_exp(values: Tensor) -> Tensor:
-    """Compute the logarithm of the mean of ``exp(values)`` over the first axis."""
-    return values.logsumexp(0) - math.log(len(values))

@@ -1,15 +1,25 @@
 """Completion of images: hidden pixels given the known ones, by resampled pseudo-Gibbs sampling."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from flowvae.densities import Likelihood, Posterior, Prior
 from flowvae.errors import UserError
-from flowvae.models.base import Completing, Completions
 
 
-class GibbsCompleting(Completing):
-    """Fills in hidden pixels by Markov chains over codes and pixels.
+class Completions(NamedTuple):
+    """Images whose hidden pixels were filled in by a model."""
+
+    images: Tensor
+    """[N, C, H, W]: known pixels unchanged, the others at their mean given the code"""
+    effective_samples: Tensor
+    """[N]: effective sample size of each chain's last candidates, from 1 to their number"""
+
+
+class Completing:
+    """A model that fills in hidden pixels, by Markov chains over codes and pixels.
 
     A chain starts with hidden pixels drawn from the model. A sweep draws a code for the whole image, then
     redraws the hidden pixels from p(x|z). With the code from q(z|x), this is pseudo-Gibbs sampling (Rezende,
@@ -34,9 +44,16 @@ class GibbsCompleting(Completing):
         candidates: int = 8,
         noise: torch.Generator | None = None,
     ) -> Completions:
-        """See `Completing.complete`.
+        """Draw independent completions of one image [C, H, W].
 
-        ``known`` must be the same for all channels of a position if the likelihood makes them dependent.
+        Args:
+            image: the image; values of hidden pixels are ignored.
+            known: boolean mask of the known pixels, [C, H, W]; the same for all channels of a position if the
+                likelihood makes them dependent.
+            count: N, number of completions, each from its own Markov chain.
+            sweeps: number of steps per chain; at least 1.
+            candidates: S, number of codes from which each step chooses one.
+            noise: a generator to draw from, or None for torch's own.
 
         Raises:
             UserError: if hidden pixels depend on known ones given the code.

@@ -3,21 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from flowvae.errors import UserError
-from flowvae.flows import (
-    AffineCoupling,
-    BatchNormFlow,
-    Chain,
-    Checkerboard,
-    Flattened,
-    Flow,
-    RealNVP,
-)
+from flowvae.flows import AffineCoupling, BatchNormFlow, Chain, Checkerboard, Flattened, Flow, RealNVP
 from flowvae.networks import ConvolutionalConditioner, Dense
-
-Normalization = Literal["none", "weight", "batch", "act"]
+from flowvae.networks.normalization import Normalization
 
 
 class CodeShape(NamedTuple):
@@ -65,7 +56,7 @@ class Couplings:
                 weight_norm=self.normalization == "weight",
             )
 
-        def pair() -> list[Flow]:
+        def pair(_: int) -> list[Flow]:
             return [self._dense(code.channels, swap) for swap in (False, True)]
 
         return chain(self.transformations, pair, code.channels if self.flow_batch_norm else None)
@@ -104,13 +95,12 @@ class Couplings:
             raise UserError(
                 f"{self.prefix}hidden is {self.hidden}; it must be a multiple of 4 if the code is a map"
             )
-        turns = iter(range(self.transformations))
 
         def pair(channels: int) -> list[Flow]:
             return [self.convolutional(channels, self.hidden, swap) for swap in (False, True)]
 
-        def transformation() -> list[Flow]:
-            if next(turns) % 2 == 0 and height % 2 == 0 and width % 2 == 0:
+        def transformation(k: int) -> list[Flow]:
+            if k % 2 == 0 and height % 2 == 0 and width % 2 == 0:
                 return [Checkerboard(Chain(pair(4 * channels)))]
             return pair(channels)
 
@@ -119,12 +109,12 @@ class Couplings:
 
 
 def chain(
-    transformations: int, transformation: Callable[[], list[Flow]], normalized: int | None = None
+    transformations: int, transformation: Callable[[int], list[Flow]], normalized: int | None = None
 ) -> Chain:
     """Chain K transformations, each followed by batch normalization of ``normalized`` features, if any."""
     flows: list[Flow] = []
-    for _ in range(transformations):
-        flows += transformation()
+    for k in range(transformations):
+        flows += transformation(k)
         if normalized is not None:
             flows.append(BatchNormFlow(normalized))
     return Chain(flows)

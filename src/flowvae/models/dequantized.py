@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from flowvae.batch import Batch
-from flowvae.models.base import Bounded, Model, Update, log_mean_exp
+from flowvae.models.base import Bounded, Model, Update
 from flowvae.models.starting import start_from_data
 from flowvae.noise import Noise, uniform
+from flowvae.objectives import log_mean_exp
 
 
 class DequantizedDensity(Model, Bounded, ABC):

@@ -13,25 +13,25 @@ from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import check_range
 from flowvae.models.base import Model, Sampler, Update
-from flowvae.models.sides import check_sides
-from flowvae.networks import Decoder, Downsampler, VectorCode
+from flowvae.models.generator import GeneratorOptions
+from flowvae.networks import Downsampler
 from flowvae.networks.convolutional import NECK, STRIDE, kaiming
 from flowvae.noise import Noise, normal
-from flowvae.parts import DEEPEST, LARGEST, WIDEST, Part, check_positive, training_only
+from flowvae.parts import LARGEST, Part, check_positive, training_only
 
 SAMPLES = 512
-"""samples from which one call of `GAN.validate` estimates the energy score"""
+"""number of samples from which one call of `GAN.validate` estimates the energy score"""
 PENALIZED = 4
-"""the gradient penalty is taken on one real image in so many; on all of them a step takes a third longer"""
+"""one real image in so many has the gradient penalty; with all of them, a step takes a third longer"""
 
 
 def energy_score(samples: Tensor, images: Tensor) -> Tensor:
-    """``ES(y) = E||X - y|| - E||X - X'|| / 2`` of images y [B, ...], [B], from samples X [S, ...], S >= 2.
+    """Estimate ``ES(y) = E||X - y|| - E||X - X'|| / 2`` of images y [B, ...], [B], from S >= 2 samples X.
 
-    (Gneiting & Raftery 2007, section 4.3, where it has the opposite sign.) Lower is better: its mean over
-    images is lowest where samples and images have the same distribution, and nowhere else. Norms are
-    Euclidean over all pixels. The estimate is unbiased: the second mean is over pairs of different samples.
-    All images share the samples, and so much of its error.
+    (Gneiting & Raftery 2007, section 4.3, with the opposite sign.) Lower is better: its mean over images is
+    lowest if and only if samples and images have the same distribution. Norms are Euclidean over all pixels.
+    The estimate is unbiased, as the second mean is over pairs of different samples. The images share the
+    samples, and so much of the error.
     """
     samples, images = samples.flatten(1), images.flatten(1)
     exact = "donot_use_mm_for_euclid_dist"  # by matrix products, float32 loses short distances
@@ -42,29 +42,29 @@ def energy_score(samples: Tensor, images: Tensor) -> Tensor:
 
 
 def gradient_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """``E||grad_x D(x)||^2`` over images [B, C, H, W], a scalar.
+    """Compute ``E||grad_x D(x)||^2`` over images [B, C, H, W], a scalar.
 
     R1 without its factor gamma / 2 (Mescheder, Geiger & Nowozin 2018, equation 9).
-    ``D`` gives logits [B], each of its own image alone.
+    Each of the logits [B] of ``D`` must depend on its own image only.
     """
     images = images.detach().requires_grad_()
-    # By `forward`, past torch.compile, whose graphs cannot be differentiated twice; and without autocast.
+    # `forward` bypasses torch.compile, whose graphs cannot be differentiated twice.
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(discriminator.forward(images).sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, H, W] in [0, 1] to logits [N] of their being real.
+    """Maps images [N, C, H, W] in [0, 1] to logits [N] of their being real.
 
-    A `Downsampler`, and two dense layers over its map. No activation is normalized, so that each logit
-    depends on one image.
+    A `Downsampler` and two dense layers. No activation is normalized, so that each logit depends on one
+    image.
 
     Args:
         shape: (C, H, W); height and width are multiples of 4.
         features: width of the first dense layer.
-        channels, blocks: of the `Downsampler`.
-        scale: factor of the logits.
+        channels, blocks: as in `Downsampler`.
+        scale: factor on the logits.
     """
 
     def __init__(
@@ -80,23 +80,24 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.hardswish(self.neck(self.downsampler(2 * images - 1)))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # the order that is in memory
+        x = x.permute(0, 2, 3, 1).flatten(1)  # the order in memory
         return self.scale * self.last(F.hardswish(self.first(x))).squeeze(1)
 
 
 class GAN(Model, Sampler):
     """A generative adversarial network (Goodfellow et al. 2014) of two players, G and D.
 
-    The discriminator D learns to tell images x from samples G(z) of the generator, z standard normal:
-    ``E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E||grad_x D(x)||^2``. G minimizes
-    ``E softplus(-D(G(z)))``, the non-saturating loss. At each step first D moves, then G, on the same codes.
+    The discriminator D learns to tell images x from samples G(z) of the generator, z standard normal. It
+    minimizes ``E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E||grad_x D(x)||^2``. G minimizes
+    ``E softplus(-D(G(z)))``, the non-saturating loss. In each step D is updated first, then G, with the same
+    codes.
 
-    It has no likelihood and no encoder. It is validated by the energy score of its samples.
+    There is no likelihood and no encoder. Validation uses the energy score of the samples.
 
     Args:
         generator: maps codes [N, D] to images [N, C, H, W] in [0, 1].
-        discriminator: maps images [N, C, H, W] to logits [N], each of its own image alone.
-        latent: D.
+        discriminator: maps images [N, C, H, W] to logits [N], each of which depends on one image.
+        latent: D, number of latent dimensions.
         gamma: weight of the gradient penalty; None for none.
     """
 
@@ -156,39 +157,25 @@ class SpectralNormalizationOptions(Part):
 
     name = "spectral"
     scale: float = 0.5
-    """factor of the discriminator's logits, whose slope it bounds; where samples collapse, lower it"""
+    """factor on the discriminator's logits, which bounds their slope; lower it if samples collapse"""
 
     def __post_init__(self) -> None:
         check_positive("scale", self.scale, LARGEST)
 
 
 @dataclass(frozen=True)
-class GANOptions(System):
+class GANOptions(GeneratorOptions, System):
     """A deep convolutional generative adversarial network."""
 
     name = "gan"
 
     regularization: GradientPenaltyOptions | SpectralNormalizationOptions = GradientPenaltyOptions()
     """regularization of the discriminator: a gradient penalty on real images, or spectral normalization"""
-    latent: int = 64
-    """D, number of latent dimensions"""
     features: int = 256
-    """width of the generator's first layer, and of the discriminator's last"""
-    channels: int = 64
-    """width of the convolutions at a quarter of the images' sides; half as many at half of the sides"""
-    blocks: int = 1
-    """residual blocks at either size of generator and discriminator"""
-
-    def __post_init__(self) -> None:
-        check_range("latent", self.latent, 1, WIDEST)
-        check_range("features", self.features, 1, WIDEST)
-        check_range("channels", self.channels, 2, WIDEST)  # half as many at half of the images' sides
-        check_range("blocks", self.blocks, 0, DEEPEST)
+    """width of the generator's first layer and of the discriminator's first dense layer"""
 
     def build(self, data: DataSpec) -> GAN:
-        check_sides(data.shape, STRIDE)
-        code = VectorCode(self.latent, data.shape[1:], self.features, self.channels)
-        generator = nn.Sequential(Decoder(code, data.shape[0], self.blocks), nn.Sigmoid())
+        generator = nn.Sequential(self.generator(data.shape), nn.Sigmoid())
         sizes = data.shape, self.features, self.channels, self.blocks
         if isinstance(self.regularization, GradientPenaltyOptions):
             return GAN(generator, Discriminator(*sizes), self.latent, self.regularization.gamma)
@@ -202,8 +189,8 @@ class GANOptions(System):
         return f"adversarial network, D = {self.latent}; discriminator with {self.regularization.name}"
 
 
-# No momentum, since each player's loss changes with every step of the other; no weight decay, which would
-# pull the discriminator towards indifference.
+# No momentum, as each player's loss changes with every step of the other; no weight decay, which would make
+# the discriminator indifferent.
 _TRAINING = TrainingConfig(
     batch_size=64, optimizer="adamw", beta1=0.0, learning_rate=1e-3, weight_decay=0.0, minutes=10.0
 )

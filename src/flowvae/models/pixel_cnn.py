@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, System, TrainingConfig
 from flowvae.errors import UserError
-from flowvae.models.base import Model, Sampler, Scored, Update, log_mean_exp
+from flowvae.models.base import Model, Sampler, Scored, Update
 from flowvae.models.causal import CausalOptions
 from flowvae.models.sides import check_sides
 from flowvae.networks import CausalNetwork
 from flowvae.networks.causal import PATCH
 from flowvae.noise import Noise, integers, uniform
+from flowvae.objectives import log_mean_exp
 
 
 class PixelCNN(Model, Sampler, Scored):

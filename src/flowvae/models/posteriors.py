@@ -10,8 +10,9 @@ from torch import nn
 from flowvae.densities import FlowPosterior, GaussianPosterior, Posterior
 from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow, InverseAutoregressive, Planar
-from flowvae.models.couplings import CodeShape, Couplings, Normalization, chain
+from flowvae.models.couplings import CodeShape, Couplings, chain
 from flowvae.networks import MaskedDense
+from flowvae.networks.normalization import Normalization
 from flowvae.parts import DEEPEST, WIDEST, Part
 
 
@@ -107,10 +108,9 @@ class InverseAutoregressiveOptions(AffineOptions):
         dimension = code.channels
         # With fewer, some dimensions could not depend on others.
         check_range("hidden", self.hidden, dimension - 1, WIDEST)
-        orders = iter(range(self.transformations))
 
-        def transformation() -> list[Flow]:
-            reverse = next(orders) % 2 == 1
+        def transformation(k: int) -> list[Flow]:
+            reverse = k % 2 == 1
             conditioner = MaskedDense(dimension, self.hidden, context=self.context, reverse=reverse)
             return [InverseAutoregressive(conditioner, dimension, self.bounded)]
 

@@ -14,9 +14,10 @@ from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import check_range
 from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueeze
 from flowvae.models.base import Coded, Sampler
-from flowvae.models.couplings import Couplings, Normalization
+from flowvae.models.couplings import Couplings
 from flowvae.models.dequantized import DequantizedDensity
 from flowvae.models.sides import check_sides
+from flowvae.networks.normalization import Normalization
 from flowvae.noise import Noise, normal
 from flowvae.parts import DEEPEST, MOST, WIDEST, training_only
 

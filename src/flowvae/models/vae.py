@@ -22,16 +22,8 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
-from flowvae.models.base import (
-    Graph,
-    Graphed,
-    Inferring,
-    Model,
-    Sampler,
-    Update,
-    evaluating,
-)
-from flowvae.models.completion import GibbsCompleting
+from flowvae.models.base import Graph, Graphed, Inferring, Model, Sampler, Update, evaluating
+from flowvae.models.completion import Completing
 from flowvae.models.couplings import CodeShape
 from flowvae.models.likelihoods import (
     BernoulliOptions,
@@ -86,7 +78,7 @@ class ImportanceWeighted(Part):
         return importance_weighted_bound(densities, beta).mean()
 
 
-class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
+class VAE(Model, Sampler, Inferring, Completing, Graphed):
     """A variational autoencoder (Kingma & Welling 2014), composed of its parts.
 
     Args:
@@ -243,29 +235,23 @@ class VAE(Model, Sampler, Inferring, GibbsCompleting, Graphed):
         }
 
 
-class _Encoder(nn.Module):
+class _PartOfVAE(nn.Module):
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
 
+
+class _Encoder(_PartOfVAE):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return self.vae.posterior(self.vae.encoder(images), noise.shape[0], noise)
 
 
-class _Decoder(nn.Module):
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
+class _Decoder(_PartOfVAE):
     def forward(self, z: Tensor) -> Tensor:
         return self.vae.likelihood.images(z)
 
 
-class _Sampler(nn.Module):
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
+class _Sampler(_PartOfVAE):
     def forward(self, noise: Tensor) -> Tensor:
         return self.vae.sample(noise.shape[0], noise)
 
@@ -490,9 +476,7 @@ PRESETS: dict[str, Config] = {
     ),
     **{
         data + suffix: Config(
-            DataConfig(data, "none"),
-            model,
-            replace(_SMALL_STEPS, minutes=180.0, validation_images=1000),
+            DataConfig(data, "none"), model, replace(_SMALL_STEPS, minutes=180.0, validation_images=1000)
         )
         for data in ("cifar10", "svhn", "celeba")
         for suffix, model in _COLOUR_POSTERIORS.items()

@@ -12,7 +12,7 @@ from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
 from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
-from flowvae.models.base import Completions
+from flowvae.models.completion import Completions
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
