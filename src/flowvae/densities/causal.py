@@ -15,10 +15,10 @@ class CausalImages(Distribution):
     """``p(x|c) = prod_i p(x_i | x_1, ..., x_{i-1}, c)`` over the 2x2 patches x_i of binary images.
 
     Args:
-        network: gives the conditional distributions.
+        network: network of the conditional distributions.
         condition: maps c [S, B, channels, H/2, W/2]; the batch shape is [S, B].
         shape: (1, H, W).
-        orders: in which order of the patches each is scored, [S, B]; None where the network knows one.
+        orders: order of the patches in which each is scored, [S, B]; None if the network has only one.
     """
 
     arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
@@ -34,7 +34,7 @@ class CausalImages(Distribution):
         self.network, self.condition, self.orders = network, condition, orders
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """In nats, [S, B], for images [B, 1, H, W] that all samples share, or [S, B, 1, H, W]."""
+        """Compute log p(x|c) in nats, [S, B], for images [B, 1, H, W] of all samples, or [S, B, 1, H, W]."""
         if value.ndim == 5:
             value = value.flatten(0, 1)
         orders = None if self.orders is None else self.orders.flatten()
@@ -42,12 +42,12 @@ class CausalImages(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), noise: Noise = None) -> Tensor:
-        """Images [*sample_shape, S, B, 1, H, W].
+        """Draw images [*sample_shape, S, B, 1, H, W].
 
         Args:
-            sample_shape: how many for each condition.
-            noise: uniform numbers [*sample_shape, S, B, H/2, W/2] to draw them by, or a generator of them.
-                The same numbers with another condition show what the condition decides.
+            sample_shape: number of images per condition.
+            noise: uniform, [*sample_shape, S, B, H/2, W/2], or a generator to draw it from. The same noise
+                with another condition shows the effect of the condition.
         """
         sample_shape = torch.Size(sample_shape)
         places = self.condition.shape[3:]
@@ -58,15 +58,15 @@ class CausalImages(Distribution):
 
 
 class CausalLikelihood(Likelihood):
-    """Binary images patch by patch, each given those before it and the code.
+    """Binary images, autoregressive over patches given the code (PixelVAE, Gulrajani et al. 2017).
 
-    (PixelVAE, Gulrajani et al. 2017.) Where the network knows several orders of the patches, the order is a
-    second code, whose prior and posterior are uniform: each sample draws its own, and the importance-weighted
-    estimate is one of ``log p(x) = log mean_o p_o(x)``, the mixture of the densities of all orders.
+    If the network has several orders of the patches, the order is a second code with uniform prior and
+    posterior. Each sample draws its own, and the importance-weighted estimate is one of
+    ``log p(x) = log mean_o p_o(x)``, the mixture of the densities of all orders.
 
     Args:
         upsampler: maps z [N, D] to maps [N, channels, H/2, W/2].
-        network: whose condition these are.
+        network: network that is conditioned on these maps.
         shape: (1, H, W).
     """
 
@@ -81,7 +81,7 @@ class CausalLikelihood(Likelihood):
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:
-        """Start the network from the frequencies of patches; ``initialized`` says so."""
+        """Initialize the network from the frequencies of patches, and set ``initialized``."""
         self.network.initialize(images)
         self.initialized.fill_(True)
 
@@ -90,15 +90,15 @@ class CausalLikelihood(Likelihood):
         return CausalImages(self.network, self._condition(z), self.shape, orders)
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:
-        """One draw for each code, by uniform ``noise`` [S, B, H/2, W/2]: images that the model makes."""
-        # The noise of the pixels says in which order they are drawn, too.
+        """Draw one image per code, from uniform ``noise`` [S, B, H/2, W/2] or a generator."""
+        # The noise of the pixels determines their order as well.
         return CausalImages(self.network, self._condition(z), self.shape).sample(noise=noise)
 
     def _condition(self, z: Tensor) -> Tensor:
         return self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
     def _orders(self, samples: int, images: int, noise: torch.Generator | None) -> Tensor | None:
-        """An order for each sample of each image, uniform; the samples of an image take turns."""
+        """Draw a uniform order for each sample of each image; those of an image cycle through the orders."""
         number = self.network.orders
         if number == 1:
             return None

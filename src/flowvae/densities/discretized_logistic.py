@@ -1,4 +1,4 @@
-"""Pixels of some number of grey levels, each a logistic variable that was rounded to the nearest level."""
+"""Discretized logistic: pixels with grey levels, as logistic variables rounded to the nearest level."""
 
 import math
 from collections.abc import Sequence
@@ -12,24 +12,23 @@ from flowvae.densities.likelihood import Likelihood
 from flowvae.flows import at_least_float32
 from flowvae.noise import uniform
 
-LOWEST_LOG_SCALE = -7.0  # a scale of an eighth of a level of 8 bits
+LOWEST_LOG_SCALE = -7.0  # an eighth of the distance between 8-bit levels
 
 
 def log_mass(level: Tensor, location: Tensor, log_scale: Tensor, levels: int) -> Tensor:
-    """``log P(round(clip(X)) = level)`` for ``X ~ Logistic(location, exp(log_scale))``, element by element.
+    """Compute ``log P(round(clip(X)) = level)`` for ``X ~ Logistic(location, exp(log_scale))``, elementwise.
 
     Everything is on the scale [-1, 1], where neighbouring levels are ``2 / (levels - 1)`` apart. With ``a``
-    and ``b`` the upper and the lower edge of the level, standardized, and sigma the logistic function, the
-    mass is ``sigma(a) - sigma(b)``, and the outermost levels take all that lies beyond them (Salimans et al.
-    2017, equation 2). No difference of nearly equal numbers is ever taken:
-    ``sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a))``.
+    and ``b`` the standardized upper and lower edge of the level, and sigma the logistic function, the mass is
+    ``sigma(a) - sigma(b)``; the outermost levels extend to infinity (Salimans et al. 2017, equation 2). To
+    avoid cancellation, this is ``sigma(a) sigma(-b) (1 - exp(b - a))``.
     """
     inverse_scale = (-log_scale).exp()
     width = 2 / (levels - 1)
     middle = (level - location) * inverse_scale
     half = 0.5 * width * inverse_scale
     zero = torch.zeros((), dtype=middle.dtype, device=middle.device)
-    # The levels are a grid in floating point: half a level decides which one it is.
+    # Compared with a margin of half a level, since levels are floating-point numbers.
     lowest, highest = level < -1 + 0.5 * width, level > 1 - 0.5 * width
     above = torch.where(highest, zero, F.softplus(-middle - half))
     below = torch.where(lowest, zero, F.softplus(middle - half))
@@ -38,7 +37,9 @@ def log_mass(level: Tensor, location: Tensor, log_scale: Tensor, levels: int) ->
 
 
 def clipped_mean(location: Tensor, log_scale: Tensor) -> Tensor:
-    """Mean of a logistic variable clipped to [-1, 1]; rounding to levels moves it by half a level at most.
+    """Compute the mean of a logistic variable clipped to [-1, 1].
+
+    Rounding to levels changes it by at most half a level.
 
     ``E clip(X) = -1 + integral of P(X > t) over [-1, 1]``, an integral of the logistic function.
     """
@@ -49,7 +50,7 @@ def clipped_mean(location: Tensor, log_scale: Tensor) -> Tensor:
 def draw_level(
     location: Tensor, log_scale: Tensor, levels: int, noise: torch.Generator | None = None
 ) -> Tensor:
-    """A draw of ``round(clip(X))`` on the scale [-1, 1]."""
+    """Draw ``round(clip(X))`` on the scale [-1, 1]."""
     quantile = uniform(noise, location.shape, location).clamp(1e-6, 1 - 1e-6)
     value = location + log_scale.exp() * quantile.logit()
     return ((value.clamp(-1, 1) + 1) * (0.5 * (levels - 1))).round() * (2 / (levels - 1)) - 1
@@ -60,7 +61,7 @@ class DiscretizedLogistic(Distribution):
 
     Args:
         location, log_scale: [S, B, C, H, W], on the scale [-1, 1].
-        levels: how many values a pixel takes, evenly from 0 to 1.
+        levels: number of values, evenly spaced from 0 to 1, that a pixel takes.
 
     >>> location, log_scale = torch.zeros(5, 7, 3, 4, 4), torch.zeros(5, 7, 3, 4, 4)
     >>> DiscretizedLogistic(location, log_scale, levels=256).log_prob(torch.zeros(7, 3, 4, 4)).shape
@@ -79,7 +80,7 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """Of the logistic variables clipped to [0, 1]."""
+        """Mean of the logistic variables clipped to [0, 1]."""
         return 0.5 * (clipped_mean(self.location, self.log_scale) + 1)
 
     @torch.no_grad()
@@ -90,12 +91,12 @@ class DiscretizedLogistic(Distribution):
 
 
 class DiscretizedLogisticLikelihood(Likelihood):
-    """Independent pixels of ``levels`` grey levels, whose locations and log scales the decoder gives.
+    """Independent pixels of ``levels`` grey levels, with locations and log scales from the decoder.
 
     Args:
         decoder: maps z [N, D] to [N, 2 C, H, W], locations and then log scales.
         shape: (C, H, W).
-        levels: of a pixel.
+        levels: number of values that a pixel takes.
     """
 
     initialized: Tensor
@@ -110,7 +111,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Start as the logistic with every pixel's own mean and spread; ``initialized`` says so."""
+        """Initialize as the logistic with the mean and variance of each pixel, and set ``initialized``."""
         mean, log_scale = mean_and_log_scale(images)
         self.offset.copy_(torch.cat([mean, log_scale]))
         self.initialized.fill_(True)
@@ -122,10 +123,10 @@ class DiscretizedLogisticLikelihood(Likelihood):
 
 
 def mean_and_log_scale(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the logistic with the moments of each pixel of images [N, C, H, W], on the scale [-1, 1].
+    """Fit a logistic to the moments of each pixel of images [N, C, H, W], on the scale [-1, 1].
 
-    The variance of a logistic variable is ``(pi scale)^2 / 3``. A pixel that hardly varies gets the spread of
-    a few levels, since decoders move away from a start that is certain only slowly.
+    The variance of a logistic variable is ``(pi scale)^2 / 3``. A pixel that hardly varies gets a scale of a
+    few levels, since decoders learn slowly if they start too certain.
     """
     variance, mean = torch.var_mean(2 * images - 1, dim=0, correction=0)
     return mean, (variance.sqrt() * (math.sqrt(3) / math.pi)).clamp(min=0.02).log()

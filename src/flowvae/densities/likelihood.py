@@ -15,35 +15,33 @@ from flowvae.noise import Noise, uniform
 class Likelihood(nn.Module, ABC):
     """p(x|z): the distribution of images given a code.
 
-    ``levels`` is how many values, evenly from 0 to 1, a pixel takes; None where a pixel is any number.
+    ``levels`` is the number of values, evenly spaced from 0 to 1, that a pixel takes; None if any.
     """
 
     levels: int | None = None
 
     pixel_noise: tuple[int, ...] | None = None
-    """shape of the uniform noise by which ``images`` draws one; None where it gives the mean of p(x|z)"""
+    """shape of the uniform noise from which ``images`` draws an image; None if it returns means of p(x|z)"""
 
     independent: Literal["pixels", "places", "none"] = "pixels"
-    """what is independent given the code: all pixels, or places with all of their channels, or nothing"""
+    """what is independent given the code: all pixels, positions with all of their channels, or nothing"""
 
     @abstractmethod
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Distribution:
-        """``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W].
+        """Return ``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W].
 
-        Args:
-            z: the codes.
-            noise: for what a likelihood draws besides pixels, such as an order of them.
+        ``noise``: a generator for random choices other than pixels, such as an order of them.
         """
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:
-        """Images [S, B, C, H, W] to look at for z [S, B, D]: the means of p(x|z), or draws.
+        """Return images [S, B, C, H, W] to show for z [S, B, D]: the means of p(x|z), or draws.
 
         ``noise``: uniform, [S, B, *pixel_noise], or a generator to draw it from.
         """
         return self(z).mean
 
     def initialize(self, images: Tensor) -> None:
-        """Start from training images [N, C, H, W]; nothing unless a likelihood says what."""
+        """Initialize from training images [N, C, H, W]; by default, do nothing."""
 
 
 class BinaryImages(Independent):
@@ -59,7 +57,7 @@ class BinaryImages(Independent):
 
 
 class BernoulliLikelihood(Likelihood):
-    """Independent binary pixels; their logits are the decoder's output plus an offset of each pixel.
+    """Independent binary pixels; their logits are the decoder's output plus a learned offset per pixel.
 
     Args:
         decoder: maps z [N, D] to [N, C, H, W].
@@ -77,7 +75,7 @@ class BernoulliLikelihood(Likelihood):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Start the offsets as the logits of the mean image; ``initialized`` says so."""
+        """Initialize the offsets as the logits of the mean image, and set ``initialized``."""
         self.offset.copy_(images.mean(0).clamp(0.01, 0.99).logit())
         self.initialized.fill_(True)
 

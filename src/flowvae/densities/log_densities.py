@@ -1,4 +1,4 @@
-"""What a latent-variable model says of its posterior samples."""
+"""The log densities of a latent-variable model at posterior samples."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Mixture of discretized logistics, whose channels depend on each other."""
+"""Mixture of discretized logistics, with dependent channels."""
 
 import math
 from collections.abc import Sequence
@@ -25,28 +25,28 @@ class Components(NamedTuple):
     """Parameters of the mixture at every pixel, on the scale [-1, 1]; M components."""
 
     logits: Tensor
-    """of the components, [S, B, M, H, W]"""
+    """logits of the components, [S, B, M, H, W]"""
     location: Tensor
     """[S, B, M, C, H, W]"""
     log_scale: Tensor
     """[S, B, M, C, H, W]"""
     coefficients: Tensor
-    """of earlier channels in the location of later ones, [S, B, M, C (C - 1) / 2, H, W]: (1 from 0), (2 from
-    0), (2 from 1), ..."""
+    """coefficients of earlier channels in the location of later ones, [S, B, M, C (C - 1) / 2, H, W]: (1 from
+    0), (2 from 0), (2 from 1), ..."""
 
 
 class LogisticMixture(Distribution):
     """Pixels of ``levels`` grey levels in [0, 1], event shape [C, H, W] (Salimans et al. 2017, section 2.2).
 
-    One component is drawn for a pixel with all its channels. Given the component, channel c is a discretized
-    logistic whose location grows linearly with the values of the channels before it:
+    All channels of a pixel share one component. Given the component, channel c is a discretized logistic
+    whose location is linear in the values of the channels before it:
     ``location_c + sum_{d < c} coefficient_cd x_d``. Hence
 
     ``p(x) = prod over pixels of sum_m pi_m prod_c P(x_c | x_{<c}, m)``.
 
     Args:
         components: the parameters.
-        levels: how many values a pixel takes, evenly from 0 to 1.
+        levels: number of values, evenly spaced from 0 to 1, that a pixel takes.
     """
 
     arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
@@ -57,7 +57,7 @@ class LogisticMixture(Distribution):
         super().__init__(shape[:-4], shape[-3:], validate_args=False)
 
     def _location(self, channel: int, before: list[Tensor]) -> Tensor:
-        """Of a channel, [S, B, M, H, W], given the channels before it, each broadcasting to that."""
+        """Return the location of a channel, [S, B, M, H, W], given the values of the channels before it."""
         first = channel * (channel - 1) // 2
         location = self.components.location.select(-3, channel)
         for index, value in enumerate(before):
@@ -75,7 +75,7 @@ class LogisticMixture(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """Of the logistic variables clipped to [0, 1], each at the means of those before it; approximate."""
+        """Approximate mean, of variables clipped to [0, 1], each given the means of those before it."""
         means: list[Tensor] = []
         for channel in range(self.event_shape[0]):
             log_scale = self.components.log_scale.select(-3, channel)
@@ -88,7 +88,7 @@ class LogisticMixture(Distribution):
         if sample_shape:
             draws = [self.sample(noise=noise) for _ in range(torch.Size(sample_shape).numel())]
             return torch.stack(draws).unflatten(0, tuple(sample_shape))
-        # The largest of logits with Gumbel noise is a draw from their distribution.
+        # The Gumbel-max trick draws the component.
         quantile = uniform(noise, self.components.logits.shape, self.components.logits)
         gumbel = -(-quantile.clamp(min=torch.finfo(quantile.dtype).tiny).log()).log()
         chosen = (self.components.logits + gumbel).argmax(-3)
@@ -116,8 +116,8 @@ class LogisticMixtureLikelihood(Likelihood):
     Args:
         decoder: maps z [N, D] to [N, outputs(C, M), H, W].
         shape: (C, H, W).
-        components: M.
-        levels: of a pixel.
+        components: M, number of components.
+        levels: number of values that a pixel takes.
     """
 
     independent = "places"
@@ -135,15 +135,15 @@ class LogisticMixtureLikelihood(Likelihood):
 
     @staticmethod
     def outputs(channels: int, components: int) -> int:
-        """How many numbers a pixel takes."""
+        """Return the number of parameters per pixel."""
         return components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Start as every pixel's own mean and spread, the components side by side; ``initialized`` says so.
+        """Initialize from the mean and variance of each pixel, and set ``initialized``.
 
-        Their locations are the quantiles of that logistic at (m + 1/2) / M, their scales half of its own:
-        nothing would tell them apart otherwise.
+        The locations of the components are the quantiles (m + 1/2) / M of the logistic with these moments,
+        and their scales half of its scale: equal components would stay equal.
         """
         mean, log_scale = mean_and_log_scale(images)
         quantiles = ((torch.arange(self.components, dtype=mean.dtype) + 0.5) / self.components).logit()
@@ -153,7 +153,7 @@ class LogisticMixtureLikelihood(Likelihood):
         self.initialized.fill_(True)
 
     def _split(self, parameters: Tensor) -> Components:
-        """[S, B, outputs, H, W] to the parameters, as views."""
+        """Split [S, B, outputs, H, W] into the parameters, as views."""
         m, c = self.components, self.channels
         sizes = [m, m * c, m * c, m * (c * (c - 1) // 2)]
         logits, *others = parameters.split(sizes, dim=2)

@@ -15,22 +15,22 @@ from flowvae.noise import Noise, normal
 BATCH_NORMS = BatchNormFlow, nn.BatchNorm1d, nn.BatchNorm2d
 
 Linear = Callable[[int, int], nn.Module]
-"""Makes the linear map between so many features and so many numbers: `torch.nn.Linear`, or one for maps."""
+"""Makes a linear map, given the numbers of inputs and outputs: `torch.nn.Linear`, or one for maps."""
 
 
 class Posterior(nn.Module, ABC):
     """An approximate posterior that can be sampled, with the density of its samples."""
 
     path_derivative = False
-    """the gradient of log q(z|x) goes through z alone: `take_path_derivative`"""
+    """whether the gradient of log q(z|x) goes through z only: see `take_path_derivative`"""
 
     @abstractmethod
     def forward(self, features: Tensor, num_samples: int = 1, noise: Noise = None) -> tuple[Tensor, Tensor]:
         """Draw from q(z|x), reparametrized.
 
         Args:
-            features: the encoder's embedding of B images, [B, F], or its maps of them, [B, F, H, W].
-            num_samples: S.
+            features: the encoder's embedding of B images, [B, F], or maps [B, F, H, W].
+            num_samples: S, number of samples per image.
             noise: standard normal, [S, B, D], or a generator to draw it from.
 
         Returns:
@@ -40,15 +40,15 @@ class Posterior(nn.Module, ABC):
     def unroll(
         self, features: Tensor, num_samples: int = 1, noise: Noise = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """As ``forward``, with what lies between: ``(z_k, log q_k(z_k|x))`` for k = 0 .. number of steps.
+        """Draw like ``forward``, with the values before and after each step: ``(z_k, log q_k(z_k|x))``.
 
-        The last pair is a draw from q(z|x). A posterior that is not made of steps is one pair.
+        The last pair is a draw from q(z|x). By default, there is only this pair.
         """
         return [self(features, num_samples, noise)]
 
     @abstractmethod
     def center(self, features: Tensor) -> Tensor:
-        """One representative code for each image, without noise, [1, B, D]."""
+        """Return one representative code per image, without noise, [1, B, D]."""
 
 
 class Reparametrization(NamedTuple):
@@ -59,17 +59,17 @@ class Reparametrization(NamedTuple):
     log_scale: Tensor
     """[B, D]"""
     below: Tensor | None
-    """strictly lower triangular, [B, D, D]; None of a diagonal covariance"""
+    """strictly lower triangular, [B, D, D]; None for a diagonal covariance"""
 
     def __call__(self, noise: Tensor) -> Tensor:
-        """Codes ``mean + L noise`` for noise [S, B, D]."""
+        """Compute the codes ``mean + L noise`` for noise [S, B, D]."""
         if self.below is not None:
             with full_precision(noise):
                 noise = noise + torch.einsum("bij,sbj->sbi", self.below, noise)
         return torch.addcmul(self.mean, noise, self.log_scale.exp())
 
     def push_score(self, score: Tensor) -> Tensor:
-        """The codes' score, ``L'^-1 score``, where that of their noise is ``score`` [S, B, D]."""
+        """Compute the score of the codes, ``L'^-1 score``, from the ``score`` of their noise [S, B, D]."""
         if self.below is not None:
             with full_precision(score):
                 unit = torch.eye(score.shape[2], dtype=score.dtype, device=score.device) + self.below.mT
@@ -79,9 +79,9 @@ class Reparametrization(NamedTuple):
         return score * (-self.log_scale).exp()
 
     def noise(self, num_samples: int, noise: Noise = None) -> tuple[Tensor, Tensor]:
-        """Noise [S, B, D], given or drawn, and the log density [S, B] of the codes that it becomes."""
+        """Return noise [S, B, D], given or drawn, and the log density [S, B] of its codes."""
         noise = normal(noise, (num_samples, *self.mean.shape), self.mean)
-        # The quadratic form of the density is that of the noise itself, and log|det L| = sum log scale.
+        # The quadratic form of the density is that of the noise, and log|det L| = sum log scale.
         normalization = self.log_scale.sum(1) + 0.5 * self.mean.shape[1] * math.log(2 * math.pi)
         return noise, -0.5 * noise.square().sum(2) - normalization
 
@@ -89,14 +89,14 @@ class Reparametrization(NamedTuple):
 class GaussianPosterior(Posterior):
     """``q(z|x) = N(mu(x), Sigma(x))`` with all parameters linear in the features.
 
-    (Kingma & Welling 2014, appendix C.2, whose covariance is diagonal; a full one as Cholesky factor: Kingma
-    et al. 2016, appendix A.)
+    (Kingma & Welling 2014, appendix C.2, with diagonal covariance; Kingma et al. 2016, appendix A, for a full
+    one by its Cholesky factor.)
 
     Args:
         features: F.
-        dimension: D; where the embedding is a map, of each of its places, which are D / (H W).
-        linear: makes the linear map of mean and log scale.
-        full: the covariance is full, with D (D - 1) / 2 more parameters for each image; not of maps.
+        dimension: D; if the embedding is a map, D / (H W), the dimensions per position.
+        linear: makes the linear map to mean and log scale.
+        full: use a full covariance, with D (D - 1) / 2 more parameters per image; not for maps.
 
     >>> posterior = GaussianPosterior(features=8, dimension=3, full=True)
     >>> z, log_density = posterior(torch.zeros(7, 8), num_samples=5)
@@ -108,8 +108,8 @@ class GaussianPosterior(Posterior):
         super().__init__()
         # A layer of maps has the same parts.
         self.mean_and_log_scale = cast(nn.Linear, linear(features, 2 * dimension))
-        # Means as spread as the features at the start, with scales of about 1/e that hardly depend on them:
-        # the decoder has something to go by from the first step on.
+        # Initial means vary as much as the features, and scales are about 1/e and hardly depend on them, so
+        # codes are informative for the decoder from the first step on.
         weight, bias = self.mean_and_log_scale.weight, self.mean_and_log_scale.bias
         nn.init.xavier_normal_(weight)
         nn.init.zeros_(bias)
@@ -120,14 +120,14 @@ class GaussianPosterior(Posterior):
         if self.below is not None:
             for parameter in self.below.parameters():
                 nn.init.zeros_(parameter)
-            # Where in a matrix each entry goes; all other places get entry 0, which is a zero.
+            # Index of the entry at each position of the matrix; index 0 is a padded zero.
             places = torch.zeros(dimension, dimension, dtype=torch.long)
             rows, columns = torch.tril_indices(dimension, dimension, -1)
             places[rows, columns] = torch.arange(1, len(rows) + 1)
             self.register_buffer("places", places.flatten(), persistent=False)
 
     def reparametrization(self, features: Tensor) -> Reparametrization:
-        """The map from noise to codes, of each image."""
+        """Return the map from noise to codes of each image."""
         mean, log_scale = at_least_float32(self.mean_and_log_scale(features)).chunk(2, dim=1)
         mean, log_scale = mean.flatten(1), log_scale.flatten(1)
         if self.below is None:
@@ -140,13 +140,13 @@ class GaussianPosterior(Posterior):
         return self.draw(*self.parameters_of(features), num_samples, noise)
 
     def parameters_of(self, features: Tensor) -> tuple[Reparametrization, None]:
-        """What ``draw`` takes of each image."""
+        """Return the arguments of ``draw`` for each image."""
         return self.reparametrization(features), None
 
     def draw(
         self, codes: Reparametrization, context: Tensor | None, num_samples: int, noise: Noise = None
     ) -> tuple[Tensor, Tensor]:
-        """As ``forward``, with the images' parameters at hand; a context would change nothing."""
+        """Draw like ``forward``, given the images' parameters; the context is ignored."""
         noise, log_density = codes.noise(num_samples, noise)
         z = codes(noise)
         if self.path_derivative and torch.is_grad_enabled():
@@ -161,22 +161,22 @@ class GaussianPosterior(Posterior):
 
 
 class FlowPosterior(Posterior):
-    """A Gaussian pushed through a flow: ``log q(z_K|x) = log q_0(z_0|x) - sum_k log|det df_k|``.
+    """A Gaussian transformed by a flow: ``log q(z_K|x) = log q_0(z_0|x) - sum_k log|det df_k|``.
 
-    (Rezende & Mohamed 2015, equations 5 to 7.) One linear map turns the features into the context of all the
-    flow's transformations, once per image. It starts at zero.
+    (Rezende & Mohamed 2015, equations 5 to 7.) One linear map computes the context of all transformations
+    from the features, once per image. It starts at zero.
 
-    The flow transforms the codes of the Gaussian, ``z_0 = mu + L noise``, or the noise itself, with ``mu``
-    and ``L`` after it: ``z_k = mu + L f_k(.. f_1(noise))``. Their densities have the same formula. Noise has
-    the same scale for every image and at every time of the training, where the codes of an image are a small
-    cloud around a mean that the encoder knows anyway: conditioners see what there is to transform.
+    The flow transforms the codes of the Gaussian, ``z_0 = mu + L noise``, or the noise, before ``mu`` and
+    ``L`` are applied: ``z_k = mu + L f_k(.. f_1(noise))``. Both densities have the same formula. Noise has
+    the same scale for all images and throughout training, whereas the codes of an image are a small cloud
+    around a mean that the encoder knows anyway.
 
     Args:
         base: q_0.
-        flow: of codes [S, B, D].
-        features: F, of the encoder's embedding.
+        flow: flow of codes [S, B, D].
+        features: F, number of features of the encoder's embedding.
         linear: makes the linear map.
-        of_noise: the flow transforms the noise.
+        of_noise: whether the flow transforms the noise.
 
     >>> from flowvae.flows import Planar
     >>> posterior = FlowPosterior(GaussianPosterior(8, 2), Planar(2, transformations=4, amortized=True), 8)
@@ -204,22 +204,22 @@ class FlowPosterior(Posterior):
         return self.draw(*self.parameters_of(features), num_samples, noise)
 
     def parameters_of(self, features: Tensor) -> tuple[Reparametrization, Tensor | None]:
-        """What ``draw`` takes of each image: the base's map, and the flow's context [B, context_features]."""
+        """Return the arguments of ``draw``: the base's map, and the flow's context [B, context_features]."""
         context = at_least_float32(self.context(features)) if self.context is not None else None
         return self.base.reparametrization(features), context
 
     def draw(
         self, codes: Reparametrization, context: Tensor | None, num_samples: int, noise: Noise = None
     ) -> tuple[Tensor, Tensor]:
-        """As ``forward``, with the images' parameters at hand."""
+        """Draw like ``forward``, given the images' parameters."""
         noise, log_density = codes.noise(num_samples, noise)
-        begun = noise if self.of_noise else codes(noise)
-        moved, log_determinant = self.flow(begun, context)
+        start = noise if self.of_noise else codes(noise)
+        moved, log_determinant = self.flow(start, context)
         z, log_density = codes(moved) if self.of_noise else moved, log_density - log_determinant
         if self.path_derivative and torch.is_grad_enabled():
-            with torch.no_grad(), full_precision(begun):
+            with torch.no_grad(), full_precision(start):
                 score = -noise if self.of_noise else codes.push_score(-noise)
-                score = self.flow.push_score(begun, score, context)[1]
+                score = self.flow.push_score(start, score, context)[1]
                 score = codes.push_score(score) if self.of_noise else score
             log_density = _through(z, score, log_density)
         return z, log_density
@@ -237,22 +237,22 @@ class FlowPosterior(Posterior):
         return steps
 
     def center(self, features: Tensor) -> Tensor:
-        """Where the base's center goes."""
+        """Return the transformed center of the base."""
         codes, context = self.parameters_of(features)
-        begun = torch.zeros_like(codes.mean) if self.of_noise else codes.mean
-        moved = self.flow(begun.unsqueeze(0), context)[0]
+        start = torch.zeros_like(codes.mean) if self.of_noise else codes.mean
+        moved = self.flow(start.unsqueeze(0), context)[0]
         return codes(moved) if self.of_noise else moved
 
 
 def take_path_derivative(model: nn.Module) -> None:
-    """Let the gradient of log q(z|x) go through z alone, in the posteriors within ``model``.
+    """Let the gradient of log q(z|x) go through z only, in the posteriors within ``model``.
 
-    ``d log q(z|x) / d parameters`` at a fixed z is 0 in the mean over draws, and noise in each of them.
-    Without it the gradient of the ELBO is unbiased still, and where q(z|x) is the true posterior it is 0 for
-    every single draw (Roeder, Wu & Duvenaud 2017). The values stay what they are.
+    ``d log q(z|x) / d parameters`` at a fixed z has mean 0 over draws, and is only noise. Without it the
+    gradient of the ELBO stays unbiased, and if q(z|x) is the true posterior, it is 0 for every draw (Roeder,
+    Wu & Duvenaud 2017). Values do not change.
 
-    It holds for the ELBO, not for the importance-weighted bound. Posteriors with batch norm stay as they are,
-    since their map moves with each use; so do those with a flow that cannot push a score.
+    This is valid for the ELBO, not for the importance-weighted bound. Posteriors with batch norm are left
+    unchanged, since each use changes their map, and so are those with a flow that cannot push a score.
     """
     for module in model.modules():
         if isinstance(module, Posterior):
@@ -263,5 +263,5 @@ def take_path_derivative(model: nn.Module) -> None:
 
 
 def _through(z: Tensor, score: Tensor, log_density: Tensor) -> Tensor:
-    """The log density, with the gradient that is ``score`` with respect to z [S, B, D] and nothing else."""
+    """Return the log density with the gradient ``score`` with respect to z [S, B, D], and no other."""
     return log_density.detach() + ((z - z.detach()) * score).sum(2)

@@ -21,22 +21,21 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
-        """Codes [N, D] drawn from p(z), each at its distance from the mean times ``temperature``.
-
-        Where a flow makes the codes, it is the distance of what the flow starts from.
+        """Draw codes [N, D] from p(z).
 
         Args:
             num_codes: N.
             noise: standard normal, [N, D], or a generator to draw it from.
-            temperature: 1 for draws from p(z).
+            temperature: factor on the distance from the mean, with a flow that of the flow's input; 1 samples
+                p(z).
         """
 
     def initialize(self, images: Tensor) -> None:
-        """Start from training images [N, C, H, W]; nothing unless a prior says what."""
+        """Initialize from training images [N, C, H, W]; by default, do nothing."""
 
 
 class StandardNormal(Prior):
-    """``p(z) = N(0, I)`` over D dimensions; ``forward()`` gives the distribution.
+    """``p(z) = N(0, I)`` over D dimensions.
 
     >>> prior = StandardNormal(3)
     >>> prior().log_prob(torch.zeros(5, 7, 3)).shape
@@ -57,7 +56,7 @@ class StandardNormal(Prior):
 
 
 class FlowDistribution(Distribution):
-    """The distribution of vectors that a flow with an inverse takes to a base distribution.
+    """The distribution of vectors that a flow transforms to a base distribution.
 
     ``log p(z) = log p_0(f(z)) + log|det df/dz|``.
     """
@@ -69,20 +68,20 @@ class FlowDistribution(Distribution):
         self.base, self.flow = base, flow
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """In nats: values [..., D] to [...]."""
+        """Compute log p(z) in nats, [...], for values [..., D]."""
         plain, log_determinant = self.flow(value.reshape(1, -1, value.shape[-1]))
         return (self.base.log_prob(plain) + log_determinant).view(value.shape[:-1])
 
 
 class FlowPrior(Prior):
-    """What a flow takes to a standard normal; with Real NVP's couplings, the prior of Xu et al. 2019.
+    """A prior whose flow transforms codes to a standard normal; with couplings, the prior of Xu et al. 2019.
 
-    Training and scoring run the flow forward, which is the faster direction, and sampling runs its inverse.
-    At first the standard normal.
+    Training and scoring run the flow forward, its faster direction; sampling runs its inverse. Starts as the
+    standard normal.
 
     Args:
         dimension: D.
-        flow: takes no context, and has an inverse.
+        flow: flow without context, with an inverse.
 
     >>> from flowvae.flows import AffineCoupling
     >>> from flowvae.networks import Dense
@@ -106,33 +105,29 @@ class FlowPrior(Prior):
 class VampPrior(Prior):
     """The mixture of posteriors of learned pseudo-inputs, ``p(z) = 1/K sum_k q_0(z|u_k)``.
 
-    (Tomczak & Welling 2018, equation 11.) q_0 is the Gaussian that the model's posterior begins with: the
-    posterior itself, or the base of its flow, whose own density at any z would need the flow's inverse.
+    (Tomczak & Welling 2018, equation 11.) q_0 is the model's Gaussian posterior, or the base of its flow
+    posterior, as the density of a flow posterior at a given z would need the flow's inverse.
 
     Args:
-        encoder: the model's own, images to features; it and the posterior are used here, not owned.
-        posterior: the Gaussian posterior, with a diagonal covariance.
-        shape: (C, H, W) of the pseudo-inputs, whose pixels lie between 0 and 1.
-        components: K.
+        encoder: the model's encoder, shared like the posterior.
+        posterior: Gaussian posterior with diagonal covariance.
+        shape: (C, H, W) of the pseudo-inputs, whose pixels are in (0, 1).
+        components: K, number of pseudo-inputs.
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        posterior: GaussianPosterior,
-        shape: tuple[int, int, int],
-        components: int,
+        self, encoder: nn.Module, posterior: GaussianPosterior, shape: tuple[int, int, int], components: int
     ) -> None:
         super().__init__()
-        # In a tuple they are no submodules, whose weights would be saved twice.
+        # Not submodules, thanks to the tuple: their weights would be saved twice.
         self.borrowed = (encoder, posterior)
         self.shape = shape
-        # Rows, and no maps: to the optimizer they are no kernels.
+        # Rows instead of maps, so that the optimizer does not take them for kernels.
         self.pseudo_logits = nn.Parameter(torch.randn(components, math.prod(shape)))
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Start the pseudo-inputs near training images [N, C, H, W], one each while there are enough."""
+        """Initialize the pseudo-inputs near training images [N, C, H, W], different ones if possible."""
         chosen = torch.arange(len(self.pseudo_logits)) % len(images)
         self.pseudo_logits.copy_(images[chosen].clamp(0.05, 0.95).logit().flatten(1))
 
@@ -141,14 +136,14 @@ class VampPrior(Prior):
         return self.pseudo_logits.sigmoid().unflatten(1, self.shape)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Means and log scales of the components, [K, D] each."""
+        """Return means and log scales of the components, [K, D] each."""
         encoder, posterior = self.borrowed
         mean, log_scale, _ = posterior.reparametrization(encoder(self.pseudo_inputs()))
         return mean, log_scale
 
     def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
         if isinstance(noise, Tensor):
-            raise ValueError("a mixture draws its components besides noise; give a generator")
+            raise ValueError("a mixture draws components as well as noise; give a generator")
         mean, log_scale = self._moments()
         chosen = integers(noise, len(mean), (num_codes,), mean)
         codes = mean[chosen] + log_scale[chosen].exp() * normal(noise, (num_codes, mean.shape[1]), mean)

@@ -7,12 +7,11 @@ from flowvae.flows.flow import Flow
 
 
 class ActNorm(Flow):
-    """``z' = z * exp(g) + b``, one g and b a feature (Kingma & Dhariwal 2018, section 3.1).
+    """``z' = z * exp(g) + b``, with one g and b per feature (Kingma & Dhariwal 2018, section 3.1).
 
-    A fresh one is the identity. Used in either direction while ``starting`` is true, it first takes the g and
-    b that give what comes out mean 0 and variance 1 in each feature; after that they are parameters like any
-    other, and a value never depends on its batch. The saved buffer ``initialized`` says that this has
-    happened.
+    Starts as the identity. Each use in either direction while ``starting`` is true first sets g and b such
+    that the output has mean 0 and variance 1 in each feature, and sets the saved buffer ``initialized``.
+    After that they are ordinary parameters, and an output never depends on its batch.
 
     Args:
         features: size of the first event axis.

@@ -1,4 +1,4 @@
-"""The element-wise map that coupling layers and autoregressive flows share."""
+"""The element-wise affine map of coupling layers and autoregressive flows."""
 
 import torch
 from torch import Tensor, nn

@@ -11,12 +11,12 @@ class InverseAutoregressive(Flow):
     """``z'_i = z_i * exp(s_i(z_{<i})) + t_i(z_{<i})`` for all i at once, ``log|det| = sum s_i``.
 
     (Kingma et al. 2016, equations 10 and 11, with a bounded log scale in place of their gate.) Sampling
-    takes one pass; the inverse takes as many as there are dimensions.
+    takes one pass; the inverse takes D.
 
     Args:
-        conditioner: an autoregressive network from ``z`` [S, B, D] and context [B, context_features] to
-            [S, B, 2 D], raw log scales and then shifts, whose i-th outputs depend on the inputs that come
-            before i in *its* order alone. Consecutive flows want opposite orders.
+        conditioner: autoregressive network from ``z`` [S, B, D] and context [B, context_features] to
+            [S, B, 2 D], raw log scales and then shifts, whose i-th outputs depend only on the inputs before i
+            in *its* order. Consecutive flows should have opposite orders.
         dimension: D.
         bounded: bound the log scale (see `BoundedAffine`).
     """
@@ -39,8 +39,8 @@ class InverseAutoregressive(Flow):
             after, log_determinant = self.affine(z, raw, shift)
         ones = torch.ones_like(log_determinant)
         score = score - torch.autograd.grad(log_determinant, z, ones, retain_graph=True)[0]
-        # J' is triangular but for the order, with the scales on its diagonal. Every sweep settles one more
-        # dimension for good; few are needed, as the others come nearer by themselves.
+        # J' is triangular up to the order, with the scales on its diagonal. Each sweep makes one more
+        # dimension exact; few are needed, as the others converge as well.
         scale = self.affine(torch.ones_like(raw), raw, torch.zeros_like(shift))[0]
         solved = score / scale
         for _ in range(z.shape[2] - 1):
@@ -51,8 +51,8 @@ class InverseAutoregressive(Flow):
         return after.detach(), solved
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # Every sweep settles at least one more dimension of the conditioner's order, whatever that is; the
-        # scale of the last dimension depends on the others alone.
+        # Each sweep makes at least one more dimension exact, in the conditioner's order; the scale of the
+        # last one depends only on the others.
         before, log_determinant = torch.zeros_like(z), z.new_zeros(z.shape[:2])
         for _ in range(z.shape[2]):
             raw, shift = self.conditioner(before, context).chunk(2, dim=2)

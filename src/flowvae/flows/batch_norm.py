@@ -9,17 +9,16 @@ from flowvae.flows.flow import Flow
 class BatchNormFlow(Flow):
     """``z' = (z - mean) / sqrt(variance + epsilon) * exp(g) + b`` with running statistics.
 
-    (Dinh et al. 2017, section 3.7.) The statistics of the batches seen *before* are used in both modes, so
-    the map is the same fixed one for all values of a batch and ``log|det| = sum(g - log(variance +
-    epsilon) / 2)`` is exact; using a batch's own statistics would make each density depend on its
-    neighbours. In training mode the running statistics move after each use, in either direction: what comes
-    out is normalized, up to gain and bias. The first batch seen in training mode initialises them, and the
-    saved buffer ``initialized`` says that this has happened.
+    (Dinh et al. 2017, section 3.7.) Both modes use the statistics of *earlier* batches, so the map is fixed
+    for all values of a batch, and ``log|det| = sum(g - log(variance + epsilon) / 2)`` is exact; with a
+    batch's own statistics, each density would depend on the rest of the batch. In training mode, each use in
+    either direction updates the running statistics such that outputs are normalized, up to gain and bias. The
+    first batch in training mode initializes them, and sets the saved buffer ``initialized``.
 
     Args:
         features: size of the first event axis.
-        momentum: share of a new batch in the running statistics.
-        epsilon: added to the variance.
+        momentum: weight of a new batch in the running statistics.
+        epsilon: number added to the variance.
     """
 
     mean: Tensor
@@ -36,16 +35,16 @@ class BatchNormFlow(Flow):
         self.register_buffer("initialized", torch.tensor(False))
 
     def _statistics(self, z: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        """The statistics to use for ``z``; in training mode, move the running ones towards those of ``z``."""
+        """Return the statistics to use for ``z``; in training mode, update the running ones with it."""
         if not self.training:
             return self.mean, self.variance
         with torch.no_grad():
             axes = (0, 1, *range(3, z.ndim))
             batch_variance, batch_mean = torch.var_mean(z, dim=axes, correction=0)
-            if inverse:  # z comes out normalized where these are the statistics of what goes into `forward`
+            if inverse:  # the inverse normalizes z if these are the statistics of the inputs of `forward`
                 batch_variance = 1 / (batch_variance + self.epsilon)
                 batch_mean = -batch_mean * batch_variance.sqrt()
-            # Blending by tensors rather than by `if` keeps one graph under torch.compile.
+            # `where` instead of `if` keeps one graph under torch.compile.
             mean = torch.where(self.initialized, self.mean, batch_mean)
             variance = torch.where(self.initialized, self.variance, batch_variance)
             self.mean.copy_(mean.lerp(batch_mean, self.momentum))

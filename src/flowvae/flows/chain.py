@@ -12,8 +12,8 @@ from flowvae.flows.flow import Flow
 class Chain(Flow):
     """The composition ``f_K o ... o f_1``; log-determinants add up.
 
-    The context is divided among the flows: each takes its own ``context_features`` of it, in order, so
-    that one product computes the context of all of them, once per image.
+    The context is split among the flows, each of which takes its ``context_features``, in order. So one
+    matrix product computes the context of all of them, once per image.
 
     >>> import torch
     >>> from flowvae.flows import Planar
@@ -24,7 +24,7 @@ class Chain(Flow):
     """
 
     checkpointed = False
-    """keep only what lies between the flows: `checkpoint_transformations`"""
+    """whether only the values between the flows are stored: see `checkpoint_transformations`"""
 
     def __init__(self, flows: Iterable[Flow]) -> None:
         super().__init__()

@@ -11,19 +11,18 @@ class AffineCoupling(Flow):
     """One half of ``z`` scales and shifts the other: ``y_1 = z_1``, ``y_2 = z_2 * exp(s(z_1)) + t(z_1)``.
 
     The Jacobian is triangular, so ``log|det| = sum s(z_1)``, and the inverse needs no inverse of s or t
-    (Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8). The halves are those of the first event axis:
-    of the D dimensions of a vector, or of the channels of a map; of a map that is squeezed, they are the
-    fields of a checkerboard (see `squeeze`). Two layers with swapped halves are one *transformation*, after
-    which nothing is left as it was.
+    (Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8). The halves are along the first event axis: the D
+    dimensions of a vector, or the channels of a map; for squeezed maps, they are the fields of a checkerboard
+    (see `squeeze`). Two layers with swapped halves are one *transformation*, which changes every dimension.
 
     Args:
-        conditioner: maps ``z_1`` [S, B, features, ...] and its context [B, context_features] to the raw
-            log scale and the shift of the other half, one after the other on the same axis. Which network
-            that is, its normalization and whether it takes a context are its own affair.
+        conditioner: any network that maps ``z_1`` [S, B, features, ...] and its context [B, context_features]
+            to the raw log scale and the shift of the other half, concatenated along the same axis.
         dimension: size of the first event axis of ``z``.
-        swap: the second half scales and shifts the first.
-        alternate: the halves are the even and the odd features, instead of the former and the latter; their
-            number is even then.
+        swap: whether the second half scales and shifts the first.
+        alternate: whether the halves are the even and the odd features, of which there must be an even
+            number,
+            instead of the first and the second half.
         bounded: bound the log scale (see `BoundedAffine`).
 
     >>> from flowvae.networks import Dense
@@ -49,7 +48,7 @@ class AffineCoupling(Flow):
 
     @staticmethod
     def transformed_features(dimension: int, swap: bool) -> int:
-        """How many of ``dimension`` features are transformed; the others go to the conditioner."""
+        """Return how many of ``dimension`` features are transformed; the others go to the conditioner."""
         return dimension - dimension // 2 if swap else dimension // 2
 
     def _transform(self, direction, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -60,7 +59,8 @@ class AffineCoupling(Flow):
         fixed, moved = (second, first) if self.swap else (first, second)
         raw, shift = self.conditioner(fixed, context).chunk(2, dim=2)
         moved, log_determinant = direction(moved, raw, shift)
-        # Features last in memory, as convolutions on a CPU like maps best; a vector's are last anyway.
+        # Features last in memory, the fastest format for convolutions on a CPU; in vectors they are last
+        # anyway.
         halves = [half.movedim(2, -1) for half in ((moved, fixed) if self.swap else (fixed, moved))]
         joined = torch.stack(halves, dim=-1).flatten(-2) if self.alternate else torch.cat(halves, dim=-1)
         return joined.movedim(-1, 2), log_determinant

@@ -6,13 +6,12 @@ from flowvae.flows.flow import Flow
 
 
 class Flattened(Flow):
-    """A flow of maps as a flow of the vectors that hold their numbers.
+    """A flow of maps as a flow of flattened maps.
 
-    A code is a vector to everything around its posterior and prior; only what transforms it needs to know
-    that it is a map. The context goes to the flow as it is.
+    Everything except the flow, which transforms maps, sees codes as vectors. The context is passed unchanged.
 
     Args:
-        flow: of maps [S, B, C, H, W].
+        flow: flow of maps [S, B, C, H, W].
         shape: (C, H, W); D = C H W.
 
     >>> import torch

@@ -1,4 +1,4 @@
-"""The contract of every flow."""
+"""The base class of flows."""
 
 from abc import ABC, abstractmethod
 
@@ -11,19 +11,18 @@ class NotInvertibleError(Exception):
 
 
 class Flow(nn.Module, ABC):
-    """A differentiable bijection of ``z`` that knows the log-determinant of its Jacobian.
+    """A differentiable bijection of ``z``, with the log-determinant of its Jacobian.
 
     ``forward`` is the sampling direction, ``z_k = f_k(z_{k-1}; context)``. Values have the shape
-    ``[S, B, *event]``: posterior samples, images, event dimensions. The context holds ``context_features``
-    numbers for each image, ``[B, context_features]``, shared by the image's S samples; a flow that takes
-    none has ``context_features = 0`` and ignores it.
+    ``[S, B, *event]``: posterior samples, images, event dimensions. The context, [B, context_features], is
+    shared by the S samples of an image; a flow with ``context_features = 0`` ignores it.
     """
 
     context_features: int = 0
 
     @property
     def pushes_scores(self) -> bool:
-        """Whether ``push_score`` is at hand: of its own, or by an inverse."""
+        """Whether ``push_score`` works: the flow has its own, or an inverse."""
         return type(self).push_score is not Flow.push_score or type(self).inverse is not Flow.inverse
 
     @abstractmethod
@@ -31,33 +30,32 @@ class Flow(nn.Module, ABC):
         """Map ``z`` [S, B, *event] to ``z'`` of the same shape; also ``log|det dz'/dz|`` [S, B]."""
 
     def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """The value after each of the flow's steps, and that step's ``log|det|``, as ``forward`` gives them.
+        """Return the value after each of the flow's steps, with that step's ``log|det|``.
 
-        The last value is that of ``forward``, and the log-determinants add up to its own. A flow that is not
-        made of steps is one step.
+        The last value is that of ``forward``, and the log-determinants sum to its own. By default, the flow
+        is one step.
         """
         return [self(z, context)]
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Undo ``forward``: the value before it, and ``log|det|`` of this inverse map [S, B].
+        """Invert ``forward``; also return ``log|det|`` of the inverse map [S, B].
 
         Raises:
-            NotInvertibleError: where the inverse has no closed form.
+            NotInvertibleError: if the inverse has no closed form.
         """
         raise NotInvertibleError(f"{type(self).__name__} has no inverse in closed form")
 
     @torch.no_grad()
     def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the flow makes of values and of the score of their density, both [S, B, *event].
+        """Transform values and the score of their density, both [S, B, *event].
 
-        Where ``score = d log q(z)/dz`` belongs to the density before the flow, that of the values after it is
-        ``J'^-1 (score - d log|det J|/dz)`` (Vaitl et al. 2024). Both results are cut off from parameters,
-        ``z`` and context.
+        If ``score = d log q(z)/dz`` is the score before the flow, the score after it is
+        ``J'^-1 (score - d log|det J|/dz)`` (Vaitl et al. 2024). Both results are detached.
 
-        Here it is the gradient of ``log q(f^-1(z')) + log|det|`` of the inverse map.
+        This implementation differentiates ``log q(f^-1(z')) + log|det|`` of the inverse map.
 
         Raises:
-            NotInvertibleError: where the inverse has no closed form, and no other way is at hand.
+            NotInvertibleError: if the inverse has no closed form.
         """
         after = self(z, context)[0]
         with torch.enable_grad():

@@ -24,19 +24,19 @@ class Planar(Flow):
     softplus(x + log(e - 1)) - 1``, which has the same range and leaves ``u = 0`` alone, so that the chain
     starts as the identity.
 
-    The transformations go in blocks of at most 10, and within a block no vector of D dimensions is carried
-    from one to the next. With its ``W``, ``U`` [s, D], ``p = W z + b``, ``A = W U'`` and ``L`` its strictly
-    lower part, the activations solve ``h = tanh(p + L h)``, a recurrence of s scalars; then ``z' = z + U' h``
-    and ``log|det| = sum_k log(1 + (1 - h_k^2) A_kk)``. A belongs to the image and is shared by all its
-    samples. Small blocks have small A, few blocks have few large products: 10 was the fastest. With ``1 +
+    The transformations are computed in blocks of at most 10, and within a block no vector of D dimensions is
+    passed from one to the next. With the block's ``W``, ``U`` [s, D], ``p = W z + b``, ``A = W U'`` and ``L``
+    its strictly lower part, the activations solve ``h = tanh(p + L h)``, a recurrence of s scalars; then
+    ``z' = z + U' h`` and ``log|det| = sum_k log(1 + (1 - h_k^2) A_kk)``. All samples of an image share A.
+    Small blocks have a small A, few blocks have few large products; blocks of 10 were the fastest. With ``1 +
     A_kk = softplus(w'u + log(e - 1))``, the determinant is ``h_k^2 + (1 - h_k^2) (1 + A_kk)``: a sum that
     rounding cannot make negative.
 
     Args:
         dimension: D.
-        transformations: K.
-        amortized: the context holds the parameters of every image, added to the flow's own;
-            ``context_features = K (2 D + 1)``. `Planar.separate` names them.
+        transformations: K, number of transformations.
+        amortized: whether the context contains parameters per image, which are added to the flow's own;
+            ``context_features = K (2 D + 1)``, see `Planar.separate`.
     """
 
     def __init__(self, dimension: int, transformations: int, amortized: bool = False) -> None:
@@ -49,7 +49,7 @@ class Planar(Flow):
         self.context_features = len(self.parameters_of_all) if amortized else 0
 
     def separate(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``W``, ``U`` before A.1 [..., K, D] and ``b`` [..., K] in parameters [..., K (2 D + 1)]."""
+        """Split parameters [..., K (2 D + 1)] into ``W``, ``U`` before A.1 [..., K, D] and ``b`` [..., K]."""
         blocks = flat.unflatten(-1, (-1, self.block * (2 * self.dimension + 1)))
         size = self.block * self.dimension
         w, v, b = blocks.split([size, size, self.block], dim=-1)
@@ -57,7 +57,7 @@ class Planar(Flow):
         return w.flatten(-2).unflatten(-1, every), v.flatten(-2).unflatten(-1, every), b.flatten(-2)
 
     def _flat(self, context: Tensor | None) -> Tensor:
-        """The parameters in one row for each image, or one for all."""
+        """Return the parameters in one row per image, or one row for all."""
         flat = self.parameters_of_all.unsqueeze(0)
         return flat + context if self.context_features and context is not None else flat
 
@@ -95,16 +95,17 @@ class Planar(Flow):
 class _Planar(torch.autograd.Function):
     """The chain for z [S, B, D] and parameters in rows [B or 1, K (2 D + 1)]: blocks of ``W``, ``V``, ``b``.
 
-    With ``u_k = v_k + c_k w_k`` (see `Planar`), ``U`` is never made: ``A = W V' + W W' diag(c)``, whose two
-    products are one, have ``w'v`` and ``||w||^2`` on their diagonals, and ``U' h = V' h + W' (c h)``. The
-    gradient of all parameters is written by the same few batched products backwards, into one tensor. What
-    does not depend on z is made for all blocks [B n] at once: block k of every image is every n-th of them.
+    With ``u_k = v_k + c_k w_k`` (see `Planar`), ``U`` is never computed: ``A = W V' + W W' diag(c)``, where
+    one product computes both, with ``w'v`` and ``||w||^2`` on the diagonals, and ``U' h = V' h + W' (c h)``.
+    The backward pass has the same few batched products, and writes the gradient of all parameters into one
+    tensor. What does not depend on z is computed for all n blocks of all images at once, [B n]: block k of
+    each image is every n-th of them, from k.
     """
 
     @staticmethod
     def forward(ctx, z: Tensor, flat: Tensor, size: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as documented
         samples, images, dimension = z.shape
-        # Each set of parameters with the rows that it moves: [B, S, D], or [1, B S, D] where all share one.
+        # The rows that each set of parameters transforms: [B, S, D], or [1, B S, D] if all share one set.
         rows = z.transpose(0, 1).reshape(flat.shape[0], -1, dimension)
         w_and_v, w, b = _parts(flat, size, dimension)
         number = flat.shape[1] // (size * (2 * dimension + 1))
@@ -162,7 +163,7 @@ class _Planar(torch.autograd.Function):
         d_c = ((_of_all(by_w) * h).sum(2) + (d_a * w_w).sum(1)) / norm
         d_one_more = (slope * by_determinant).sum(2) + d_c
         d_product = d_one_more * torch.sigmoid(product + LOG_E_MINUS_1) - d_c
-        # Strictly lower where A is used, and the diagonals, which are w'v and ||w||^2.
+        # The strictly lower parts, as used of A, and the diagonals, which are w'v and ||w||^2.
         d_products = torch.cat([d_a * c.unsqueeze(1), d_a], dim=2)
         d_w_w, d_w_v = d_products.chunk(2, dim=2)
         d_w_w.diagonal(dim1=1, dim2=2).copy_(-d_c * c)
@@ -175,28 +176,28 @@ class _Planar(torch.autograd.Function):
 
 
 def _parts(flat: Tensor, size: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each block, views: ``W`` and ``V`` together [B n, 2 s, D], ``W`` [B n, s, D], ``b`` [B n, s]."""
+    """View each block as ``W`` and ``V`` together [B n, 2 s, D], ``W`` [B n, s, D], ``b`` [B n, s]."""
     blocks = flat.reshape(-1, size * (2 * dimension + 1))
     w_and_v = blocks[:, : 2 * size * dimension].unflatten(1, (2 * size, dimension))
     return w_and_v, w_and_v[:, :size], blocks[:, 2 * size * dimension :]
 
 
 def _of_all(blocks: Sequence[Tensor]) -> Tensor:
-    """From n tensors [B, ...], one of each block, to [B n, ...]."""
+    """Stack n tensors [B, ...], one per block, into [B n, ...]."""
     return torch.stack(list(blocks), dim=1).flatten(0, 1)
 
 
 def _substitute(p: Tensor, lower: Tensor) -> Tensor:
-    """Solve ``h = tanh(p + L h)`` for p [B, s, S], which it uses up; L [B, s, s] is strictly lower."""
+    """Solve ``h = tanh(p + L h)`` for p [B, s, S], which is overwritten; L [B, s, s] is strictly lower."""
     h = []
     for row, column in zip(p.split(1, dim=1), lower.split(1, dim=2), strict=True):
         h.append(row.tanh())
-        p.addcmul_(column, h[-1])  # nothing for this row and earlier ones
+        p.addcmul_(column, h[-1])  # the column is 0 for this row and earlier ones
     return torch.cat(h, dim=1)
 
 
 def _substitute_back(d_h: Tensor, slope: Tensor, lower: Tensor) -> Tensor:
-    """Its gradient, ``d_p = slope * (d_h + L' d_p)``; uses up d_h [B, s, S]."""
+    """Compute its gradient, ``d_p = slope * (d_h + L' d_p)``; d_h [B, s, S] is overwritten."""
     parts = zip(d_h.split(1, dim=1), slope.split(1, dim=1), lower.mT.split(1, dim=2), strict=True)
     d_p = []
     for row, slope_of_row, column in reversed(list(parts)):

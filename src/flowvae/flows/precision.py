@@ -1,4 +1,4 @@
-"""Full precision where it matters, while the networks around it compute in bfloat16."""
+"""Full precision for densities, while networks compute in bfloat16."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32; anything wider as it is.
+    """Convert half precision to float32; leave wider types unchanged.
 
-    Log-determinants and log densities are sums of many numbers that nearly cancel: eight bits of mantissa
-    would leave nothing of them.
+    Log-determinants and log densities are sums of many numbers that nearly cancel, for which eight bits of
+    mantissa are too few.
 
     >>> at_least_float32(torch.zeros(2, dtype=torch.bfloat16)).dtype
     torch.float32
@@ -19,6 +19,6 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def full_precision(values: Tensor) -> AbstractContextManager[object]:
-    """Inside, nothing on the device of ``values`` is cast to half precision."""
+    """Disable autocast on the device of ``values`` inside the context."""
     kind = values.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -1,4 +1,4 @@
-"""K Real NVP transformations with dense conditioners, at once."""
+"""K Real NVP transformations with dense conditioners."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -16,18 +16,17 @@ from flowvae.flows.precision import full_precision
 class RealNVP(Flow):
     r"""K transformations of two affine couplings, ``y_2 = z_2 * exp(s(z_1)) + t(z_1)``, with swapped halves.
 
-    (Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8.) Each coupling has a perceptron of one hidden layer
-    of its own, ``raw, t = relu(z_1 W_1 + context + b_1) W_2 + b_2``, and bounds its log scale, ``s = bound *
-    tanh(raw)`` with a learned bound for every dimension; ``log|det| = sum s``. The chain starts as the
-    identity.
+    (Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8.) Each coupling has its own perceptron with one
+    hidden layer, ``raw, t = relu(z_1 W_1 + context + b_1) W_2 + b_2``, and bounds its log scale, ``s = bound
+    * tanh(raw)`` with a learned bound per dimension; ``log|det| = sum s``. The chain starts as the identity.
 
-    The same map as a `Chain` of `AffineCoupling` with `Dense` conditioners, several times as fast: the halves
-    are never put together, what a gradient needs is written where one batched product will read it, and the
-    weights of all couplings on the same half are one tensor [K, ...].
+    This is the same map as a `Chain` of `AffineCoupling` with `Dense` conditioners, several times as fast:
+    the halves are never joined, what a gradient needs is stored where one batched product will read it, and
+    the weights of all couplings on the same half are one tensor [K, ...].
 
     Args:
-        dimension: D, at least 2; an odd one makes the first half the larger one.
-        transformations: K.
+        dimension: D, at least 2; if odd, the first half is the larger one.
+        transformations: K, number of transformations.
         hidden: width of the hidden layers.
         context: add the context to the hidden layers; ``context_features = 2 K hidden``.
         bounded: bound the log scale.
@@ -40,7 +39,7 @@ class RealNVP(Flow):
     """
 
     checkpointed = False
-    """keep only what lies between transformations: `checkpoint_transformations`"""
+    """whether only the values between transformations are stored: see `checkpoint_transformations`"""
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class RealNVP(Flow):
         self.context_features = 2 * transformations * hidden if context else 0
         self.bias = nn.Parameter(torch.empty(transformations, 2, hidden))
         first, second = dimension - dimension // 2, dimension // 2
-        # Of the couplings by the first half, then of those by the second.
+        # For the couplings on the first half, then for those on the second.
         self.conditioners = nn.ModuleList(
             StackedPerceptrons(transformations, inputs, hidden, outputs, bounded, weight_norm)
             for inputs, outputs in ((first, second), (second, first))
@@ -65,7 +64,7 @@ class RealNVP(Flow):
             nn.init.uniform_(self.bias[:, part], -(inputs**-0.5), inputs**-0.5)
 
     def _weights(self, context: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """What is added to the hidden layers, [B or 1, K, 2, hidden]; four tensors for each half."""
+        """Return the offset of the hidden layers, [B or 1, K, 2, hidden], and four tensors for each half."""
         offset = self.bias.unsqueeze(0)
         if self.context_features and context is not None:
             offset = offset + context.view(-1, *self.bias.shape)
@@ -104,8 +103,9 @@ class RealNVP(Flow):
                     slope = torch.tanh(slope)
                     d_log_scale = d_log_scale * (1 - slope.square()) * bound
                 scale = (slope * bound if len(bound) else slope).exp()
-                # The moved half's score is divided by its scale. The other half decided on scale and shift:
-                # its own moves by how log q(z_2) - s depends on them, with the moved half held fast.
+                # The score of the moved half is divided by the scale. The other half determines scale and
+                # shift: its score changes by the derivative of log q(z_2) - s through them, at a fixed moved
+                # half.
                 scores[1 - part] = scores[1 - part] / scale
                 by_hidden = torch.cat([d_log_scale, -scores[1 - part]], dim=2) @ last
                 scores[part] = scores[part] + (by_hidden * (hidden > 0)) @ first
@@ -130,8 +130,8 @@ class RealNVP(Flow):
 class StackedPerceptrons(nn.Module):
     """The weights of K conditioners.
 
-    Calling it gives ``W_1`` [K, hidden, inputs], ``W_2`` [K, 2 outputs, hidden], ``b_2`` [K, 2 outputs] and
-    the bounds [K, outputs] (none, [K, 0], where nothing is bounded).
+    Calling it returns ``W_1`` [K, hidden, inputs], ``W_2`` [K, 2 outputs, hidden], ``b_2`` [K, 2 outputs] and
+    the bounds [K, outputs], or [K, 0] if unbounded.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class StackedPerceptrons(nn.Module):
         self.bound = nn.Parameter(torch.ones(number, outputs)) if bounded else None
         self.norms = None
         if weight_norm:
-            # The last layer's rows have a direction, and the norm 0.
+            # The rows of the last layer have random directions and the norm 0.
             nn.init.uniform_(self.last, -1, 1)
             self.norms = nn.ParameterList([self.first.detach().norm(dim=2), torch.zeros(number, 2 * outputs)])
 
@@ -160,9 +160,9 @@ class StackedPerceptrons(nn.Module):
 class _RealNVP(torch.autograd.Function):
     """The chain for z [S, B, D], with all of its weights; N = S B rows.
 
-    Every value of the halves, hidden layers, tanh and scales is kept, each in one tensor for all couplings of
-    a part (0: the first half moves the second, 1: the other way round). The gradient goes through the chain
-    for the rows alone; the gradients of all weights follow in a few batched products.
+    All values of the halves, hidden layers, tanh and scales are stored, each in one tensor for all couplings
+    of a part (0: the first half moves the second, 1: vice versa). The backward pass goes through the chain
+    for the rows only; the gradients of all weights follow from a few batched products.
     """
 
     @staticmethod
@@ -176,10 +176,10 @@ class _RealNVP(torch.autograd.Function):
             for half in z.chunk(2, dim=2)
         ]
         hiddens = [z.new_empty(count, rows, hidden) for _ in halves]
-        # The tanh of the raw log scales, or these themselves where they are not bounded.
+        # The tanh of the raw log scales, or the raw log scales if unbounded.
         slopes = [z.new_empty(count, rows, half.shape[2]) for half in reversed(halves)]
         scales = [torch.empty_like(slope) for slope in slopes]
-        # One by one, [k][...]: taking all views at once costs a fraction of taking them in the loop.
+        # Views by k: taking all of them at once costs a fraction of taking them in the loop.
         weight = [each.unbind() for each in weights]
         half, activation = [each.unbind() for each in halves], [each.unbind() for each in hiddens]
         slope, scale = [each.unbind() for each in slopes], [each.unbind() for each in scales]

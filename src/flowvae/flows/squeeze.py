@@ -9,22 +9,21 @@ from flowvae.flows.flow import Flow
 def squeeze(z: Tensor) -> Tensor:
     """[S, B, C, H, W] to [S, B, 4 C, H/2, W/2] (Dinh et al. 2017, section 3.6).
 
-    The four pixels of a block come in the order upper left, lower right, upper right, lower left. So the
-    first half of the channels are the black fields of a checkerboard over the original pixels and the second
-    half the white ones, and a coupling layer that halves channels has the paper's checkerboard mask: without
-    a mask, and with all its arithmetic on numbers that count.
+    The order of the pixels of a block is upper left, lower right, upper right, lower left. So the first half
+    of the channels are the black fields of a checkerboard over the original pixels, and the second half the
+    white ones: a coupling of these halves is the paper's checkerboard coupling, without masked arithmetic.
 
     >>> squeeze(torch.arange(4.0).view(1, 1, 1, 2, 2)).flatten().tolist()
     [0.0, 3.0, 1.0, 2.0]
     """
-    pixels = z.movedim(2, -1)  # channels last, in memory too: what convolutions on a CPU like best
+    pixels = z.movedim(2, -1)  # channels last in memory as well, the fastest format for convolutions on a CPU
     upper, lower = pixels[:, :, 0::2], pixels[:, :, 1::2]
     fields = (upper[..., 0::2, :], lower[..., 1::2, :], upper[..., 1::2, :], lower[..., 0::2, :])
     return torch.cat(fields, dim=-1).movedim(-1, 2)
 
 
 def unsqueeze(z: Tensor) -> Tensor:
-    """Undo `squeeze`.
+    """Invert `squeeze`.
 
     >>> z = torch.rand(2, 3, 5, 4, 6)
     >>> torch.equal(unsqueeze(squeeze(z)), z)
@@ -39,11 +38,11 @@ def unsqueeze(z: Tensor) -> Tensor:
 class Checkerboard(Flow):
     """A flow of squeezed maps as a flow of the maps themselves.
 
-    Around a coupling layer of channels it makes one whose halves are the fields of a checkerboard (see
-    `squeeze`). Maps of context [B, context_features, H, W] are squeezed along with ``z``.
+    With a coupling of channels, the halves are the fields of a checkerboard (see `squeeze`). Maps of context
+    [B, context_features, H, W] are squeezed along with ``z``.
 
     Args:
-        flow: of maps [S, B, 4 C, H/2, W/2]; its ``context_features`` are a multiple of 4.
+        flow: flow of maps [S, B, 4 C, H/2, W/2]; its ``context_features`` must be a multiple of 4.
     """
 
     def __init__(self, flow: Flow) -> None:

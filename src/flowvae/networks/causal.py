@@ -10,14 +10,14 @@ from flowvae.networks.convolutional import depth_to_space, space_to_depth
 from flowvae.networks.orders import each_by_its_order, turn, turn_back
 
 PATCH = 2
-"""Side of a patch: a quarter of the pixels' number of steps, and convolutions on a half-sized map."""
+"""side of a patch: compared with single pixels, a quarter of the steps, and maps of half the size"""
 
 SYMBOLS = 2 ** (PATCH * PATCH)
-"""What the four binary pixels of a patch can be together."""
+"""number of values of a patch of four binary pixels"""
 
 
 def to_symbols(images: Tensor) -> Tensor:
-    """Binary images [N, 1, H, W] as maps of the 16 symbols that a patch can be, int64 [N, H/2, W/2].
+    """Convert binary images [N, 1, H, W] to maps of the patches' 16 symbols, int64 [N, H/2, W/2].
 
     >>> to_symbols(torch.tensor([[[[0.0, 1.0], [1.0, 1.0]]]]))
     tensor([[[14]]])
@@ -27,7 +27,7 @@ def to_symbols(images: Tensor) -> Tensor:
 
 
 def to_images(symbols: Tensor) -> Tensor:
-    """Undo `to_symbols`, as float32.
+    """Invert `to_symbols`, as float32.
 
     >>> to_images(torch.tensor([[[14]]]))
     tensor([[[[0., 1.], [1., 1.]]]])
@@ -36,7 +36,7 @@ def to_images(symbols: Tensor) -> Tensor:
 
 
 def _bits(symbols: Tensor) -> Tensor:
-    """The four pixels of every symbol as channels: [N, H, W] to float32 [N, 4, H, W]."""
+    """Convert symbols [N, H, W] to their four pixels as channels, float32 [N, 4, H, W]."""
     return ((symbols.unsqueeze(1) >> _places(symbols)) & 1).float()
 
 
@@ -45,12 +45,12 @@ def _places(like: Tensor) -> Tensor:
 
 
 class CausalConv2d(nn.Module):
-    """A convolution whose output sees what comes before its place in raster order, within a rectangle.
+    """A convolution whose output depends on earlier positions in raster order, within a rectangle.
 
-    That is ``reach`` rows above, ``reach`` places to the left and to the right, and its own place where
-    ``center`` is true (van den Oord, Kalchbrenner & Kavukcuoglu 2016, masks A and B). The kernel ends with
-    its own row instead of being a square with the lower half masked: with a reach of 1 it is 2 x 3, and
-    five of its six taps count.
+    It extends ``reach`` rows up, ``reach`` positions to the left and right, and includes the output's own
+    position if ``center`` is true (van den Oord, Kalchbrenner & Kavukcuoglu 2016, masks A and B). Instead of
+    a square with a masked lower half, the kernel ends with its own row: with a reach of 1 it is 2 x 3, of
+    which five taps are used.
     """
 
     mask: Tensor
@@ -64,7 +64,7 @@ class CausalConv2d(nn.Module):
         mask = torch.ones(1, 1, *kernel)
         mask[..., -1, reach + int(center) :] = 0
         self.register_buffer("mask", mask, persistent=False)
-        # The variance of the input, over the taps that count (He et al. 2015).
+        # Keeps the variance of the input, over the taps that are used (He et al. 2015).
         nn.init.normal_(self.weight, std=(2 / (inputs * float(mask.sum()))) ** 0.5)
 
     def pad(self, x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class CausalConv2d(nn.Module):
         return F.conv2d(self.pad(x), self.weight * self.mask, self.bias)
 
     def at(self, padded: Tensor, row: int, column: int) -> Tensor:
-        """The output [N, outputs] at one place, for an input that is padded (see `pad`)."""
+        """Compute the output [N, outputs] at one position of a padded input (see `pad`)."""
         height, width = self.weight.shape[2:]
         window = padded[:, :, row : row + height, column : column + width]
         return torch.einsum("nchw,ochw->no", window, self.weight * self.mask) + self.bias
@@ -84,9 +84,8 @@ class CausalConv2d(nn.Module):
 class GatedBlock(nn.Module):
     """``x + W (a * hardsigmoid(b))`` with ``a, b = causal(hardswish(x + V c))``, c the condition's map.
 
-    The gates of van den Oord et al. 2016b, equation 2, without the tanh and with the piecewise linear
-    sigmoid: on a CPU the smooth functions took as long as half of the convolution. At first close to the
-    identity.
+    The gates of van den Oord et al. 2016b, equation 2, without tanh and with a piecewise linear sigmoid: on a
+    CPU, the smooth functions took half as long as the convolution. Starts close to the identity.
     """
 
     def __init__(self, channels: int, condition: int, dropout: float) -> None:
@@ -98,7 +97,7 @@ class GatedBlock(nn.Module):
         _start(self.mix)
 
     def conditioned(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """What the causal convolution takes."""
+        """Compute the input of the causal convolution."""
         if self.condition is not None and condition is not None:
             x = x + self.condition(condition)
         return F.hardswish(x)
@@ -111,7 +110,7 @@ class GatedBlock(nn.Module):
 
 
 def _start(layer: nn.Conv2d) -> None:
-    """Half the size of the input's signal, and no biases."""
+    """Initialize a layer to halve its input's scale, with biases of 0."""
     nn.init.normal_(layer.weight, std=0.5 / layer.in_channels**0.5)
     nn.init.zeros_(layer.get_parameter("bias"))
 
@@ -124,17 +123,16 @@ def _gate(both: Tensor) -> Tensor:
 class CausalNetwork(nn.Module):
     """Logits of each patch's 16 symbols, given the patches before it in raster order, and a condition.
 
-    The pixels of the patches go through a causal convolution that does not see its own place, then through
-    gated residual blocks that do, and a last layer of each place for itself. An offset of every place and
-    symbol is added, to start from.
+    A causal convolution without its own position, gated residual blocks with it, and a last 1x1 convolution.
+    A learned offset per position and symbol is added.
 
     Args:
-        sides: (H, W) of the images; 2 divides them.
-        channels: width.
-        blocks: how many.
-        condition: channels of the condition's map [N, condition, H/2, W/2]; 0 for none.
-        dropout: share of the gated activations that are dropped in training.
-        orders: how many orders of the patches the network knows; it is told which one it goes through.
+        sides: (H, W) of the images; both must be even.
+        channels: number of channels.
+        blocks: number of gated blocks.
+        condition: number of channels of the condition [N, condition, H/2, W/2]; 0 for none.
+        dropout: dropout probability of the gated activations.
+        orders: number of orders of the patches; the order is an input of the network.
 
     >>> network = CausalNetwork((8, 8), channels=6, blocks=2)
     >>> network(torch.zeros(5, 1, 8, 8)).shape
@@ -162,9 +160,9 @@ class CausalNetwork(nn.Module):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Start the offsets as the log frequencies of the symbols at each place of images [N, 1, H, W].
+        """Initialize the offsets as log frequencies of the symbols at each position of images [N, 1, H, W].
 
-        Pixels between 0 and 1 are probabilities, and count as such for every symbol.
+        Pixels between 0 and 1 count as probabilities.
         """
         bits = _bits(torch.arange(SYMBOLS, device=images.device).view(-1, 1, 1))  # [16, 4, 1, 1]
         for order, offset in enumerate(self._offsets()):
@@ -173,16 +171,16 @@ class CausalNetwork(nn.Module):
             offset.copy_((torch.stack(frequencies) + 1e-3).log())
 
     def _offsets(self) -> Tensor:
-        """Of each order, [orders, 16, H/2, W/2]."""
+        """Return the offsets of each order, [orders, 16, H/2, W/2]."""
         return self.offset.unflatten(0, (self.orders, SYMBOLS))
 
     def forward(
         self, images: Tensor, condition: Tensor | None = None, orders: Tensor | None = None
     ) -> Tensor:
-        """Logits [S * B, 16, H/2, W/2] for binary images [B, 1, H, W] and a condition [S * B, C, H/2, W/2].
+        """Compute logits [S * B, 16, H/2, W/2] for images [B, 1, H, W] and a condition [S * B, C, H/2, W/2].
 
-        The S samples of an image lie B apart from each other. A condition of one map is that of all images.
-        Images and maps are turned already, by the orders [S * B] that the network is told; None is the first.
+        The S samples of an image are B apart from each other. A condition with one map is shared by all
+        images. Images and maps must be turned already, to the orders [S * B]; None for the first order.
         """
         x = self.first(_centered(space_to_depth(images, PATCH)))
         if condition is not None:
@@ -198,37 +196,35 @@ class CausalNetwork(nn.Module):
     def log_prob(
         self, images: Tensor, condition: Tensor | None = None, orders: Tensor | None = None
     ) -> Tensor:
-        """log p(x), or log p(x|condition), in nats, [S * B], for images, maps and orders [S * B].
+        """Compute log p(x), or log p(x|condition), in nats, [S * B], for images, maps and orders [S * B].
 
-        The images and the maps are as they are, not turned.
+        Images and maps are in the original orientation.
         """
         if orders is not None:
             images = each_by_its_order(turn, images.repeat(len(orders) // len(images), 1, 1, 1), orders)
             if condition is not None:
                 condition = each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders)
         logits = self(images, condition, orders)
-        # Channels are last in memory: nothing is copied.
         number = len(logits)
-        logits = logits.permute(0, 2, 3, 1).flatten(0, 2)
-        # A sum over places of logarithms in half precision would be worth nothing.
+        logits = logits.permute(0, 2, 3, 1).flatten(0, 2)  # no copy: channels are last in memory
+        # Logarithms in half precision are too inexact to be summed.
         table = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
         symbols = to_symbols(images).repeat(number // len(images), 1, 1)
         return table.gather(1, symbols.view(-1, 1)).view(len(symbols), -1).sum(1)
 
     @torch.no_grad()
     def sample(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Binary images [N, 1, H, W], drawn patch by patch.
+        """Draw binary images [N, 1, H, W] patch by patch.
 
-        Every layer keeps its input of the places before, so that a patch costs one place of each layer.
+        Each layer stores its inputs at earlier positions, so that a patch costs one position of each layer.
 
         Args:
-            noise: uniform numbers in [0, 1), [N, H/2, W/2], one a patch: the distribution function of each
-                patch's symbols is inverted there. The same noise and condition give the same images. The
-                first number decides the order as well.
+            noise: uniform in [0, 1), [N, H/2, W/2], one number per patch, at which the distribution function
+                of its symbols is inverted. The first one determines the order as well.
             condition: [N, condition, H/2, W/2], or [1, ...] for all.
         """
         number, height, width = noise.shape
-        # The integer part is the order, and what is left is uniform again.
+        # The integer part is the order, and the fractional part is uniform again.
         noise = noise.clone()
         first = noise[:, 0, 0] * self.orders
         orders = first.long()
@@ -265,5 +261,5 @@ class CausalNetwork(nn.Module):
 
 
 def _centered(bits: Tensor) -> Tensor:
-    """-1 and 1, apart from the zeros around the image."""
+    """Convert to -1 and 1, which differ from the zeros of the padding."""
     return 2 * bits - 1

@@ -1,4 +1,4 @@
-"""The encoder and the decoder of images."""
+"""Encoders and decoders of images."""
 
 import math
 from typing import TypeVar
@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 4
-"""Images are never worked on at full size: half of their height and width, then a quarter."""
+"""factor between the sides of images and of the smallest maps; convolutions are at half and quarter size"""
 
 NECK = 16
-"""Channels of the quarter-sized map that meets the dense layers, where most weights would be otherwise."""
+"""channels of the quarter-sized map next to the dense layers, few since these have most of the weights"""
 
 
 def space_to_depth(images: Tensor, factor: int) -> Tensor:
-    """Blocks of ``factor x factor`` pixels as channels: [N, C, H, W] to [N, factor^2 C, H/factor, W/factor].
+    """Turn blocks of pixels into channels: [N, C, H, W] to [N, factor^2 C, H/factor, W/factor].
 
-    As `torch.nn.functional.pixel_unshuffle`, with the channels in another order and last in memory, which
-    spares the convolution that follows a copy.
+    Like `torch.nn.functional.pixel_unshuffle`, but with another order of channels, which are last in memory:
+    the convolution that follows needs no copy.
     """
     number, channels, height, width = images.shape
     blocks = images.permute(0, 2, 3, 1).reshape(
@@ -28,7 +28,7 @@ def space_to_depth(images: Tensor, factor: int) -> Tensor:
 
 
 def depth_to_space(maps: Tensor, factor: int) -> Tensor:
-    """Undo `space_to_depth`.
+    """Invert `space_to_depth`.
 
     >>> images = torch.rand(2, 3, 8, 12)
     >>> torch.equal(depth_to_space(space_to_depth(images, 4), 4), images)
@@ -40,7 +40,7 @@ def depth_to_space(maps: Tensor, factor: int) -> Tensor:
 
 
 class Residual(nn.Module):
-    """``x + conv(hardswish(conv(hardswish(x))))`` with 3x3 convolutions; at first close to the identity."""
+    """``x + conv(hardswish(conv(hardswish(x))))`` with 3x3 convolutions; starts close to the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,15 +52,15 @@ class Residual(nn.Module):
 
 
 class Downsampler(nn.Module):
-    """Images [N, C, H, W] to quarter-sized maps [N, channels, H/4, W/4].
+    """Maps images [N, C, H, W] to quarter-sized maps [N, channels, H/4, W/4].
 
-    Convolutions and residual blocks on the half-sized map, a convolution of stride 2 to the quarter-sized
-    one, and residual blocks there. Strides are `space_to_depth` and a convolution.
+    A convolution and residual blocks on the half-sized map, a convolution to the quarter-sized one, and
+    residual blocks there. `space_to_depth` halves the sides.
 
     Args:
         image_channels: C.
-        channels: width of the convolutions on the quarter-sized map; half as many on the half-sized one.
-        blocks: residual blocks on either.
+        channels: number of channels of the quarter-sized map; half as many on the half-sized one.
+        blocks: number of residual blocks per size.
     """
 
     def __init__(self, image_channels: int, channels: int, blocks: int) -> None:
@@ -77,15 +77,15 @@ class Downsampler(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [N, C, H, W] to an embedding [N, features]: a `Downsampler`, and dense layers over its map.
+    """Maps images [N, C, H, W] to an embedding [N, features]: a `Downsampler` and two dense layers.
 
-    Both dense activations are normalized, image by image. Without it they shrink in training, to a
-    fiftieth with some posteriors, where hardswish is a straight line and the layers are one.
+    The activations of both dense layers are normalized per image. Without this they shrink in training, with
+    some posteriors to a fiftieth, where hardswish is linear and the layers act as one.
 
     Args:
-        shape: (C, H, W) of the images; 4 divides the sides.
+        shape: (C, H, W) of the images; height and width must be multiples of 4.
         features: width of the embedding.
-        channels, blocks: of the `Downsampler`.
+        channels, blocks: as in `Downsampler`.
     """
 
     def __init__(self, shape: tuple[int, int, int], features: int, channels: int, blocks: int) -> None:
@@ -99,18 +99,18 @@ class Encoder(nn.Module):
         self.last_norm = nn.LayerNorm(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.neck(self.downsampler(images)).permute(0, 2, 3, 1).flatten(1)  # the order that is in memory
+        x = self.neck(self.downsampler(images)).permute(0, 2, 3, 1).flatten(1)  # the order in memory
         return F.hardswish(self.last_norm(self.last(F.hardswish(self.neck_norm(x)))))
 
 
 class VectorCode(nn.Module):
-    """Codes [N, D] to quarter-sized maps [N, channels, H/4, W/4], by two dense layers.
+    """Maps codes [N, D] to quarter-sized maps [N, channels, H/4, W/4], by two dense layers.
 
     Args:
         dimension: D.
-        sides: (H, W) of the images; 4 divides them.
+        sides: (H, W) of the images, multiples of 4.
         features: width of the first dense layer.
-        channels: of the maps.
+        channels: number of channels of the maps.
     """
 
     def __init__(self, dimension: int, sides: tuple[int, int], features: int, channels: int) -> None:
@@ -128,7 +128,7 @@ class VectorCode(nn.Module):
 
 
 class MapCode(nn.Module):
-    """Codes [N, D] that are maps of ``shape`` (c, H/4, W/4), flat, to maps [N, channels, H/4, W/4].
+    """Maps codes [N, D], flattened maps of ``shape`` (c, H/4, W/4), to maps [N, channels, H/4, W/4].
 
     >>> MapCode((2, 7, 5), channels=16)(torch.zeros(3, 70)).shape
     torch.Size([3, 16, 7, 5])
@@ -144,15 +144,14 @@ class MapCode(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """Codes [N, D] to half-sized maps [N, channels / 2, H/2, W/2]: the `Downsampler` in reverse.
+    """Maps codes [N, D] to half-sized maps [N, channels / 2, H/2, W/2]: the `Downsampler` in reverse.
 
     A convolution with `depth_to_space`, which is a transposed convolution of stride 2, doubles the sides of
     the quarter-sized map.
 
     Args:
-        code: to quarter-sized maps, whose channels are the width of the convolutions there; half as many are
-            that of those on the half-sized map.
-        blocks: residual blocks on either.
+        code: layer from codes to quarter-sized maps; half-sized maps have half as many channels.
+        blocks: number of residual blocks per size.
     """
 
     def __init__(self, code: VectorCode | MapCode, blocks: int) -> None:
@@ -169,13 +168,13 @@ class Upsampler(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes [N, D] to maps of numbers [N, outputs, H, W], such as logits of pixels.
+    """Maps codes [N, D] to [N, outputs, H, W], such as logits of pixels.
 
     An `Upsampler`, a convolution and another `depth_to_space`.
 
     Args:
-        code, blocks: of the `Upsampler`.
-        outputs: numbers a pixel.
+        code, blocks: as in `Upsampler`.
+        outputs: number of outputs per pixel.
     """
 
     def __init__(self, code: VectorCode | MapCode, outputs: int, blocks: int) -> None:
@@ -191,10 +190,10 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def kaiming(layer: Layer, gain: float = 1.0) -> Layer:
-    """Normal weights that keep the variance from layer to layer (He et al. 2015), times ``gain``; no biases.
+    """Initialize weights to keep the variance across layers (He et al. 2015), times ``gain``; biases to 0.
 
-    PyTorch's own start shrinks the signal at every layer, and no convolution here is normalized: -ELBO stood
-    still for the first epoch.
+    PyTorch's own initialization shrinks the signal at every layer: as no convolution here is normalized,
+    -ELBO did not improve in the first epoch.
     """
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     nn.init.kaiming_normal_(weight)

@@ -10,15 +10,15 @@ from flowvae.networks.normalization import Normalization, normalization_layer, n
 class ConvolutionalConditioner(nn.Module):
     """A residual network of maps: a 3x3 convolution, residual blocks, a 1x1 convolution that starts at zero.
 
-    A block is ``x + conv_1x1(relu(conv_3x3(relu(x))))`` (Dinh et al. 2017, section 4.1, with the second
-    convolution smaller). The context is the image's own bias of the first convolution, a map
-    [B, hidden, H, W]; it is added to all of its S samples.
+    A block is ``x + conv_1x1(relu(conv_3x3(relu(x))))`` (Dinh et al. 2017, section 4.1, with a smaller second
+    convolution). The context is a bias of the first convolution per image, a map [B, hidden, H, W], shared by
+    the S samples.
 
     Args:
-        inputs, hidden, outputs: channels.
-        blocks: residual blocks.
+        inputs, hidden, outputs: numbers of channels.
+        blocks: number of residual blocks.
         context: take a context; ``context_features`` is then ``hidden``, otherwise 0.
-        normalization: ``"weight"`` on all convolutions; ``"batch"`` and ``"act"`` behind all but the last.
+        normalization: ``"weight"`` on all convolutions; ``"batch"`` and ``"act"`` after all but the last.
 
     >>> import torch
     >>> network = ConvolutionalConditioner(6, 16, 12, blocks=1, context=True)

@@ -9,8 +9,8 @@ from flowvae.networks.normalization import Normalization, normalization_layer, n
 class Dense(nn.Module):
     """A perceptron with one hidden layer, ``relu(x W_1 + context + b_1) W_2 + b_2``, over the last axis.
 
-    The last layer starts at zero. The context is the image's own bias of the hidden layer, [B, hidden]; it
-    is added to all of its S samples.
+    The last layer starts at zero. The context is a bias of the hidden layer per image, [B, hidden], shared by
+    the S samples.
 
     Args:
         inputs, hidden, outputs: widths.

@@ -6,15 +6,16 @@ from torch import Tensor, nn
 
 
 class MaskedDense(nn.Module):
-    """A perceptron whose i-th two outputs see only the inputs before i (MADE, Germain et al. 2015).
+    """A perceptron whose outputs i and D + i depend only on the inputs before i (MADE, Germain et al. 2015).
 
-    ``relu(x (W_1 * M_1) + context + b_1) (W_2 * M_2) + b_2``; with degrees m of the hidden units running
+    ``relu(x (W_1 * M_1) + context + b_1) (W_2 * M_2) + b_2``; with degrees m of the hidden units cycling
     through 1..D-1, ``M_1[i, h] = [m_h >= i]`` and ``M_2[h, i] = [i > m_h]``. The last layer starts at zero.
 
     Args:
         dimension: D inputs, 2 D outputs.
-        hidden: width; the context is [B, hidden] where ``context`` is true.
-        reverse: the order runs from the last dimension to the first.
+        hidden: width of the hidden layer.
+        context: take a context [B, hidden].
+        reverse: the order is from the last dimension to the first.
     """
 
     mask_in: Tensor

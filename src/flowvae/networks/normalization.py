@@ -13,17 +13,17 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def normalized(layer: Layer, normalization: Normalization) -> Layer:
-    """The layer with weight norm where that is the ``normalization``; otherwise as it is."""
+    """Add weight norm to the layer if that is the ``normalization``."""
     if normalization == "weight":
         weight_norm(layer)
     return layer
 
 
 def zeroed(layer: Layer, normalization: Normalization) -> Layer:
-    """The layer, normalized as `normalized` does, that gives zeros at the start."""
+    """Apply `normalized`, and initialize the layer such that its outputs are zero."""
     layer = normalized(layer, normalization)
     if normalization == "weight":
-        # The norm of every row; its direction stays what it is.
+        # The norm of every row; its direction is left random.
         nn.init.zeros_(layer.get_parameter("parametrizations.weight.original0"))
     else:
         nn.init.zeros_(layer.weight)
@@ -32,18 +32,17 @@ def zeroed(layer: Layer, normalization: Normalization) -> Layer:
 
 
 def normalization_layer(normalization: Normalization, features: int, maps: bool = False) -> nn.Module | None:
-    """What goes behind a layer of ``features``, or of as many maps, if anything."""
+    """Make the module to put after a layer of ``features``, which are channels if ``maps``; None for none."""
     if normalization == "batch":
         return nn.BatchNorm2d(features) if maps else nn.BatchNorm1d(features)
     return ActivationNorm(features) if normalization == "act" else None
 
 
 class ActivationNorm(nn.Module):
-    """``x * gain + bias`` of every feature, [N, features, ...] (Kingma & Dhariwal 2018, section 3.1).
+    """``x * gain + bias`` per feature, [N, features, ...] (Kingma & Dhariwal 2018, section 3.1).
 
-    Used while ``starting`` is true, it first takes the gain and bias that give what comes out mean 0 and
-    variance 1 in each feature; after that they are parameters like any other. The saved buffer
-    ``initialized`` says that this has happened.
+    Each use while ``starting`` is true first sets gain and bias such that the output has mean 0 and variance
+    1 in each feature, and sets the saved buffer ``initialized``. After that they are ordinary parameters.
     """
 
     initialized: Tensor

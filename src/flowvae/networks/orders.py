@@ -1,4 +1,4 @@
-"""The orders in which an autoregressive network can go through an image: its turns and mirror images."""
+"""Orders of the positions for autoregressive networks, from rotations and reflections of the image."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 ORDERS = 8
-"""Of a square image; the first four keep the sides of any."""
+"""number of orders of a square image; the first four apply to any image"""
 
 
 def turn(maps: Tensor, order: int) -> Tensor:
-    """Maps [..., H, W], as the raster order of ``order`` meets them: 0 leaves them as they are.
+    """Turn maps [..., H, W] such that the order ``order`` becomes raster order; 0 leaves them unchanged.
 
     >>> turn(torch.tensor([[1, 2], [3, 4]]), 1)
     tensor([[4, 3],
@@ -22,18 +22,18 @@ def turn(maps: Tensor, order: int) -> Tensor:
 
 
 def turn_back(maps: Tensor, order: int) -> Tensor:
-    """Undo `turn`."""
+    """Invert `turn`."""
     maps = maps.flip(_flipped(order))
     return maps.mT if order & 4 else maps
 
 
 def _flipped(order: int) -> list[int]:
-    # The first two orders are the opposites of each other: they have the most to tell each other.
+    # The first two orders are opposites of each other, and so the most different.
     return [side for side, both in ((-1, order & 1 ^ order >> 1 & 1), (-2, order & 1)) if both]
 
 
 def each_by_its_order(change: Callable[[Tensor, int], Tensor], maps: Tensor, orders: Tensor) -> Tensor:
-    """``change(maps, order)`` of `turn` or `turn_back` on maps [N, C, H, W], each with its order of [N]."""
+    """Apply ``change``, `turn` or `turn_back`, to maps [N, C, H, W], each with its own order of [N]."""
     rows = [(orders == order).nonzero()[:, 0] for order in range(ORDERS)]
     changed = [change(maps[few], order) for order, few in enumerate(rows) if len(few)]
     return torch.cat(changed)[torch.cat(rows).argsort()]
