@@ -171,7 +171,7 @@ def test_priors_take_the_noise_itself(name):
 
 
 def test_the_noise_of_a_mixture_is_more_than_one_tensor():
-    with pytest.raises(ValueError, match="a mixture draws its components besides noise; give a generator"):
+    with pytest.raises(ValueError, match="a mixture draws components as well as noise; give a generator"):
         build_vae("vamp prior").prior.sample(6, torch.zeros(6, 3))
 
 

@@ -1,4 +1,4 @@
-"""What a model is told of its data: before it is built, and at every step."""
+"""The data that a model sees: its description before the model is built, and batches."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,36 +8,36 @@ from torch import Tensor
 
 
 class DataSpec(NamedTuple):
-    """What a model is told of its data before it is built."""
+    """The description of the data for which a model is built."""
 
     shape: tuple[int, int, int]
     """(C, H, W) of an image"""
     levels: int | None = None
-    """how many values, evenly from 0 to 1, a pixel takes; None where it is any number"""
+    """number of values, evenly spaced from 0 to 1, that a pixel takes; None if any"""
     training_images: int = 0
-    """size of the training split"""
+    """number of images in the training split"""
     classes: int = 0
-    """number of classes, 0 where images have no labels"""
+    """number of classes; 0 without labels"""
 
 
 class Batch(NamedTuple):
-    """Some images, and what is known of each of them."""
+    """Images with their positions, labels and known pixels."""
 
     images: Tensor
     """[B, C, H, W] in [0, 1]"""
     index: Tensor
-    """places in their split, int64 [B]"""
+    """positions in their split, int64 [B]"""
     labels: Tensor | None = None
-    """int64 [B], -1 where unknown; None without labels"""
+    """int64 [B], -1 if unknown; None without labels"""
     observed: Tensor | None = None
-    """which pixels are known, bool [B, C, H, W]; None: all of them"""
+    """known pixels, bool [B, C, H, W]; None if all are known"""
 
     def to(self, device: torch.device) -> "Batch":
         rest = (None if part is None else part.to(device) for part in self[2:])
         return Batch(self.images.to(device), self.index.to(device), *rest)
 
     def split(self, size: int) -> "Iterator[Batch]":
-        """Batches of ``size`` images, the last perhaps of fewer.
+        """Split into batches of ``size`` images; the last may have fewer.
 
         >>> batch = Batch(torch.zeros(5, 1, 2, 2), torch.arange(5))
         >>> [len(part.images) for part in batch.split(2)]

@@ -31,12 +31,7 @@ MOST_IMAGES = 10_000
 
 
 def evaluate_run(
-    path: Path,
-    num_samples: int,
-    num_images: int,
-    split: str = "test",
-    data: str | None = None,
-    seed: int = 0,
+    path: Path, num_samples: int, num_images: int, split: str = "test", data: str | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json.
 
@@ -74,7 +69,7 @@ def evaluate_run(
 
 
 def warn(name: str, evaluation: Mapping[str, Any]) -> None:
-    """A line on standard error where the -log p(x) of an evaluation cannot be trusted."""
+    """Print a warning to standard error if the -log p(x) of an evaluation cannot be trusted."""
     if said := caveat(evaluation):
         print(f"flowvae: warning: {name}: {said}", file=sys.stderr)
 
@@ -183,17 +178,17 @@ def run_demo(minutes: float, out: Path) -> None:
     """Train ``vae`` and ``realnvp-2``, evaluate them, and write their table and pictures into ``out``."""
     if out.exists():
         raise UserError(f"{out} already exists; choose another --out, or remove it")
-    folders = [out / name for name in ("vae", "realnvp-2")]
-    for folder in folders:
-        if not train(folder, preset(folder.name).revised(minutes=minutes)):
+    trained = [out / name for name in ("vae", "realnvp-2")]
+    for run in trained:
+        if not train(run, preset(run.name).revised(minutes=minutes)):
             raise KeyboardInterrupt
-    for folder in folders:
-        evaluate_run(folder, num_samples=100, num_images=1000)
-        picture_samples(folder, 100, 0, folder / "samples.png")
-        picture_reconstructions(folder, 50, 0, folder / "reconstructions.png")
-    picture_interpolations(folders, 8, 10, 0, out / "interpolations.png")
-    figures.save_curves({folder.name: runs.read_metrics(folder) for folder in folders}, out / "curves.png")
-    rows = collect(folders)
+    for run in trained:
+        evaluate_run(run, num_samples=100, num_images=1000)
+        picture_samples(run, 100, 0)
+        picture_reconstructions(run, 50, 0)
+    picture_interpolations(trained, 8, 10, 0, out / "interpolations.png")
+    figures.save_curves({run.name: runs.read_metrics(run) for run in trained}, out / "curves.png")
+    rows = collect(trained)
     for name in ("table.md", "table.json"):
         write_table(rows, out / name)
     print(markdown(rows), end="")
@@ -226,14 +221,8 @@ def _finite(run: Run, images: Tensor) -> Tensor:
 def _save_pairs(title: str, above: Tensor, below: Tensor, out: Path) -> None:
     """Save rows of images, each row above the row of their counterparts."""
     columns = min(10, len(above))
-    rows = [
-        _filled(row, columns)
-        for pair in zip(above.split(columns), below.split(columns), strict=True)
-        for row in pair
-    ]
-    figures.save_panels({title: torch.cat(rows)}, out, columns, together=2)
-
-
-def _filled(row: Tensor, columns: int) -> Tensor:
-    """Pad a row of images with NaN, which figures leave blank."""
-    return torch.cat([row, row.new_full((columns - len(row), *row.shape[1:]), torch.nan)])
+    blank = above.new_full((-len(above) % columns, *above.shape[1:]), torch.nan)  # ends the last rows
+    pairs = zip(
+        torch.cat([above, blank]).split(columns), torch.cat([below, blank]).split(columns), strict=True
+    )
+    figures.save_panels({title: torch.cat([row for pair in pairs for row in pair])}, out, columns, together=2)

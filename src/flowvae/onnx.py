@@ -1,4 +1,4 @@
-"""Trained models as ONNX graphs, which run where there is no PyTorch."""
+"""Trained models as ONNX graphs, which run without PyTorch."""
 
 import importlib.util
 import logging
