@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from flowvae.errors import UserError, check_range, quoted
-from flowvae.parts import LARGEST, LARGEST_SEED, MOST, check_positive, names, revised
+from flowvae.errors import UserError, quoted
+from flowvae.parts import LARGEST, LARGEST_SEED, MOST, Options, check_positive, names, ranged, revised
 
 if TYPE_CHECKING:
     from flowvae.batch import DataSpec
@@ -16,24 +16,23 @@ BUDGETS = {"epochs", "steps", "minutes"}
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Options):
     """The images, and the binarization of their pixels."""
 
     data: str = "mnist"
     """data set: mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (downloaded), or a path"""
     binarization: Literal["static", "dynamic", "threshold", "none"] = "static"
     """binarization of grey pixels: drawn once, redrawn for every batch, thresholded at 128, or none"""
-    image_size: int | None = None
+    image_size: int | None = ranged(None, 1, MOST)
     """side in pixels to resize images to [64 for celeba, 28 for omniglot, directories: unchanged]"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "\0" in self.data:
             raise UserError(f"data is {quoted(self.data)}; a path cannot contain null characters")
-        if self.image_size is not None:
-            check_range("image_size", self.image_size, 1, MOST)
 
 
-class System(ABC):
+class System(Options, ABC):
     """A kind of model: a frozen dataclass of options that builds the model they describe.
 
     To add a system, write one file in `flowvae.models` with
@@ -63,7 +62,7 @@ class System(ABC):
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Options):
     """Budget, optimizer and tracking. Training ends when the first of the budgets is used up."""
 
     epochs: int | None = None
@@ -72,7 +71,7 @@ class TrainingConfig:
     """budget in optimizer steps"""
     minutes: float | None = None
     """budget in minutes, validation included [10 if no budget is given]"""
-    batch_size: int = 128
+    batch_size: int = ranged(128, 1, MOST)
     """number of images per step, over all processes"""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Muon for convolution kernels and AdamW for all other parameters, or AdamW for all"""
@@ -80,15 +79,15 @@ class TrainingConfig:
     """decay of AdamW's running mean of gradients; 0 suits adversarial training"""
     learning_rate: float = 3e-3
     """highest learning rate, reached by linear warm-up and followed by cosine decay to 0"""
-    learning_rate_warm_up: int = 200
+    learning_rate_warm_up: int = ranged(200, 0, MOST)
     """number of steps of linear warm-up"""
-    weight_decay: float = 0.1
+    weight_decay: float = ranged(0.1, 0, LARGEST)
     """decoupled weight decay of all parameters"""
     gradient_clipping: float = 200.0
     """largest gradient norm per optimizer; larger gradients are scaled down to it"""
     averaging: float = 0.999
     """decay of the exponential moving average of the weights, which is what is evaluated and saved"""
-    validation_images: int = 2000
+    validation_images: int = ranged(2000, 1, MOST)
     """number of random validation images scored after every epoch, the same for every seed"""
     compile: bool = False
     """compile the model with torch.compile: takes about a minute, then training is up to 10% faster"""
@@ -100,21 +99,17 @@ class TrainingConfig:
     """directory of a run of the same model to take the initial weights from"""
     track: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
     """tracker for the metrics besides metrics.jsonl; all but tensorboard need their package installed"""
-    seed: int = 0
+    seed: int = ranged(0, 0, LARGEST_SEED)
     """random seed for weights, batches and noise"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "steps", "minutes"):
             budget = getattr(self, name)
             if budget is not None:
                 check_positive(name, budget, LARGEST if name == "minutes" else MOST)
-        for name in ("batch_size", "validation_images"):
-            check_range(name, getattr(self, name), 1, MOST)
-        check_range("learning_rate_warm_up", self.learning_rate_warm_up, 0, MOST)
-        check_range("weight_decay", self.weight_decay, 0, LARGEST)
         for name in ("learning_rate", "gradient_clipping"):
             check_positive(name, getattr(self, name), LARGEST)
-        check_range("seed", self.seed, 0, LARGEST_SEED)
         if self.start_from is not None and "\0" in self.start_from:
             raise UserError(f"start_from is {quoted(self.start_from)}; a path cannot contain null characters")
         for name in ("averaging", "beta1"):

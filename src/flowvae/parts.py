@@ -6,9 +6,9 @@ from abc import ABC
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from flowvae.errors import UserError, did_you_mean, quoted
+from flowvae.errors import UserError, check_range, did_you_mean, quoted
 
 MOST = 2**31 - 1
 """largest count: products of two of them still fit into the 64 bits of a tensor's size"""
@@ -19,7 +19,7 @@ LARGEST = 10**18
 LARGEST_SEED = 2**63 - 1
 
 T = TypeVar("T")
-TRAINING_ONLY = "training only"
+TRAINING_ONLY, RANGE = "training only", "range"
 
 
 def training_only(default: T) -> T:
@@ -27,15 +27,35 @@ def training_only(default: T) -> T:
     return dataclasses.field(default=default, metadata={TRAINING_ONLY: True})
 
 
+def ranged(default: T, lowest: float, highest: float, *, training_only: bool = False) -> T:
+    """Declare a field whose value is None or in a range, both ends included; see `training_only`."""
+    metadata = {RANGE: (lowest, highest), TRAINING_ONLY: training_only}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Options:
+    """Base class of frozen dataclasses of options: checks the fields declared by `ranged`.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            if RANGE in field.metadata and value is not None:
+                check_range(field.name, value, *field.metadata[RANGE])
+
+
 @dataclass(frozen=True)
-class Part(ABC):
+class Part(Options, ABC):
     """A part that can be chosen, such as a kind of posterior, with its own options.
 
     To add a part:
 
     - write a frozen dataclass that subclasses this one, or the base class of its kind;
     - give it a ``name``, by which it is chosen;
-    - make each option a field with a default and a docstring below it, which becomes its help;
+    - make each option a field with a default, `ranged` if it has a range, and a docstring, which is its help;
     - add the class to the union that is the type of the choosing field.
 
     Names of options are unique within a system, except that alternative parts may share them: the value is
@@ -137,12 +157,9 @@ def no_effect(kind: type, name: str, values: Mapping[str, Any]) -> str:
         if owners:
             chosen = values.get(selector, _default(kind, selector).name)
             return f"{name} has no effect with {selector} {chosen}; remove it, or choose {_or(owners)}"
-    known = [*names(kind), *(each for selector in choices(kind) for each in _all_names(kind, selector))]
+    parts = [part for known in choices(kind).values() for part in known.values()]
+    known = [each for owner in (kind, *parts) for each in names(owner)]
     return f"{kind.__name__} has no option {quoted(name)}; {did_you_mean(name, known)}"
-
-
-def _all_names(kind: type, selector: str) -> list[str]:
-    return [name for part in choices(kind)[selector].values() for name in names(part)]
 
 
 def names(kind: Any) -> list[str]:

@@ -2,30 +2,28 @@
 
 from dataclasses import dataclass
 
-from flowvae.errors import UserError, check_range
+from flowvae.errors import UserError
 from flowvae.networks import CausalNetwork
-from flowvae.parts import DEEPEST, WIDEST, training_only
+from flowvae.parts import DEEPEST, WIDEST, Options, ranged, training_only
 
 
 @dataclass(frozen=True)
-class CausalOptions:
+class CausalOptions(Options):
     """Options of a causal network over 2x2 patches of binary pixels."""
 
-    causal_channels: int = 64
+    causal_channels: int = ranged(64, 1, WIDEST)
     """number of channels of the causal network"""
-    causal_blocks: int = 4
+    causal_blocks: int = ranged(4, 0, DEEPEST)
     """number of gated blocks of the causal network"""
     causal_dropout: float = training_only(0.0)
     """dropout probability of the causal network's gated activations"""
-    causal_orders: int = 1
+    causal_orders: int = ranged(1, 1, 8)
     """number of pixel orders, 1 to 8, that the causal network learns and the likelihood averages over"""
 
     def __post_init__(self) -> None:
-        check_range("causal_channels", self.causal_channels, 1, WIDEST)
-        check_range("causal_blocks", self.causal_blocks, 0, DEEPEST)
+        super().__post_init__()
         if not 0 <= self.causal_dropout < 1:
             raise UserError(f"causal_dropout is {self.causal_dropout}; it must be in [0, 1)")
-        check_range("causal_orders", self.causal_orders, 1, 8)
 
     def network(self, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
         """Build the network for images of ``shape`` (C, H, W), conditioned on maps of ``condition`` channels.

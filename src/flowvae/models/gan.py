@@ -11,13 +11,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.errors import check_range
 from flowvae.models.base import Model, Sampler, Update
 from flowvae.models.generator import GeneratorOptions
 from flowvae.networks import Downsampler
 from flowvae.networks.convolutional import NECK, STRIDE, kaiming
 from flowvae.noise import Noise, normal
-from flowvae.parts import LARGEST, Part, check_positive, training_only
+from flowvae.parts import LARGEST, WIDEST, Part, check_positive, ranged
 
 SAMPLES = 512
 """number of samples from which one call of `GAN.validate` estimates the energy score"""
@@ -144,11 +143,8 @@ class GradientPenaltyOptions(Part):
     """The gradient penalty R1, on real images (Mescheder, Geiger & Nowozin 2018)."""
 
     name = "r1"
-    gamma: float = training_only(1.0)
+    gamma: float = ranged(1.0, 0, LARGEST, training_only=True)
     """weight of half the squared norm of the discriminator's gradient at real images, in logits per pixel"""
-
-    def __post_init__(self) -> None:
-        check_range("gamma", self.gamma, 0, LARGEST)
 
 
 @dataclass(frozen=True)
@@ -171,7 +167,7 @@ class GANOptions(GeneratorOptions, System):
 
     regularization: GradientPenaltyOptions | SpectralNormalizationOptions = GradientPenaltyOptions()
     """regularization of the discriminator: a gradient penalty on real images, or spectral normalization"""
-    features: int = 256
+    features: int = ranged(256, 1, WIDEST)
     """width of the generator's first layer and of the discriminator's first dense layer"""
 
     def build(self, data: DataSpec) -> GAN:

@@ -2,31 +2,24 @@
 
 from dataclasses import dataclass
 
-from flowvae.errors import check_range
 from flowvae.models.sides import check_sides
 from flowvae.networks import Decoder, VectorCode
 from flowvae.networks.convolutional import STRIDE
-from flowvae.parts import DEEPEST, WIDEST
+from flowvae.parts import DEEPEST, WIDEST, Options, ranged
 
 
 @dataclass(frozen=True)
-class GeneratorOptions:
+class GeneratorOptions(Options):
     """Options of a generator, which maps codes to images."""
 
-    latent: int = 64
+    latent: int = ranged(64, 1, WIDEST)
     """D, number of latent dimensions"""
-    features: int = 256
+    features: int = ranged(256, 1, WIDEST)
     """width of the generator's first layer"""
-    channels: int = 64
+    channels: int = ranged(64, 2, WIDEST)
     """number of channels of the convolutions at quarter resolution; at half resolution, half as many"""
-    blocks: int = 1
+    blocks: int = ranged(1, 0, DEEPEST)
     """number of residual blocks per resolution"""
-
-    def __post_init__(self) -> None:
-        check_range("latent", self.latent, 1, WIDEST)
-        check_range("features", self.features, 1, WIDEST)
-        check_range("channels", self.channels, 2, WIDEST)  # half as many at half resolution
-        check_range("blocks", self.blocks, 0, DEEPEST)
 
     def generator(self, shape: tuple[int, int, int]) -> Decoder:
         """Build the generator, from codes [N, D] to logits of pixels [N, C, H, W].

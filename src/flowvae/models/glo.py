@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.errors import UserError, check_range
+from flowvae.errors import UserError
 from flowvae.models.base import Coded, MakeOptimizer, Model, Sampler, Update
 from flowvae.models.generator import GeneratorOptions
 from flowvae.noise import Noise, normal
-from flowvae.parts import LARGEST, MOST, check_positive, training_only
+from flowvae.parts import LARGEST, MOST, WIDEST, check_positive, ranged, training_only
 
 SMALLEST_SIDE = 8
 """images with a smaller side are not halved any further"""
@@ -226,18 +226,17 @@ class GLOOptions(GeneratorOptions, System):
 
     name = "glo"
 
-    latent: int = 32
+    latent: int = ranged(32, 1, WIDEST)
     """D, number of latent dimensions"""
     code_start: Literal["principal", "random"] = training_only("principal")
     """initial codes of training images: the images' principal components, or random"""
     code_rate: float = training_only(0.3)
     """highest learning rate of the codes' plain gradient descent, which follows the run's schedule"""
-    code_steps: int = 20
+    code_steps: int = ranged(20, 0, MOST)
     """number of gradient steps to find the code of an image outside the training split"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("code_steps", self.code_steps, 0, MOST)
         check_positive("code_rate", self.code_rate, LARGEST)
 
     def build(self, data: DataSpec) -> GLO:

@@ -11,10 +11,9 @@ from flowvae.densities import (
     Likelihood,
     LogisticMixtureLikelihood,
 )
-from flowvae.errors import check_range
 from flowvae.models.causal import CausalOptions
 from flowvae.networks import Decoder, MapCode, Upsampler, VectorCode
-from flowvae.parts import WIDEST, Part
+from flowvae.parts import WIDEST, Part, ranged
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,8 @@ class LogisticMixtureOptions(LikelihoodPart):
     """8-bit pixels, each a mixture of discretized logistics (Salimans et al. 2017)."""
 
     name = "logistic-mixture"
-    components: int = 5
+    components: int = ranged(5, 1, WIDEST)
     """number of mixture components"""
-
-    def __post_init__(self) -> None:
-        check_range("components", self.components, 1, WIDEST)
 
     def likelihood(self, code, blocks, shape) -> Likelihood:
         outputs = LogisticMixtureLikelihood.outputs(shape[0], self.components)

@@ -13,7 +13,7 @@ from flowvae.flows import Flow, InverseAutoregressive, Planar
 from flowvae.models.couplings import CodeShape, Couplings, chain
 from flowvae.networks import MaskedDense
 from flowvae.networks.normalization import Normalization
-from flowvae.parts import DEEPEST, WIDEST, Part
+from flowvae.parts import DEEPEST, WIDEST, Part, ranged
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GaussianOptions(Part):
 class FlowOptions(Part):
     """A Gaussian posterior transformed by a flow. To add one, subclass this class and implement `flow`."""
 
-    transformations: int = 4
+    transformations: int = ranged(4, 1, DEEPEST)
     """K, number of flow transformations after the Gaussian"""
     flow_of: Literal["code", "noise"] = "code"
     """input of the flow: the Gaussian's sample, or its standard normal noise, before mean and scale"""
@@ -36,9 +36,6 @@ class FlowOptions(Part):
 
     of_places: ClassVar[bool] = True
     """whether each position of a code that is a map has its own context, rather than the code as a whole"""
-
-    def __post_init__(self) -> None:
-        check_range("transformations", self.transformations, 1, DEEPEST)
 
     @abstractmethod
     def flow(self, code: CodeShape, blocks: int) -> Flow:
@@ -64,16 +61,12 @@ class PlanarOptions(FlowOptions):
 class AffineOptions(FlowOptions):
     """Affine transformations whose scales and shifts are computed by networks, the conditioners."""
 
-    hidden: int = 128
+    hidden: int = ranged(128, 1, WIDEST)
     """number of hidden units, or channels, of the conditioners; at least D - 1 for iaf"""
     flow_batch_norm: bool = False
     """add batch normalization as a flow after each transformation"""
     bounded: bool = True
     """bound the log scale of the affine transformations by tanh"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("hidden", self.hidden, 1, WIDEST)
 
 
 @dataclass(frozen=True)

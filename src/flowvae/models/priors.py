@@ -15,9 +15,8 @@ from flowvae.densities import (
     StandardNormal,
     VampPrior,
 )
-from flowvae.errors import check_range
 from flowvae.models.couplings import CodeShape, Couplings
-from flowvae.parts import DEEPEST, WIDEST, Part
+from flowvae.parts import DEEPEST, WIDEST, Part, ranged
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,15 @@ class RealNVPPriorOptions(PriorPart):
     """A standard normal transformed by pairs of affine couplings (Xu et al. 2019)."""
 
     name = "realnvp"
-    prior_transformations: int = 4
+    prior_transformations: int = ranged(4, 1, DEEPEST)
     """number of Real NVP transformations of the prior"""
-    prior_hidden: int = 128
+    prior_hidden: int = ranged(128, 1, WIDEST)
     """number of hidden units, or channels, of the prior's conditioners"""
     # No batch norm: the density of a code must not depend on the rest of its batch.
     prior_normalization: Literal["none", "weight", "act"] = "none"
     """normalization inside the prior's conditioners: none, weight or activation normalization"""
     prior_bounded: bool = True
     """bound the log scale of the prior's transformations by tanh"""
-
-    def __post_init__(self) -> None:
-        check_range("prior_transformations", self.prior_transformations, 1, DEEPEST)
-        check_range("prior_hidden", self.prior_hidden, 1, WIDEST)
 
     def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
         couplings = Couplings(
@@ -82,11 +77,8 @@ class VampOptions(PriorPart):
     """A mixture of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018)."""
 
     name = "vamp"
-    pseudo_inputs: int = 100
+    pseudo_inputs: int = ranged(100, 1, WIDEST)
     """number of pseudo-inputs"""
-
-    def __post_init__(self) -> None:
-        check_range("pseudo_inputs", self.pseudo_inputs, 1, WIDEST)
 
     def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
         base = posterior.base if isinstance(posterior, FlowPosterior) else posterior

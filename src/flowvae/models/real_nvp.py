@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.errors import check_range
 from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueeze
 from flowvae.models.base import Coded, Sampler
 from flowvae.models.couplings import Couplings
@@ -19,7 +18,7 @@ from flowvae.models.dequantized import DequantizedDensity
 from flowvae.models.sides import check_sides
 from flowvae.networks.normalization import Normalization
 from flowvae.noise import Noise, normal
-from flowvae.parts import DEEPEST, MOST, WIDEST, training_only
+from flowvae.parts import DEEPEST, MOST, WIDEST, ranged, training_only
 
 MARGIN = 0.05
 """Distance from 0 and 1 that values keep before their logit is taken (Dinh et al. 2017, section 4.1)."""
@@ -137,11 +136,11 @@ class RealNVPDensityOptions(System):
 
     name = "realnvp"
 
-    transformations: int = 4
+    transformations: int = ranged(4, 1, DEEPEST)
     """K, number of transformations per scale"""
-    hidden: int = 64
+    hidden: int = ranged(64, 1, WIDEST)
     """number of channels of the conditioners at the first scale; each further scale adds half as many"""
-    blocks: int = 1
+    blocks: int = ranged(1, 0, DEEPEST)
     """number of residual blocks per conditioner"""
     normalization: Normalization = "weight"
     """normalization inside the conditioners: none, weight, batch or activation normalization"""
@@ -151,14 +150,8 @@ class RealNVPDensityOptions(System):
     """bound the log scale of the affine transformations by tanh"""
     objective: Literal["elbo", "importance-weighted"] = training_only("elbo")
     """bound that training maximizes: mean of the log weights of noise samples, or log of the mean weight"""
-    samples: int = training_only(1)
+    samples: int = ranged(1, 1, MOST, training_only=True)
     """S, number of samples of the dequantization noise per image in training"""
-
-    def __post_init__(self) -> None:
-        check_range("transformations", self.transformations, 1, DEEPEST)
-        check_range("hidden", self.hidden, 1, WIDEST)
-        check_range("blocks", self.blocks, 0, DEEPEST)
-        check_range("samples", self.samples, 1, MOST)
 
     def build(self, data: DataSpec) -> RealNVPDensity:
         """Build the flow.

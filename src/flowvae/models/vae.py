@@ -20,7 +20,7 @@ from flowvae.densities import (
     VampPrior,
     take_path_derivative,
 )
-from flowvae.errors import UserError, check_range
+from flowvae.errors import UserError
 from flowvae.flows import Flow
 from flowvae.models.base import Graph, Graphed, Inferring, Model, Sampler, Update, evaluating
 from flowvae.models.completion import Completing
@@ -46,7 +46,7 @@ from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
 from flowvae.networks.convolutional import STRIDE
 from flowvae.noise import Noise
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
-from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, training_only
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, ranged, training_only
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,8 @@ class ELBO(Part):
     name = "elbo"
     path_derivative: bool = True
     """use the path derivative: the gradient of log q(z|x) through z only; no effect with batch norm"""
-    free_bits: float = 0.0
+    free_bits: float = ranged(0.0, 0, LARGEST)
     """number of nats of KL per image, averaged over the batch, that are not penalized"""
-
-    def __post_init__(self) -> None:
-        check_range("free_bits", self.free_bits, 0, LARGEST)
 
     def __call__(self, densities: LogDensities, beta: float) -> Tensor:
         if self.free_bits:
@@ -264,11 +261,8 @@ class VectorOptions(Part):
     """A code of D numbers."""
 
     name = "vector"
-    features: int = 256
+    features: int = ranged(256, 1, WIDEST)
     """width of the encoder's embedding and of the decoder's first layer"""
-
-    def __post_init__(self) -> None:
-        check_range("features", self.features, 1, WIDEST)
 
 
 @dataclass(frozen=True)
@@ -297,23 +291,19 @@ class VAEOptions(System):
     """bound that training maximizes; validation uses the same one"""
     covariance: Literal["diagonal", "full"] = "diagonal"
     """covariance of the posterior's Gaussian: diagonal, or full, by a Cholesky factor from the encoder"""
-    latent: int = 40
+    latent: int = ranged(40, 1, WIDEST)
     """D, number of latent dimensions; with code map, number of channels"""
-    channels: int = 64
+    channels: int = ranged(64, 2, WIDEST)
     """number of channels of the convolutions at quarter resolution; at half resolution, half as many"""
-    blocks: int = 1
+    blocks: int = ranged(1, 0, DEEPEST)
     """number of residual blocks per resolution in encoder and decoder, and in convolutional conditioners"""
-    samples: int = training_only(1)
+    samples: int = ranged(1, 1, MOST, training_only=True)
     """S, number of posterior samples per image in training"""
-    kl_warm_up: int = training_only(500)
+    kl_warm_up: int = ranged(500, 0, MOST, training_only=True)
     """number of steps over which the weight of the KL term, log p(z) - log q(z|x), rises from 0 to 1"""
 
     def __post_init__(self) -> None:
-        check_range("latent", self.latent, 1, WIDEST)
-        check_range("channels", self.channels, 2, WIDEST)  # half as many at half of the images' sides
-        check_range("blocks", self.blocks, 0, DEEPEST)
-        check_range("samples", self.samples, 1, MOST)
-        check_range("kl_warm_up", self.kl_warm_up, 0, MOST)
+        super().__post_init__()
         is_map = isinstance(self.code, MapOptions)
         if self.covariance == "full" and (is_map or isinstance(self.prior, VampOptions)):
             what = "a code that is a map" if is_map else "the vamp prior"
