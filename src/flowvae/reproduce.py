@@ -38,19 +38,20 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Variant:
-    """A preset, and the options of `flowvae train` that change it."""
+    """A preset, and the options of `flowvae train` that change it, separated by spaces."""
 
     preset: str
-    options: tuple[str, ...] = ()
+    options: str = ""
 
 
 def _presets(*names: str) -> dict[str, Variant]:
     return {name: Variant(name) for name in names}
 
 
-_GAUSSIAN = ("--posterior", "gaussian", "--covariance", "diagonal")
-_NORMAL = ("--prior", "normal")
-_INDEPENDENT = ("--likelihood", "bernoulli")
+_DIAGONAL, _FULL = "--covariance diagonal", "--covariance full"
+_GAUSSIAN = f"--posterior gaussian {_DIAGONAL}"
+_NORMAL = "--prior normal"
+_INDEPENDENT = "--likelihood bernoulli"
 
 TABLES: dict[str, dict[str, Variant]] = {
     # Posteriors by kind and number of transformations.
@@ -63,49 +64,45 @@ TABLES: dict[str, dict[str, Variant]] = {
     # Contribution of each part of the Real NVP couplings.
     "ablations": {
         "realnvp-10": Variant("realnvp-10"),
-        "no-context": Variant("realnvp-10", ("--no-context",)),
-        "no-weight-norm": Variant("realnvp-10", ("--normalization", "none")),
-        "batch-norm": Variant("realnvp-10", ("--normalization", "batch")),
-        "batch-norm-flow": Variant("realnvp-10", ("--flow-batch-norm",)),
-        "unbounded-scale": Variant("realnvp-10", ("--no-bounded",)),
+        "no-context": Variant("realnvp-10", "--no-context"),
+        "no-weight-norm": Variant("realnvp-10", "--normalization none"),
+        "batch-norm": Variant("realnvp-10", "--normalization batch"),
+        "batch-norm-flow": Variant("realnvp-10", "--flow-batch-norm"),
+        "unbounded-scale": Variant("realnvp-10", "--no-bounded"),
         # Batch norm always has the whole gradient.
-        "whole-gradient": Variant("realnvp-10", ("--no-path-derivative",)),
+        "whole-gradient": Variant("realnvp-10", "--no-path-derivative"),
         # Covariance of the Gaussian: diagonal with Real NVP; full with a planar flow, or without a flow.
-        **{f"realnvp-{k}-diagonal": Variant(f"realnvp-{k}", ("--covariance", "diagonal")) for k in (5, 10)},
-        "gaussian-full": Variant("vae", ("--covariance", "full")),
-        "planar-40-full": Variant("planar-40", ("--covariance", "full")),
+        **{f"realnvp-{k}-diagonal": Variant(f"realnvp-{k}", _DIAGONAL) for k in (5, 10)},
+        "gaussian-full": Variant("vae", _FULL),
+        "planar-40-full": Variant("planar-40", _FULL),
         # A flow of codes, as of Rezende & Mohamed, instead of a flow of noise.
         **{
-            f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", ("--flow-of", "code", "--covariance", "diagonal"))
+            f"realnvp-{k}-of-code": Variant(f"realnvp-{k}", f"--flow-of code {_DIAGONAL}")
             for k in (5, 10, 20)
         },
     },
     # Training of deep chains, without normalization in the conditioners and with each kind.
     "depth": {
-        f"realnvp-{k}-{normalization}": Variant(
-            "realnvp-10", ("--transformations", str(k), "--normalization", normalization)
-        )
+        f"realnvp-{k}-{kind}": Variant("realnvp-10", f"--transformations {k} --normalization {kind}")
         for k in (8, 16, 32, 64)
-        for normalization in ("none", "weight", "batch", "act")
+        for kind in ("none", "weight", "batch", "act")
     },
     # Contributions of the parts, and of the training options, of the model with the best likelihood.
     "density": {
-        "plain": Variant("density-small", (*_GAUSSIAN, *_NORMAL, *_INDEPENDENT)),
-        "posterior-flow": Variant("density-small", (*_NORMAL, *_INDEPENDENT)),
-        "prior-flow": Variant("density-small", (*_GAUSSIAN, *_INDEPENDENT)),
+        "plain": Variant("density-small", f"{_GAUSSIAN} {_NORMAL} {_INDEPENDENT}"),
+        "posterior-flow": Variant("density-small", f"{_NORMAL} {_INDEPENDENT}"),
+        "prior-flow": Variant("density-small", f"{_GAUSSIAN} {_INDEPENDENT}"),
         "both-flows": Variant("density-small", _INDEPENDENT),
-        "causal-alone": Variant("density-small", (*_GAUSSIAN, *_NORMAL)),
+        "causal-alone": Variant("density-small", f"{_GAUSSIAN} {_NORMAL}"),
         "density-small": Variant("density-small"),
         "pixelcnn": Variant("pixelcnn"),
-        "no-averaging": Variant("density-small", ("--averaging", "0")),
-        "no-muon": Variant("density-small", ("--optimizer", "adamw")),
-        "free-bits": Variant("density-small", ("--free-bits", "4")),
-        "one-order": Variant("density-small", ("--causal-orders", "1")),
-        "no-dropout": Variant("density-small", ("--causal-dropout", "0")),
-        "whole-gradient": Variant("density-small", ("--no-path-derivative",)),
-        "importance-weighted": Variant(
-            "density-small", ("--objective", "importance-weighted", "--samples", "5")
-        ),
+        "no-averaging": Variant("density-small", "--averaging 0"),
+        "no-muon": Variant("density-small", "--optimizer adamw"),
+        "free-bits": Variant("density-small", "--free-bits 4"),
+        "one-order": Variant("density-small", "--causal-orders 1"),
+        "no-dropout": Variant("density-small", "--causal-dropout 0"),
+        "whole-gradient": Variant("density-small", "--no-path-derivative"),
+        "importance-weighted": Variant("density-small", "--objective importance-weighted --samples 5"),
     },
     "cifar10": _presets(
         "cifar10", "cifar10-planar", "cifar10-realnvp", "cifar10-realnvp-prior", "realnvp-density-cifar10"
@@ -205,7 +202,7 @@ class Request:
         """Return the entry "asked" of the row's result; results with another one do not count."""
         return {
             "preset": row.variant.preset,
-            "options": " ".join(row.variant.options),
+            "options": row.variant.options,
             "data": Path(self.data or preset(row.variant.preset).data.data).name,
             "budget": dataclasses.asdict(self.budget),
             "samples": self.num_samples,
@@ -276,7 +273,7 @@ def reproduce_table(
             words = ["train", "--resume", str(row.run)]  # refuses options that differ from the run's
         else:  # starts again if nothing was saved
             words = ["train", row.variant.preset, "--out", str(row.run), "--seed", str(row.seed)]
-        words += [*row.variant.options, *(["--data", data] if data else []), *budget.options()]
+        words += [*row.variant.options.split(), *(["--data", data] if data else []), *budget.options()]
         trained = call(row, words)
         if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
             scored[row.name] = read_evaluation(runs.Run(row.run))
