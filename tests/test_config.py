@@ -15,7 +15,7 @@ from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOption
 from flowvae.models.real_nvp import RealNVPDensityOptions
 from flowvae.models.registry import PRESETS, build_model, preset
 from flowvae.models.vae import ELBO, ImportanceWeighted, VAEOptions, VectorOptions
-from flowvae.parts import available, choices, from_dict, names, revised, shaping, to_dict
+from flowvae.parts import Part, available, choices, from_dict, names, ranged, revised, shaping, to_dict
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -109,6 +109,20 @@ def test_a_value_out_of_range_is_one_line_that_names_it(kind, values):
         from_dict(kind, values)
     assert "\n" not in str(error.value)
     assert any(name in str(error.value) for name in values)
+
+
+def test_a_range_is_declared_with_its_option():
+    @dataclasses.dataclass(frozen=True)
+    class Own(Part):
+        name = "own"
+        depth: int | None = ranged(3, 1, 5, training_only=True)
+
+    for valid in (None, 1, 5):
+        assert Own(valid).depth == valid
+    for value in (0, 6):
+        with pytest.raises(UserError, match=f"depth is {value}; it must be 1 to 5"):
+            Own(value)
+    assert shaping(Own()) == {}
 
 
 @pytest.mark.parametrize(

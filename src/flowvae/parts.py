@@ -28,7 +28,10 @@ def training_only(default: T) -> T:
 
 
 def ranged(default: T, lowest: float, highest: float, *, training_only: bool = False) -> T:
-    """Declare a field whose value is None or in a range, both ends included; see `training_only`."""
+    """Declare a field whose value must be None, or in a range with both ends included.
+
+    ``training_only`` is for fields that affect training but not the trained model.
+    """
     metadata = {RANGE: (lowest, highest), TRAINING_ONLY: training_only}
     return dataclasses.field(default=default, metadata=metadata)
 
