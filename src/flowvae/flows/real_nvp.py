@@ -81,12 +81,10 @@ class RealNVP(Flow):
 
     def unroll(self, z: Tensor, context: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         offset, weights = self._weights(context)
-        each = zip(offset.split(1, dim=1), *(weight.split(1) for weight in weights), strict=True)
         steps: list[tuple[Tensor, Tensor]] = []
-        for own in each:
-            steps.append(
-                perhaps_checkpointed(self.checkpointed, _RealNVP.apply, steps[-1][0] if steps else z, *own)
-            )
+        for own in zip(offset.split(1, dim=1), *(weight.split(1) for weight in weights), strict=True):
+            before = steps[-1][0] if steps else z
+            steps.append(perhaps_checkpointed(self.checkpointed, _RealNVP.apply, before, *own))
         return steps
 
     @torch.no_grad()

@@ -38,7 +38,8 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
     levels = []
     while min(images.shape[2:]) >= SMALLEST_SIDE:
         smaller = _halved(images)
-        levels.append(images - _resized(smaller, images))
+        resized = F.interpolate(smaller, images.shape[2:], mode="bilinear", align_corners=False)
+        levels.append(images - resized)
         images = smaller
     return [*levels, images]
 
@@ -66,10 +67,6 @@ def _halved(images: Tensor) -> Tensor:
         )
         images = (first + fourth) / 8 + (second + third) * (3 / 8)
     return images
-
-
-def _resized(images: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(images, like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def into_ball(codes: Tensor) -> Tensor:

@@ -42,12 +42,12 @@ class Muon(torch.optim.Optimizer):
         super().__init__([*self._adamw.param_groups, own], {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_adamw": self._adamw}  # a copy needs it, too
+        return {**super().__getstate__(), "_adamw": self._adamw}  # needed by copies as well
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closures
         *others, own = self.param_groups
-        # Loading a state makes both anew.
+        # Loading a state replaces both.
         self._adamw.state, self._adamw.param_groups = self.state, others
         self._adamw.step()
         same_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
