@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flowvae.batch import Batch, DataSpec
     from flowvae.config import Config, DataConfig, TrainingConfig
     from flowvae.data import load_dataset
-    from flowvae.evaluation import evaluate, log_marginal
+    from flowvae.evaluation import evaluate, log_marginal, score
     from flowvae.hub import from_pretrained, push_to_hub, save_pretrained
     from flowvae.models.base import Model, Update
     from flowvae.models.registry import build_model, preset
@@ -44,6 +44,7 @@ _HOMES = {
     "preset": "models.registry",
     "push_to_hub": "hub",
     "save_pretrained": "hub",
+    "score": "evaluation",
     "train": "training",
     "vae": "models.vae",
 }
@@ -69,6 +70,7 @@ __all__ = [
     "preset",
     "push_to_hub",
     "save_pretrained",
+    "score",
     "train",
     "vae",
 ]

@@ -108,6 +108,31 @@ def evaluate(
     print(markdown([{"name": titles([run])[0], **evaluation}]), end="")
 
 
+def score(
+    run: Run,
+    images: Annotated[
+        tuple[str, ...], Positional, arg(metavar="IMAGES [IMAGES ...]", help_behavior_hint="(required)")
+    ],
+    samples: int = 500,
+    split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    seed: int = 0,
+    out: Annotated[Path | None, _default("print CSV")] = None,
+) -> None:
+    """Score single images: one row each, with -ELBO, -log p(x) and how far it can be trusted.
+
+    Args:
+        run: directory of the run
+        images: image files, directories of them, or data sets
+        samples: S, number of posterior samples per image for the importance-weighted -log p(x)
+        split: split of a data set to score; with it, a directory is read as a data set
+        seed: random seed for the samples and the binarization of image files
+        out: file to write, in the format of its suffix: .csv, .json, .md or .parquet
+    """
+    from flowvae.commands import score_images
+
+    print(score_images(run, images, samples, split, seed, out), end="")
+
+
 def sample(
     run: Run,
     show: Literal["samples", "crossed", "nearest"] = "samples",
@@ -182,7 +207,7 @@ def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = 
 
     Args:
         runs: directories of the runs
-        out: file to write, in the format of its suffix: .md, .csv or .json
+        out: file to write, in the format of its suffix: .md, .csv, .json or .parquet
     """
     from flowvae.runs.table import collect, markdown, write_table
 
@@ -313,7 +338,20 @@ def reproduce(
     print((out / "table.md").read_text(encoding="utf-8"), end="")
 
 
-_ALL = (train, evaluate, sample, reconstruct, interpolate, explore, table, export, presets, demo, reproduce)
+_ALL = (
+    train,
+    evaluate,
+    score,
+    sample,
+    reconstruct,
+    interpolate,
+    explore,
+    table,
+    export,
+    presets,
+    demo,
+    reproduce,
+)
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in _ALL}
 
 

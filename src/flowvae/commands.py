@@ -2,7 +2,9 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,23 @@ from torch import Tensor
 
 from flowvae import figures, runs
 from flowvae.data import as_float
+from flowvae.data.named import named_images
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import evaluate, interpolate, nearest
-from flowvae.evaluation.reliability import caveat
+from flowvae.evaluation import evaluate, interpolate, nearest, score
+from flowvae.evaluation.reliability import caveat, weight_diagnostics
 from flowvae.hub import save_pretrained
-from flowvae.models import Coded, Inferring, Sampler
+from flowvae.models import Bounded, Coded, Inferring, Sampler, Scored
 from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
 from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
-from flowvae.runs.table import collect, markdown, titles, write_table
+from flowvae.runs.table import check_format, collect, comma_separated, markdown, titles, write_table
 from flowvae.training import train
 
 # More than this in one picture is unreadable, and would fill the memory first.
 MOST_IMAGES = 10_000
+SECONDS_BETWEEN_LINES = 30.0
 
 
 def evaluate_run(
@@ -44,18 +48,8 @@ def evaluate_run(
         raise UserError(
             "with dynamic binarization, training images are redrawn for every batch; evaluate valid or test"
         )
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"evaluating {run.name}", total=1.0)
-        scores = evaluate(
-            model,
-            dataset,
-            split,
-            num_samples,
-            num_images,
-            seed,
-            lambda done: progress.update(task, completed=done),
-        )
+    with _reporting(f"evaluating {run.name}") as report:
+        scores = evaluate(model, dataset, split, num_samples, num_images, seed, report)
     training = {
         "training_steps": run.records[-1]["step"] if run.records else None,
         "training_seconds": run.records[-1]["seconds"] if run.records else None,
@@ -66,6 +60,64 @@ def evaluate_run(
         runs.write_json(run.path / runs.EVALUATION, evaluation)
     warn(run.name, scores)
     return evaluation
+
+
+def score_images(
+    path: Path, sources: Sequence[str], num_samples: int, split: str | None, seed: int, out: Path | None
+) -> str:
+    """Score single images (see `flowvae.score`) and write one row per image to ``out``.
+
+    Returns:
+        What to print: the path of the table, or, without ``out``, the table as CSV.
+    """
+    check_range("seed", seed, 0, LARGEST_SEED)
+    if out is not None:
+        check_format(out)
+    run = Run(path)
+    if not isinstance(run.model, Scored):
+        needs(Bounded, run)
+    found = named_images(sources, run.spec, run.config.data, split, seed)
+    with _reporting(f"scoring with {run.name}") as report:
+        noise = torch.Generator().manual_seed(seed)
+        scores = score(run.model, found.images, num_samples, noise, report)
+    columns = {name: values.tolist() for name, values in scores.items()}
+    rows = [
+        {
+            "name": name,
+            **{key: values[place] for key, values in columns.items() if values[place] == values[place]},
+        }
+        for place, name in enumerate(found.names)
+    ]
+    if "pareto_k" in scores:
+        weights = weight_diagnostics(scores["effective_sample_size"], scores["pareto_k"])
+        warn(run.name, {**weights, "samples": num_samples})
+    if out is None:
+        return comma_separated(rows)
+    write_table(rows, out)
+    return f"{out}\n"
+
+
+@contextmanager
+def _reporting(what: str) -> Iterator[Callable[[float], None]]:
+    """Yield a function that shows the finished fraction on standard error.
+
+    A terminal shows a bar; otherwise a line is written every half minute.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(what, total=1.0)
+            yield lambda done: progress.update(task, completed=done)
+        return
+    last = time.monotonic()
+
+    def report(done: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{what}: {done:.0%}", file=sys.stderr, flush=True)
+
+    yield report
 
 
 def warn(name: str, evaluation: Mapping[str, Any]) -> None:

@@ -15,10 +15,11 @@ class Purpose(IntEnum):
     BATCH_NOISE = 1
     FROZEN_NOISE = 2
     SPLIT_ORDER = 3
+    IMAGE_NOISE = 4
 
 
 def generator(seed: int, purpose: Purpose, index: int = 0) -> np.random.Generator:
-    """The stream number ``index`` (an epoch, a step, a split) of one purpose; seed and index >= 0.
+    """The stream number ``index`` (an epoch, a step, a split, an image) of one purpose; seed and index >= 0.
 
     ``spawn_key`` keeps the parts apart whatever their sizes, so that neighbouring seeds, steps and
     purposes share nothing.

@@ -5,6 +5,7 @@ from flowvae.evaluation.interpolation import PathQuality, interpolate, path_qual
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
 from flowvae.evaluation.nearest import Nearest, nearest
 from flowvae.evaluation.report import check_levels, evaluate
+from flowvae.evaluation.scoring import score
 from flowvae.evaluation.usage import active_units
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "log_marginal",
     "nearest",
     "path_quality",
+    "score",
 ]

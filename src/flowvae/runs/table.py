@@ -1,6 +1,7 @@
 """Several evaluations as one table."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -148,20 +149,49 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-FORMATS = {
+def parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    """All fields of all rows, as Parquet; needs pyarrow."""
+    import pyarrow
+    import pyarrow.parquet
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    written = pyarrow.BufferOutputStream()
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    pyarrow.parquet.write_table(pyarrow.table(columns), written)
+    return written.getvalue().to_pybytes()
+
+
+FORMATS: dict[str, Callable[[Sequence[dict[str, Any]]], str | bytes]] = {
     ".md": markdown,
     ".csv": comma_separated,
     ".json": lambda rows: json.dumps(rows, indent=2, allow_nan=False) + "\n",
+    ".parquet": parquet,
 }
 
 
-def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the rows in the format that the file's name ends in: .md, .csv or .json.
+def check_format(path: Path) -> None:
+    """Make sure that a table can be written to ``path``.
 
     Raises:
-        UserError: it ends in something else.
+        UserError: its suffix is unknown, Parquet lacks pyarrow, or there is no such directory.
     """
     if path.suffix not in FORMATS:
         raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, FORMATS)}")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"{path} needs pyarrow; install it with: pip install pyarrow, or write .csv")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is not a directory; create it first, or choose another path")
+
+
+def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the rows in the format that the file's name ends in: .md, .csv, .json or .parquet.
+
+    Raises:
+        UserError: as in `check_format`.
+    """
+    check_format(path)
+    written = FORMATS[path.suffix](rows)
     with replacing(path) as partial:
-        partial.write_text(FORMATS[path.suffix](rows), encoding="utf-8", errors="backslashreplace")
+        partial.write_bytes(
+            written if isinstance(written, bytes) else written.encode("utf-8", "backslashreplace")
+        )

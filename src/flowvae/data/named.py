@@ -1,0 +1,130 @@
+"""Images with their names, from files, directories and data sets: what commands on single images read."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowvae.batch import DataSpec
+from flowvae.config import DataConfig
+from flowvae.data import images
+from flowvae.data.binarization import bernoulli_thresholds
+from flowvae.data.dataset import as_float
+from flowvae.data.load import load_dataset
+from flowvae.data.reading import check_memory, user_path
+from flowvae.data.seeding import Purpose, generator
+from flowvae.errors import UserError, did_you_mean
+
+SPLITS = ("train", "valid", "test")
+
+
+class Named(NamedTuple):
+    """Images and their names, in the same order."""
+
+    names: list[str]
+    """path of the file as given, or below the given directory; ``SPLIT/INDEX`` in a data set"""
+    images: Tensor
+    """[N, C, H, W] in [0, 1], as the likelihood sees them"""
+
+
+def named_images(
+    sources: Sequence[str], spec: DataSpec, config: DataConfig, split: str | None = None, seed: int = 0
+) -> Named:
+    """Read images of the shape, levels and binarization that a model was trained on.
+
+    A source is an image file, a directory of image files at any depth, or a data set (see `load_dataset`).
+    Under static and dynamic binarization, the draw of an image from a file depends on its pixels and ``seed``
+    only, not on the other images. Images of a data set are those that `evaluate` scores.
+
+    Args:
+        sources: paths, and names of data sets.
+        spec: description of the data that the model was built for.
+        config: of the model's own data; its path is not used.
+        split: train, valid or test. Given, every source is a data set; by default, the test split of sources
+            that are not image files or directories of them.
+        seed: random seed for the binarization of image files.
+
+    Raises:
+        UserError: if a source cannot be read, contains no images, or has images of another shape.
+    """
+    if not sources:
+        raise UserError("no images are given; name image files, a directory or a data set")
+    if split is not None and split not in SPLITS:
+        raise UserError(f"split is {split}; {did_you_mean(split, SPLITS)}")
+    parts = []
+    for source in sources:
+        files = [] if split is not None else _image_files(user_path(source))
+        read = _read_files(files, spec, config, seed) if files else _read_split(source, spec, config, split)
+        parts.append(read)
+    names = [name for part in parts for name in part.names]
+    return Named(names, torch.cat([part.images for part in parts]))
+
+
+def _image_files(path: Path) -> list[tuple[str, Path]]:
+    """Names and paths of an image file, or of all below a directory that are not hidden, sorted."""
+    if path.suffix.lower() in images.SUFFIXES and path.is_file():
+        return [(str(path), path)]
+    below = sorted(path.rglob("*")) if path.is_dir() else []
+    named = [(file.relative_to(path), file) for file in below]
+    return [
+        (str(name), file)
+        for name, file in named
+        if file.suffix.lower() in images.SUFFIXES and file.is_file()
+        if not any(part.startswith(".") for part in name.parts)
+    ]
+
+
+def _read_files(files: list[tuple[str, Path]], spec: DataSpec, config: DataConfig, seed: int) -> Named:
+    channels, height, width = spec.shape
+    check_memory(files[0][1].parent, 4 * len(files) * channels * height * width)
+    read = torch.empty(len(files), *spec.shape)
+    resized = config.image_size is not None
+    for position, (_, file) in enumerate(files):
+        pixels = images.decode(file, channels, side=height if resized else None)
+        if pixels.shape[1:] != (height, width):
+            raise UserError(
+                f"{file} has {pixels.shape[2]} x {pixels.shape[1]} pixels, and the model was trained on "
+                f"{width} x {height}; resize it"
+            )
+        read[position] = _seen(torch.from_numpy(np.array(pixels)), config.binarization, seed)
+    return Named([name for name, _ in files], read)
+
+
+def _seen(pixels: Tensor, binarization: str, seed: int) -> Tensor:
+    """Intensities, uint8 [C, H, W], as the likelihood sees them, in [0, 1]."""
+    if binarization == "none":
+        return as_float(pixels, 256)
+    if binarization == "threshold":
+        return (pixels >= 128).float()
+    random = generator(seed, Purpose.IMAGE_NOISE, number_of(pixels))
+    return (pixels > bernoulli_thresholds(random, pixels.shape)).float()
+
+
+def number_of(image: Tensor, seed: int = 0) -> int:
+    """Return 32 bits that depend on the values of an image and ``seed`` alone, to seed its noise with.
+
+    Torch's generator on the CPU uses the lowest 32 bits of a seed, and no others.
+
+    >>> number_of(torch.zeros(1, 2, 2)) == number_of(torch.zeros(3, 1, 2, 2)[1])
+    True
+    """
+    content = image.cpu().contiguous().numpy().tobytes()
+    return int.from_bytes(hashlib.sha256(str(seed).encode() + b" " + content).digest()[:4], "little")
+
+
+def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | None) -> Named:
+    dataset = load_dataset(source, config.binarization, image_size=config.image_size)
+    if dataset.shape != spec.shape:
+        theirs, mine = (" x ".join(map(str, shape)) for shape in (dataset.shape, spec.shape))
+        raise UserError(f"the images of {source} are {theirs}; the model was trained on {mine}")
+    split = split or "test"
+    if split == "train" and dataset.binarization == "dynamic":
+        raise UserError(
+            "with dynamic binarization, training images are redrawn for every batch; choose valid or test"
+        )
+    places = torch.arange(len(getattr(dataset, split).images))
+    return Named([f"{split}/{place}" for place in places.tolist()], dataset.batch(split, places).images)

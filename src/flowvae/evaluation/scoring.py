@@ -1,0 +1,88 @@
+"""Scores of single images, each the same whatever other images are scored with it."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flowvae.data.named import number_of
+from flowvae.errors import UserError, check_range
+from flowvae.evaluation.likelihood import bounds
+from flowvae.models import Bounded, Model, Scored
+from flowvae.models.base import evaluating
+from flowvae.parts import MOST
+
+
+@torch.no_grad()
+def score(
+    model: Model,
+    images: Tensor,
+    num_samples: int = 500,
+    noise: torch.Generator | None = None,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, Tensor]:
+    """Score each of the images [N, C, H, W] in [0, 1].
+
+    The samples of an image depend on its pixels and on the seed of ``noise`` only, so its scores are the same
+    alone and among others, in any order.
+
+    Args:
+        model: on the device to score it on; it is scored in ``eval()`` mode, and left as it was.
+        images: of the shape and levels of the model.
+        num_samples: S, posterior samples per image, or draws of a dequantized density's noise; not used if
+            the likelihood is exact.
+        noise: generator whose ``initial_seed()`` is the seed; None for torch's own. It is not advanced.
+        report: called with the finished fraction.
+
+    Returns:
+        Scores by name, float64 [N]; lower is better, and numbers that the model does not have are absent:
+
+        - ``negative_elbo``: -ELBO in nats
+        - ``nll``: -log p(x) in nats, exact or importance-weighted
+        - ``nll_standard_error``: its standard error over samples, from the spread of the weights (delta
+          method); needs two samples
+        - ``effective_sample_size``: of the weights, 1 to S; higher is better
+        - ``pareto_k``: how heavy the tail of the weights is; NaN where it cannot be told
+        - ``bits_per_dim``: of images that are not binary
+
+    Raises:
+        UserError: if the model has no likelihood, or a score is not finite.
+    """
+    if not isinstance(model, Scored | Bounded):
+        raise UserError("the model has no likelihood, so images have no score; choose another model")
+    check_range("samples", num_samples, 1, MOST)
+    seed = torch.initial_seed() if noise is None else noise.initial_seed()
+    device = next(model.parameters()).device
+    rows: list[dict[str, Tensor]] = []
+    with evaluating(model):
+        for image in images:
+            one = image[None].to(device)
+            if isinstance(model, Scored):
+                rows.append({"nll": -model.log_prob(one).cpu().double()})
+            else:
+                own = torch.Generator().manual_seed(number_of(image, seed))
+                rows.append(_bounded(model, one, num_samples, own))
+            report(len(rows) / len(images))
+    scores = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    if rows and not scores["nll"].isfinite().all():
+        raise UserError("-log p(x) of an image is not finite; train again with a lower --learning-rate")
+    if rows and model.levels not in (None, 2):
+        scores["bits_per_dim"] = scores["nll"] / math.log(2) / images[0].numel()
+    return scores
+
+
+def _bounded(model: Bounded, image: Tensor, num_samples: int, noise: torch.Generator) -> dict[str, Tensor]:
+    """Scores of one image [1, C, H, W], [1] each."""
+    found = bounds(model, image, num_samples, noise=noise)
+    scores = {"negative_elbo": found.negative_elbo, "nll": found.negative_log_marginal}
+    size = found.effective_sample_size
+    if size is not None and num_samples > 1:
+        # sd(w) / (sqrt(S) mean(w)), with mean(w^2) / mean(w)^2 = S / effective sample size.
+        relative_variance = (num_samples / size - 1).clamp(min=0)
+        scores["nll_standard_error"] = (relative_variance / (num_samples - 1)).sqrt()
+    if size is not None:
+        scores["effective_sample_size"] = size
+    if found.pareto_k is not None:
+        scores["pareto_k"] = found.pareto_k
+    return scores

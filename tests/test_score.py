@@ -1,0 +1,169 @@
+"""Scores of single images: the same alone and among others, in Python and on the command line."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from command_line import contents, flowvae, is_refusal, succeeds, write_images
+from made_runs import SHAPE, moved_model
+from PIL import Image
+
+import flowvae as package
+from flowvae.data.named import named_images
+from flowvae.errors import UserError
+from flowvae.models import Bounded, Model
+from flowvae.noise import normal
+from flowvae.runs import Run
+
+
+@pytest.fixture
+def files(workspace):
+    """Twelve grey images as PNG, one of them in a sub-directory."""
+    folder = workspace / "pictures"
+    (folder / "inner").mkdir(parents=True)
+    random = np.random.default_rng(1)
+    for number in range(12):
+        place = folder / "inner" if number == 7 else folder
+        pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"image{number:02}.png")
+    return folder
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+class LogNormal(Model, Bounded):
+    """Log weights that are normal with a standard deviation of 0.5, so that p(x) = exp(1/8)."""
+
+    best = "nll"
+
+    def __init__(self):
+        super().__init__()
+        self.spread = torch.nn.Parameter(torch.tensor(0.5))
+
+    def updates(self, batch, step):
+        raise NotImplementedError
+
+    def validate(self, batch):
+        raise NotImplementedError
+
+    def draws_for(self, images, noise=None):
+        return lambda count: self.spread * normal(noise, (count, len(images)), like=images)
+
+
+def test_the_standard_error_is_the_spread_of_estimates():
+    scores = package.score(LogNormal(), torch.rand(1000, *SHAPE), num_samples=200)
+    spread = scores["nll"].std().item()
+    assert scores["nll_standard_error"].mean().item() == pytest.approx(spread, rel=0.1)
+    assert spread == pytest.approx(math.sqrt((math.exp(0.25) - 1) / 200), rel=0.1)
+    assert scores["nll"].mean().item() == pytest.approx(-1 / 8, abs=0.01)
+
+
+def test_an_image_has_one_score_whatever_surrounds_it():
+    model, images = moved_model(), torch.rand(5, *SHAPE).round()
+    noise = torch.Generator().manual_seed(4)
+    together = package.score(model, images, 20, noise)
+    for place in range(5):
+        alone = package.score(model, images[place : place + 1], 20, noise)
+        for name, values in alone.items():
+            torch.testing.assert_close(values[0], together[name][place], rtol=0, atol=1e-6, equal_nan=True)
+    other = package.score(model, images, 20, torch.Generator().manual_seed(5))
+    assert not torch.equal(other["nll"], together["nll"])
+    assert "nll_standard_error" not in package.score(model, images, 1, noise), "one sample does not vary"
+
+
+def test_twelve_files_are_twelve_rows_equal_to_each_alone_and_to_python(workspace, files):
+    assert succeeds("score", "flow", files, "--samples", 20, "--out", "scores.csv") == "scores.csv\n"
+    rows = rows_of((workspace / "scores.csv").read_text())
+    names = [str(file.relative_to(files)) for file in sorted(files.rglob("*.png"))]
+    assert [row["name"] for row in rows] == names
+    run = Run("flow")
+    images = named_images([str(files)], run.spec, run.config.data).images
+    in_python = package.score(run.model, images, 20, torch.Generator().manual_seed(0))
+    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
+        (alone,) = rows_of(succeeds("score", "flow", files / name, "--samples", 20))
+        assert alone["name"] == str(files / name)
+        for key in ("negative_elbo", "nll", "nll_standard_error", "effective_sample_size"):
+            assert float(row[key]) == pytest.approx(float(alone[key]), abs=1e-6)
+            assert float(row[key]) == pytest.approx(in_python[key][place].item(), abs=1e-6)
+        assert "bits_per_dim" not in row, "images are binary"
+
+
+def test_a_split_agrees_with_evaluate(workspace):
+    rows = json.loads(
+        _written(workspace, "score", "flow", "images.npz", "--samples", 50, "--out", "all.json")
+    )
+    assert [row["name"] for row in rows] == [f"test/{place}" for place in range(30)]
+    run, places = Run("flow"), torch.arange(30)
+    images = run.dataset.batch("test", places).images
+    for key in ("negative_elbo", "nll"):
+        # The spread over seeds: with so few effective samples the delta method understates it.
+        seeds = range(10)
+        scores = [package.score(run.model, images, 20, torch.Generator().manual_seed(seed)) for seed in seeds]
+        means = torch.stack([score[key].mean() for score in scores])
+        others = torch.tensor(
+            [package.evaluate(run.model, run.dataset, num_samples=20, seed=seed)[key] for seed in seeds]
+        )
+        error = math.sqrt((means.var().item() + others.var().item()) / len(seeds))
+        assert means.mean().item() == pytest.approx(others.mean().item(), abs=5 * error)
+
+
+def test_a_split_can_be_chosen(workspace):
+    rows = rows_of(succeeds("score", "flow", "images.npz", "--split", "train", "--samples", 2))
+    assert [row["name"] for row in rows] == [f"train/{place}" for place in range(48)]
+
+
+def test_an_exact_likelihood_has_no_samples(workspace):
+    data = ["--data", "images.npz", "--steps", 1, "--track", "none", "--batch-size", 16]
+    succeeds("train", "pixelcnn", *data, "--causal-channels", 4, "--causal-blocks", 1, "--out", "exact")
+    rows = rows_of(succeeds("score", "exact", "images.npz"))
+    assert rows[0].keys() == {"name", "nll"}
+
+
+def test_images_of_8_bits_have_bits_per_dim():
+    model = LogNormal()
+    model.levels = 256
+    scores = package.score(model, torch.rand(2, *SHAPE), num_samples=3)
+    torch.testing.assert_close(scores["bits_per_dim"], scores["nll"] / math.log(2) / 64)
+
+
+def test_parquet_has_the_same_rows(workspace, files):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    succeeds("score", "plain", files, "--samples", 3, "--out", "scores.parquet")
+    rows = rows_of(succeeds("score", "plain", files, "--samples", 3))
+    read = parquet.read_table("scores.parquet").to_pylist()
+    assert [row["name"] for row in read] == [row["name"] for row in rows]
+    assert [row["nll"] for row in read] == [float(row["nll"]) for row in rows]
+
+
+def test_a_warning_where_weights_are_few(files):
+    assert "give more --samples" in flowvae("score", "plain", files, "--samples", 3).err
+
+
+def test_refusals(workspace, files):
+    write_images(workspace / "large.npz", side=12)
+    Image.new("L", (9, 8)).save(workspace / "wide.png")
+    before = contents(workspace)
+    is_refusal(flowvae("score", "flow"), "images")
+    is_refusal(flowvae("score", "flow", files, "--out", "scores.txt"), ".csv")
+    is_refusal(flowvae("score", "flow", files, "--out", "nowhere/scores.csv"), "create it first")
+    is_refusal(flowvae("score", "flow", "wide.png"), "9 x 8", "8 x 8")
+    is_refusal(flowvae("score", "flow", "large.npz"), "1 x 12 x 12")
+    is_refusal(flowvae("score", "flow", files, "--samples", 0), "samples is 0")
+    assert contents(workspace) == before
+
+
+def test_a_model_without_a_likelihood_says_so():
+    options = package.preset("gan-mnist").model
+    assert options is not None
+    model = package.build_model(options, package.DataSpec((1, 28, 28), levels=256))
+    with pytest.raises(UserError, match="the model has no likelihood"):
+        package.score(model, torch.rand(2, 1, 28, 28))
+
+
+def _written(workspace, *words) -> str:
+    return (workspace / succeeds(*words).strip()).read_text()
