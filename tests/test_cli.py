@@ -16,6 +16,7 @@ import pytest
 import torch
 from command_line import SMALL, Result, contents, flowvae, is_refusal, succeeds, write_images
 from PIL import Image
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 import flowvae as package
@@ -182,8 +183,14 @@ def test_an_evaluation_depends_on_nothing_but_its_options(workspace):
 def test_other_images_can_be_scored(workspace):
     write_images(workspace / "others.npz", num_test=12)
     succeeds("evaluate", "plain", "--data", "others.npz", "--images", "12", "--samples", "2")
-    scores = json.loads((workspace / "plain" / "evaluation.json").read_text())
+    scores = json.loads((workspace / "plain" / "evaluation-others.json").read_text())
     assert (scores["dataset"], scores["images"]) == ("others", 12)
+    assert not (workspace / "plain" / "evaluation.json").exists(), "it is that of the run's own data"
+    before = contents(workspace / "flow")
+    succeeds("evaluate", "flow", "--data", "others.npz", "--samples", "2")
+    after = contents(workspace / "flow")
+    assert json.loads(after.pop("evaluation-others.json") or b"")["images"] == 12, "all of them"
+    assert after == before
 
 
 @pytest.mark.parametrize("command", ["sample", "reconstruct", "interpolate"])
@@ -273,11 +280,52 @@ def test_tables_of_several_runs(workspace):
         assert row[0].strip() == name
         keys = ("reconstruction", "kl", "negative_elbo", "nll", "nll_standard_error")
         assert [cell.strip() for cell in row[1:6]] == [f"{scores[key]:.2f}" for key in keys]
-    named = [{"name": name, **scores} for name, scores in zip(("plain", "flow"), evaluations, strict=True)]
+    named: list[dict[str, Any]] = [
+        {"name": name, **scores} for name, scores in zip(("plain", "flow"), evaluations, strict=True)
+    ]
+    plain, flow = (load_file(workspace / run / "scores.safetensors")["nll"] for run in ("plain", "flow"))
+    named[1]["nll_difference"] = (flow - plain).mean().item()
+    named[1]["nll_difference_standard_error"] = (flow - plain).std().item() / math.sqrt(10)
+    assert named[1]["nll_difference"] == pytest.approx(evaluations[1]["nll"] - evaluations[0]["nll"])
     assert json.loads((workspace / "table.json").read_text()) == named
     with (workspace / "table.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
-    assert [{key: str(value) for key, value in row.items()} for row in named] == read
+    keys = read[0].keys()
+    assert [{key: str(row.get(key, "")) for key in keys} for row in named] == read
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--samples", "4"], "plain differs in samples"),
+        (["--samples", "3", "--split", "valid"], "plain differs in split"),
+        (["--samples", "3", "--seed", "1"], "plain was scored on other images"),
+    ],
+)
+def test_a_table_says_why_there_is_no_paired_difference(workspace, options, reason):
+    succeeds("evaluate", "plain", "--images", "10", *options)
+    result = flowvae("table", "flow", "plain")
+    assert result.err == f"flowvae: note: no paired difference from flow: {reason}\n"
+    assert "difference" not in result.out
+
+
+def test_scores_of_single_images_may_be_missing_but_not_damaged(workspace):
+    succeeds("evaluate", "plain", "--samples", "3", "--images", "10")
+    scores = workspace / "flow" / "scores.safetensors"
+    intact = scores.read_bytes()
+    tensors = load(intact)
+    for content in (
+        b"",
+        intact[:-5],
+        save({"index": torch.arange(3)}),
+        save({**tensors, "nll": torch.ones(3)}),
+    ):
+        scores.write_bytes(content)
+        is_refusal(flowvae("table", "flow", "plain"), "flow/scores.safetensors", "evaluate the run again")
+    save_file({**tensors, "nll": tensors["nll"] + 1}, scores)
+    assert "flow has no scores of single images" in flowvae("table", "flow", "plain").err, "of another time"
+    scores.unlink()
+    assert "flow has no scores of single images" in flowvae("table", "plain", "flow").err
 
 
 def test_a_table_says_where_protocols_differ(workspace):

@@ -10,6 +10,7 @@ import torch
 from command_line import contents, flowvae, is_refusal, succeeds, write_images
 from made_runs import SHAPE, moved_model
 from PIL import Image
+from safetensors.torch import load_file
 
 import flowvae as package
 from flowvae.data.named import named_images
@@ -112,6 +113,16 @@ def test_a_split_agrees_with_evaluate(workspace):
         assert means.mean().item() == pytest.approx(others.mean().item(), abs=5 * error)
 
 
+def test_an_image_has_a_place_among_the_test_images(workspace, files):
+    succeeds("evaluate", "plain", "--samples", 20, "--images", 25)
+    tested = load_file("plain/scores.safetensors")["nll"]
+    for row in rows_of(succeeds("score", "plain", files, "--samples", 20)):
+        lower = (tested < float(row["nll"])).double().mean().item()
+        assert float(row["share_of_test_lower"]) == lower
+    succeeds("evaluate", "plain", "--samples", 20, "--images", 10, "--split", "valid")
+    assert "share_of_test_lower" not in succeeds("score", "plain", files, "--samples", 2)
+
+
 def test_a_split_can_be_chosen(workspace):
     rows = rows_of(succeeds("score", "flow", "images.npz", "--split", "train", "--samples", 2))
     assert [row["name"] for row in rows] == [f"train/{place}" for place in range(48)]
@@ -150,7 +161,7 @@ def test_refusals(workspace, files):
     before = contents(workspace)
     is_refusal(flowvae("score", "flow"), "images")
     is_refusal(flowvae("score", "flow", files, "--out", "scores.txt"), ".csv")
-    is_refusal(flowvae("score", "flow", files, "--out", "nowhere/scores.csv"), "create it first")
+    is_refusal(flowvae("score", "flow", files, "--out", "nowhere/scores.csv"), "create the directory first")
     is_refusal(flowvae("score", "flow", "wide.png"), "9 x 8", "8 x 8")
     is_refusal(flowvae("score", "flow", "large.npz"), "1 x 12 x 12")
     is_refusal(flowvae("score", "flow", files, "--samples", 0), "samples is 0")

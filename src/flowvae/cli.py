@@ -86,12 +86,14 @@ def _resumed(path: Path, name: str | None) -> Any:
 def evaluate(
     run: Run,
     samples: int = 500,
-    images: int = 1000,
+    images: Annotated[int | None, _default("1000; all of another data set")] = None,
     split: Literal["train", "valid", "test"] = "test",
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
 ) -> None:
     """Score a run on random images and write evaluation.json into its directory.
+
+    With --data, all images of the split are scored by default, and evaluation-NAME.json is written.
 
     Args:
         run: directory of the run
@@ -203,16 +205,18 @@ def interpolate(
 
 
 def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:
-    """Compare evaluated runs in a table.
+    """Compare evaluated runs in a table, with paired differences from the first on the same images.
 
     Args:
         runs: directories of the runs
         out: file to write, in the format of its suffix: .md, .csv, .json or .parquet
     """
-    from flowvae.runs.table import collect, markdown, write_table
+    from flowvae.runs.table import compare, markdown, write_table
 
     _at_least_one(runs)
-    rows = collect(list(runs))
+    rows, note = compare(list(runs))
+    if note:
+        print(f"flowvae: note: {note}", file=sys.stderr)
     if out is None:
         print(markdown(rows), end="")
     else:

@@ -26,7 +26,16 @@ from flowvae.onnx import export_onnx
 from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
-from flowvae.runs.table import check_format, collect, comma_separated, markdown, titles, write_table
+from flowvae.runs.scores import scores_of, write_scores
+from flowvae.runs.table import (
+    check_format,
+    collect,
+    comma_separated,
+    markdown,
+    read_evaluation,
+    titles,
+    write_table,
+)
 from flowvae.training import train
 
 # More than this in one picture is unreadable, and would fill the memory first.
@@ -35,9 +44,18 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 def evaluate_run(
-    path: Path, num_samples: int, num_images: int, split: str = "test", data: str | None = None, seed: int = 0
+    path: Path,
+    num_samples: int,
+    num_images: int | None,
+    split: str = "test",
+    data: str | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json.
+
+    The scores of the single images are written as well. Scores of another source, ``data``, leave the run's
+    own as they are: only their averages are written, to evaluation-NAME.json. ``num_images`` is 1,000 by
+    default (None), or all of the other source.
 
     Prints a warning to standard error if its -log p(x) cannot be trusted.
     """
@@ -48,16 +66,23 @@ def evaluate_run(
         raise UserError(
             "with dynamic binarization, training images are redrawn for every batch; evaluate valid or test"
         )
+    own = data in (None, run.config.data.data)
+    if num_images is None and own:
+        num_images = 1000
     with _reporting(f"evaluating {run.name}") as report:
-        scores = evaluate(model, dataset, split, num_samples, num_images, seed, report)
+        kept: list[dict[str, Tensor]] = []
+        scores = evaluate(model, dataset, split, num_samples, num_images, seed, report, kept.append)
     training = {
         "training_steps": run.records[-1]["step"] if run.records else None,
         "training_seconds": run.records[-1]["seconds"] if run.records else None,
         "training_seed": run.config.training.seed,
     }
     evaluation = {**scores, **training}
-    if not run.bundled:
+    if not run.bundled and own:
         runs.write_json(run.path / runs.EVALUATION, evaluation)
+        write_scores(run, kept[0])
+    elif not run.bundled:
+        runs.write_json(run.path / f"evaluation-{dataset.name}.json", evaluation)
     warn(run.name, scores)
     return evaluation
 
@@ -80,6 +105,9 @@ def score_images(
     with _reporting(f"scoring with {run.name}") as report:
         noise = torch.Generator().manual_seed(seed)
         scores = score(run.model, found.images, num_samples, noise, report)
+    if (tested := _test_nll(run)) is not None:
+        places = torch.searchsorted(tested, scores["nll"])
+        scores["share_of_test_lower"] = places.double() / len(tested)
     columns = {name: values.tolist() for name, values in scores.items()}
     rows = [
         {
@@ -95,6 +123,15 @@ def score_images(
         return comma_separated(rows)
     write_table(rows, out)
     return f"{out}\n"
+
+
+def _test_nll(run: Run) -> Tensor | None:
+    """Return -log p(x) of the test images that the run was evaluated on, sorted; None if there are none."""
+    if not (run.path / runs.EVALUATION).exists():
+        return None
+    evaluation = read_evaluation(run)
+    found = scores_of(run, evaluation) if evaluation.get("split") == "test" else None
+    return None if found is None else found["nll"].sort().values
 
 
 @contextmanager

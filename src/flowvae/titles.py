@@ -6,6 +6,8 @@ TITLES = {
     "negative_elbo": "-ELBO",
     "nll": "-log p(x)",
     "nll_standard_error": "standard error",
+    "nll_difference": "difference",
+    "nll_difference_standard_error": "its standard error",
     "bits_per_dim": "bits/dim",
     "effective_sample_size": "ESS",
     "pareto_k": "Pareto k",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowvae.batch import Batch
 from flowvae.data import Dataset
+from flowvae.data.named import number_of
 from flowvae.errors import UserError, check_range, did_you_mean, quoted
 from flowvae.evaluation.likelihood import bounds
 from flowvae.evaluation.reliability import weight_diagnostics
@@ -32,6 +33,7 @@ def evaluate(
     num_images: int | None = None,
     seed: int = 0,
     report: Callable[[float], None] = lambda fraction: None,
+    keep: Callable[[dict[str, Tensor]], None] = lambda scores: None,
 ) -> dict[str, Any]:
     """Score a model on ``num_images`` images of a split drawn at random (None: all).
 
@@ -44,6 +46,8 @@ def evaluate(
         num_images: None for the whole split.
         seed: of the choice of images and of the samples.
         report: is told the fraction that is done.
+        keep: is told the scores of the single images, [N] each: ``index`` in the split, ``content`` (a number
+            made of the pixels), and what was measured.
 
     Returns:
         What evaluation.json holds: averages over images, their standard errors, and what they were measured
@@ -65,13 +69,16 @@ def evaluate(
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts: list[dict[str, Tensor]] = []
+        contents: list[int] = []
         for start in range(0, num_images, IMAGES_AT_ONCE):
             batch = dataset.batch(split, chosen[start : start + IMAGES_AT_ONCE]).to(device)
+            contents += [number_of(image) for image in batch.images]
             parts.append(_numbers(model, batch, num_samples))
             report(min(1.0, len(parts) * IMAGES_AT_ONCE / num_images))
-        of_images = {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
+        of_images = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
         few = dataset.batch(split, chosen[:2000]).images.to(device)
         units = {"active_units": active_units(model, few)} if isinstance(model, Inferring) else {}
+    kept = {"index": chosen, "content": torch.tensor(contents), **of_images}
     scores: dict[str, Any] = {}
     weights = [of_images.pop(name) for name in ("effective_sample_size", "pareto_k") if name in of_images]
     for name, values in of_images.items():
@@ -82,6 +89,7 @@ def evaluate(
         scores[name] = values.mean().item()
         if name not in PARTS_OF_A_SUM and num_images > 1:  # one value does not vary
             scores[f"{name}_standard_error"] = values.std().item() / math.sqrt(num_images)
+    keep(kept)
     if "nll" in scores:
         scores["bits_per_dim"] = scores["nll"] / math.log(2) / math.prod(dataset.shape)
     return {

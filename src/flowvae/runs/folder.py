@@ -24,6 +24,8 @@ from flowvae.runs.metrics import METRICS, read_metrics
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 EVALUATION = "evaluation.json"
+SCORES = "scores.safetensors"
+"""of the single images that the evaluation is the average of"""
 BEGUN = ".begun"
 """present from the directory's creation until the first state is saved"""
 PRETRAINED = Path(__file__).parents[1] / "pretrained"

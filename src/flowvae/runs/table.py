@@ -1,6 +1,7 @@
 """Several evaluations as one table."""
 
 import csv
+import errno
 import importlib.util
 import io
 import json
@@ -9,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.runs.files import read_json, replacing
 from flowvae.runs.folder import EVALUATION, Run
+from flowvae.runs.scores import difference, scores_of
 from flowvae.titles import title
 
 # How numbers are shown, in their order. Where a model can be better or worse, lower is better.
@@ -21,6 +25,8 @@ COLUMNS: dict[str, str] = {
     "negative_elbo": ".2f",
     "nll": ".2f",
     "nll_standard_error": ".2f",
+    "nll_difference": ".2f",
+    "nll_difference_standard_error": ".2f",
     "bits_per_dim": ".4f",
     "effective_sample_size": ".1f",
     "pareto_k": ".2f",
@@ -36,6 +42,8 @@ MEASURED = ".4g"  # what only some systems are measured by
 
 # What numbers must have in common to be compared; shown of rows that differ in it.
 PROTOCOL = {"dataset": "", "binarization": "", "split": ""}
+PAIRED = (*PROTOCOL, "samples", "images")
+"""what two runs must have in common for differences between them"""
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -69,6 +77,35 @@ def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
         UserError: a run was not evaluated, or its evaluation is damaged.
     """
     return [{"name": name, **read_evaluation(Run(run))} for name, run in zip(titles(runs), runs, strict=True)]
+
+
+def compare(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], str | None]:
+    """The rows of `collect`, with differences of -log p(x) from the first run, if on the same images.
+
+    Returns:
+        The rows, and a line on the runs that have no difference from the first; None if all have one.
+
+    Raises:
+        UserError: as in `collect`, or the scores of a run's single images are damaged.
+    """
+    rows = collect(runs)
+    scores = [scores_of(Run(run), row) for run, row in zip(runs, rows, strict=True)]
+    reasons = []
+    for row, found in zip(rows[1:], scores[1:], strict=True):
+        if "nll" not in rows[0] or "nll" not in row:
+            continue
+        if scores[0] is None or found is None:
+            name = rows[0]["name"] if scores[0] is None else row["name"]
+            reasons.append(f"{name} has no scores of single images (evaluate it again)")
+        elif differing := [key for key in PAIRED if rows[0].get(key) != row.get(key)]:
+            reasons.append(f"{row['name']} differs in {', '.join(differing)}")
+        elif not torch.equal(scores[0]["content"], found["content"]):
+            reasons.append(f"{row['name']} was scored on other images")
+        else:
+            row.update(difference(scores[0], found))
+    if not reasons:
+        return rows, None
+    return rows, f"no paired difference from {rows[0]['name']}: {'; '.join(dict.fromkeys(reasons))}"
 
 
 def read_evaluation(run: Run) -> dict[str, Any]:
@@ -173,25 +210,27 @@ def check_format(path: Path) -> None:
     """Make sure that a table can be written to ``path``.
 
     Raises:
-        UserError: its suffix is unknown, Parquet lacks pyarrow, or there is no such directory.
+        UserError: its suffix is unknown, or Parquet lacks pyarrow.
+        FileNotFoundError: there is no such directory.
     """
     if path.suffix not in FORMATS:
         raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, FORMATS)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{path} needs pyarrow; install it with: pip install pyarrow, or write .csv")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is not a directory; create it first, or choose another path")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the rows in the format that the file's name ends in: .md, .csv, .json or .parquet.
 
     Raises:
-        UserError: as in `check_format`.
+        UserError, OSError: as in `check_format`.
     """
     check_format(path)
     written = FORMATS[path.suffix](rows)
     with replacing(path) as partial:
-        partial.write_bytes(
-            written if isinstance(written, bytes) else written.encode("utf-8", "backslashreplace")
-        )
+        if isinstance(written, bytes):
+            partial.write_bytes(written)
+        else:
+            partial.write_text(written, encoding="utf-8", errors="backslashreplace")
