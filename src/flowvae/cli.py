@@ -4,6 +4,7 @@ import errno
 import functools
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -207,6 +208,8 @@ def interpolate(
 def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:
     """Compare evaluated runs in a table, with paired differences from the first on the same images.
 
+    A terminal shows the columns that fit; files and pipes get all of them.
+
     Args:
         runs: directories of the runs
         out: file to write, in the format of its suffix: .md, .csv, .json or .parquet
@@ -218,7 +221,8 @@ def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = 
     if note:
         print(f"flowvae: note: {note}", file=sys.stderr)
     if out is None:
-        print(markdown(rows), end="")
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(markdown(rows, width=width), end="")
     else:
         write_table(rows, out)
         print(out)

@@ -145,17 +145,25 @@ def check_scores(path: Path, values: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: {key} is {quoted(value)}; evaluate the run again")
 
 
-def markdown(rows: Sequence[dict[str, Any]], first: Mapping[str, str] | None = None) -> str:
+def markdown(
+    rows: Sequence[dict[str, Any]], first: Mapping[str, str] | None = None, width: int | None = None
+) -> str:
     """A Markdown table of the columns that a reader compares; numbers are nats per image unless said.
 
     ``first`` has the formats of fields that come before all others. Before them comes what rows were
-    measured on, as far as they differ in it.
+    measured on, as far as they differ in it. With ``width``, in characters, columns on the right that do not
+    fit are left out, but never the first two.
 
     >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}, {"name": "iaf-4", "kl": 26.0}]))
     | model |    KL | -log p(x) |
     |:------|------:|----------:|
     | vae   | 25.12 |     88.00 |
     | iaf-4 | 26.00 |           |
+    <BLANKLINE>
+    >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}], width=20))
+    | model |    KL |
+    |:------|------:|
+    | vae   | 25.12 |
     <BLANKLINE>
     """
     differing = {key: PROTOCOL[key] for key in PROTOCOL if len({row.get(key) for row in rows}) > 1}
@@ -165,6 +173,8 @@ def markdown(rows: Sequence[dict[str, Any]], first: Mapping[str, str] | None = N
     for key in keys:
         numbers = ["" if row.get(key) is None else format(row[key], columns[key]) for row in rows]
         written.append(_aligned([title(key), *numbers], str.rjust, "-{}:"))
+    while width is not None and len(written) > 2 and sum(len(column[0]) + 1 for column in written) >= width:
+        written.pop()
     return "".join("|" + "|".join(line) + "|\n" for line in zip(*written, strict=True))
 
 
