@@ -42,6 +42,8 @@ MEASURED = ".4g"  # what only some systems are measured by
 
 # What numbers must have in common to be compared; shown of rows that differ in it.
 PROTOCOL = {"dataset": "", "binarization": "", "split": ""}
+KEPT = ("nll", "nll_standard_error", "nll_difference", "nll_difference_standard_error")
+"""columns that a narrow table leaves out last"""
 PAIRED = (*PROTOCOL, "samples", "images")
 """what two runs must have in common for differences between them"""
 
@@ -151,8 +153,8 @@ def markdown(
     """A Markdown table of the columns that a reader compares; numbers are nats per image unless said.
 
     ``first`` has the formats of fields that come before all others. Before them comes what rows were
-    measured on, as far as they differ in it. With ``width``, in characters, columns on the right that do not
-    fit are left out, but never the first two.
+    measured on, as far as they differ in it. With ``width``, in characters, columns that do not fit are left
+    out: from the right, and those of -log p(x) last.
 
     >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}, {"name": "iaf-4", "kl": 26.0}]))
     | model |    KL | -log p(x) |
@@ -160,10 +162,10 @@ def markdown(
     | vae   | 25.12 |     88.00 |
     | iaf-4 | 26.00 |           |
     <BLANKLINE>
-    >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}], width=20))
-    | model |    KL |
-    |:------|------:|
-    | vae   | 25.12 |
+    >>> print(markdown([{"name": "vae", "kl": 25.123, "nll": 88.0}], width=26))
+    | model | -log p(x) |
+    |:------|----------:|
+    | vae   |     88.00 |
     <BLANKLINE>
     """
     differing = {key: PROTOCOL[key] for key in PROTOCOL if len({row.get(key) for row in rows}) > 1}
@@ -174,7 +176,9 @@ def markdown(
         numbers = ["" if row.get(key) is None else format(row[key], columns[key]) for row in rows]
         written.append(_aligned([title(key), *numbers], str.rjust, "-{}:"))
     while width is not None and len(written) > 2 and sum(len(column[0]) + 1 for column in written) >= width:
-        written.pop()
+        least = next((key for key in reversed(keys) if key not in KEPT), keys[-1])
+        del written[1 + keys.index(least)]
+        keys.remove(least)
     return "".join("|" + "|".join(line) + "|\n" for line in zip(*written, strict=True))
 
 
