@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import pytest
 
+import flowvae
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
@@ -307,3 +309,10 @@ def test_a_new_budget_replaces_all_budgets_and_nothing_else():
 def test_a_configuration_does_not_change(options):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(options, dataclasses.fields(options)[0].name, None)
+
+
+def test_the_package_lists_its_public_names():
+    assert set(dir(flowvae)) == {*flowvae.__all__, "__version__"}
+    for name in dir(flowvae):
+        assert getattr(flowvae, name) is not None
+    assert re.fullmatch(r"\d+\.\d+\.\d+", flowvae.__version__)

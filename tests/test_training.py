@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -83,7 +84,7 @@ def test_metrics_say_what_happened(unbroken):
 
 
 def test_the_saved_model_is_the_average_that_validates_best(halves, tmp_path, monkeypatch):
-    """At the second of three validations, whose scores are of our choice."""
+    """The second of three validations, every 20 steps, has the best score."""
     run, averages = tmp_path / "run", []
 
     def scored(state: State, *_: Any) -> dict[str, float]:
@@ -91,7 +92,7 @@ def test_the_saved_model_is_the_average_that_validates_best(halves, tmp_path, mo
         return {"negative_elbo": [30.0, 20.0, 25.0][len(averages) - 1]}
 
     monkeypatch.setattr(loop, "_validate", scored)
-    train(run, configuration(halves, steps=None, epochs=3, batch_size=IMAGES // 2))
+    train(run, configuration(halves, steps=None, epochs=30, batch_size=IMAGES // 2))
     assert state_of(run)["best"] == 20.0
     assert_equal(dict(load(run).state_dict()), averages[1])
     with pytest.raises(AssertionError):
@@ -314,6 +315,41 @@ def test_images_per_second_leave_validation_out(tmp_path):
     assert [line["images_per_second"] for line in training] == pytest.approx([80.0, 80.0])
     means = [(EVERY + 1) / 2, EVERY + (EVERY + 1) / 2]
     assert [line["loss"] for line in training] == pytest.approx(means), "of the steps since the last line"
+
+
+def test_the_display_shows_the_first_steps(tmp_path):
+    player = Player([], torch.optim.SGD([torch.zeros(1)], 0.1), [0.1])
+    state = State(nn.Linear(1, 1), None, {"model": player})  # type: ignore[arg-type]
+    shown: list[float] = []
+
+    class Shown:
+        device, is_main_process = "cpu", False
+
+        def update(self, fraction: float, *_: Any) -> None:
+            shown.append(fraction)
+
+        def log(self, *_: Any, **__: Any) -> None: ...
+
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        records = Records(file, Shown(), Shown(), state, 20)  # type: ignore[arg-type]
+        state.step, state.seconds = 1, 0.1
+        records.training({"loss": torch.tensor(1.0)}, 0.01, 8)
+    assert shown == [0.01]
+
+
+def test_a_budget_in_minutes_holds_the_last_validation(halves, tmp_path, monkeypatch):
+    """Training stops early enough for a validation of 1 second within a budget of 3."""
+    validate = loop._validate
+
+    def slow(*arguments: Any) -> dict[str, float]:
+        time.sleep(1.0)
+        return validate(*arguments)
+
+    monkeypatch.setattr(loop, "_validate", slow)
+    train(tmp_path / "run", configuration(halves, minutes=3 / 60, validation_images=100))
+    records = read_metrics(tmp_path / "run")
+    assert [record["split"] for record in records[-2:]] == ["train", "valid"]
+    assert records[-2]["seconds"] < 2.5
 
 
 @pytest.mark.slow

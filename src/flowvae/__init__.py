@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flowvae.runs import Run, load
     from flowvae.training import train
 
+    __version__: str
+
 # Imported when first used, so that `flowvae --help` need not wait for torch.
 _HOMES = {
     "Batch": "batch",
@@ -76,7 +78,15 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # here, since it takes 10 ms
+
+        return version("flowvae")
     if name not in _HOMES:
         raise AttributeError(f"module 'flowvae' has no attribute {name!r}")
     return getattr(importlib.import_module(f"flowvae.{_HOMES[name]}"), name)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
+import flowvae
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.memory import keep_freed_memory, lacks_memory
 from flowvae.options import given, parse
@@ -394,9 +395,7 @@ def _run(words: list[str]) -> None:
         print(_help())
         return
     if words[0] == "--version":
-        import importlib.metadata
-
-        print(importlib.metadata.version("flowvae"))
+        print(flowvae.__version__)
         return
     name, rest = words[0], words[1:]
     if name not in COMMANDS:

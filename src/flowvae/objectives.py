@@ -13,6 +13,7 @@ def elbo(densities: LogDensities, beta: float = 1.0) -> Tensor:
     With ``beta = 1`` it is a lower bound on log p(x) (Kingma & Welling 2014, equation 2); beta is smaller
     during the warm-up of the Kullback-Leibler term.
 
+    >>> import torch
     >>> ones = torch.ones(5, 7)
     >>> elbo(LogDensities(likelihood=-80 * ones, prior=-40 * ones, posterior=-20 * ones)).shape
     torch.Size([7])

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import dataclasses
 import math
 import os
 import shutil
@@ -31,7 +32,7 @@ from flowvae.training.parallel import agreed, share
 from flowvae.training.players import diverged, make_players, updates
 from flowvae.training.progress import display
 from flowvae.training.records import Records
-from flowvae.training.schedule import rate_factor, spent
+from flowvae.training.schedule import rate_factor, spent, validation_interval
 from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker
 
@@ -147,6 +148,7 @@ def _take_steps(
     half = settings.precision == "bfloat16"
     images_at_hand = len(dataset.train.images)
     per_epoch = steps_per_epoch(images_at_hand, settings.batch_size)
+    interval = validation_interval(per_epoch)
 
     with (
         display(run.name, main) as shown,
@@ -156,6 +158,7 @@ def _take_steps(
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
         fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
+        ending = _validation_seconds(state, dataset, settings, accelerator.device) if main else 0.0
         share(accelerator, [*model.parameters(), *model.buffers()])
         while fraction < 1 and not stop:
             seed_everything(settings.seed, state.step, process)
@@ -172,12 +175,14 @@ def _take_steps(
             share(accelerator, model.buffers())
             state.average.update_parameters(model)
             state.step += 1
-            state.seconds, stop = agreed(accelerator, time.monotonic() - began, interrupted())
-            fraction = spent(settings, state.step, per_epoch, state.seconds)
+            seconds = time.monotonic() - began
+            state.seconds, ending, stop = agreed(accelerator, seconds, ending, interrupted())
+            fraction = spent(settings, state.step, per_epoch, state.seconds, ending)
             records.training(numbers, fraction, min(settings.batch_size, images_at_hand))
 
-            validate = fraction >= 1 or state.step % per_epoch == 0
+            validate = fraction >= 1 or state.step % interval == 0
             if main and validate:
+                shown.busy("validating")
                 scores = _validate(state, dataset, settings, accelerator.device)
                 value = scores[model.best]
                 if not math.isfinite(value):  # before a state is saved that would be useless to resume
@@ -185,7 +190,8 @@ def _take_steps(
                 if value < state.best:
                     state.best = value
                     runs.write_weights(run, state.average.module)
-                state.seconds = time.monotonic() - began
+                ending = time.monotonic() - began - state.seconds
+                state.seconds += ending
                 records.validation(scores)
             if main and (validate or state.seconds - saved > SAVE_EVERY):
                 state.save(run, metrics)
@@ -268,3 +274,16 @@ def _validate(
             f"validate returns {', '.join(scores)}; it must return {model.best}, which chooses the weights"
         )
     return {model.best: scores.pop(model.best), **scores}
+
+
+def _validation_seconds(
+    state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device
+) -> float:
+    """Estimate how long a validation takes from a part of it, if the budget is in minutes."""
+    if settings.minutes is None and (settings.epochs or settings.steps):
+        return 0.0
+    few = dataclasses.replace(settings, validation_images=min(IMAGES_AT_ONCE, settings.validation_images))
+    began = time.monotonic()
+    _validate(state, dataset, few, device)
+    images = min(settings.validation_images, len(dataset.valid.images))
+    return (time.monotonic() - began) * images / min(IMAGES_AT_ONCE, images)

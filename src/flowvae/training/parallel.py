@@ -37,10 +37,13 @@ def _replace(tensors: list[Tensor], flat: Tensor) -> None:
         tensor.copy_(values.view_as(tensor))
 
 
-def agreed(accelerator: Accelerator, seconds: float, stop: bool) -> tuple[float, bool]:
-    """Return the main process's clock and request to stop: all processes must leave the loop together."""
+def agreed(accelerator: Accelerator, seconds: float, ending: float, stop: bool) -> tuple[float, float, bool]:
+    """The main process's clock, time for the last validation and wish to stop.
+
+    Processes that leave the loop at different steps wait forever.
+    """
     if accelerator.num_processes == 1:
-        return seconds, stop
-    both = broadcast(torch.tensor([seconds, stop], dtype=torch.float64, device=accelerator.device))
-    seconds, stops = cast(Tensor, both).tolist()
-    return seconds, bool(stops)
+        return seconds, ending, stop
+    said = torch.tensor([seconds, ending, stop], dtype=torch.float64, device=accelerator.device)
+    seconds, ending, wish = cast(Tensor, broadcast(said)).tolist()
+    return seconds, ending, bool(wish)

@@ -26,6 +26,10 @@ class Display:
         numbers = f"epoch {epoch}  {_first(shown)}  {rate:5.0f} images/s  {left // 60}:{left % 60:02d} left"
         self._progress.update(self._task, completed=fraction, numbers=numbers)
 
+    def busy(self, doing: str) -> None:
+        """Show what is done between two steps, such as validating, until the next update."""
+        self._progress.update(self._task, numbers=doing, refresh=True)
+
     def validation(self, step: int, epoch: float, scores: Mapping[str, float]) -> None:
         self.line(f"step {step:6d}  epoch {epoch:6.2f}  validation  {_first(scores)}")
 

@@ -1,6 +1,7 @@
 """The metrics of a run: metrics.jsonl, trackers, and the numbers on the display."""
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ from flowvae.training.checkpoint import State
 from flowvae.training.progress import Display
 
 EVERY = 25  # steps
+SHOW_EVERY = 1.0  # seconds
 
 
 class Records:
@@ -30,6 +32,7 @@ class Records:
         self._state, self._per_epoch = state, per_epoch
         self._last_step, self._last_seconds = state.step, state.seconds
         self._seconds = state.seconds  # after the last training step
+        self._shown = float("-inf")  # when the display was last updated
         self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -39,17 +42,20 @@ class Records:
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._seconds = self._state.seconds
         # By the step number, so that a resumed run writes at the same steps as an uninterrupted one.
-        if self._state.step % EVERY and fraction < 1:
+        write = self._state.step % EVERY == 0 or fraction >= 1
+        if not write and time.monotonic() - self._shown < SHOW_EVERY:
             return
         steps = self._state.step - self._last_step
         means = {name: value.item() / steps for name, value in self._sums.items()}
         rate = steps * batch_size / (self._state.seconds - self._last_seconds)
-        learning_rate = next(iter(self._state.players.values())).learning_rate
-        self._write("train", means, images_per_second=rate, learning_rate=learning_rate)
         epoch = self._state.step // self._per_epoch
         self._display.update(fraction, epoch, means, rate, self._state.seconds)
-        self._last_step, self._last_seconds = self._state.step, self._state.seconds
-        self._sums.clear()
+        self._shown = time.monotonic()
+        if write:
+            learning_rate = next(iter(self._state.players.values())).learning_rate
+            self._write("train", means, images_per_second=rate, learning_rate=learning_rate)
+            self._last_step, self._last_seconds = self._state.step, self._state.seconds
+            self._sums.clear()
 
     def validation(self, scores: Mapping[str, float]) -> None:
         """Record the scores of the validation images."""

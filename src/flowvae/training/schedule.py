@@ -5,22 +5,45 @@ import math
 from flowvae.config import TrainingConfig
 
 DEFAULT_MINUTES = 10.0
+FEWEST = 20
+"""steps between two validations, so that a small data set is not validated at every step"""
 
 
-def spent(settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: float) -> float:
-    """Return the fraction of the budget that is used up, at most 1: the largest over the given budgets.
+def spent(
+    settings: TrainingConfig, step: int, steps_per_epoch: int, seconds: float, ending: float = 0.0
+) -> float:
+    """Fraction of the budget that is used up, the largest over the budgets given, and 1 once it is exceeded.
+
+    Args:
+        settings: the budgets.
+        step: number of steps taken.
+        steps_per_epoch: number of steps in an epoch.
+        seconds: time used, validation included.
+        ending: seconds of the last validation; at most half of a budget in minutes is kept for it.
 
     >>> spent(TrainingConfig(epochs=4, minutes=10), step=200, steps_per_epoch=100, seconds=60)
     0.5
+    >>> spent(TrainingConfig(minutes=1), step=200, steps_per_epoch=100, seconds=45, ending=15)
+    1.0
     """
     fractions = []
     if settings.epochs is not None:
         fractions.append(step / (settings.epochs * steps_per_epoch))
     if settings.steps is not None:
         fractions.append(step / settings.steps)
-    if settings.minutes is not None:
-        fractions.append(seconds / (60 * settings.minutes))
-    return min(1.0, max(fractions, default=seconds / (60 * DEFAULT_MINUTES)))
+    if settings.minutes is not None or not fractions:
+        budget = 60 * (settings.minutes or DEFAULT_MINUTES)
+        fractions.append(seconds / (budget - min(ending, budget / 2)))
+    return min(1.0, max(fractions))
+
+
+def validation_interval(steps_per_epoch: int) -> int:
+    """Number of steps between two validations: whole epochs, and at least `FEWEST` steps.
+
+    >>> validation_interval(391), validation_interval(2)
+    (391, 20)
+    """
+    return steps_per_epoch * math.ceil(FEWEST / steps_per_epoch)
 
 
 def rate_factor(settings: TrainingConfig, step: int, fraction: float) -> float:
