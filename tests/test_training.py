@@ -84,7 +84,7 @@ def test_metrics_say_what_happened(unbroken):
 
 
 def test_the_saved_model_is_the_average_that_validates_best(halves, tmp_path, monkeypatch):
-    """The second of three validations, every 20 steps, has the best score."""
+    """At the second of three validations, whose scores are of our choice."""
     run, averages = tmp_path / "run", []
 
     def scored(state: State, *_: Any) -> dict[str, float]:
@@ -92,7 +92,7 @@ def test_the_saved_model_is_the_average_that_validates_best(halves, tmp_path, mo
         return {"negative_elbo": [30.0, 20.0, 25.0][len(averages) - 1]}
 
     monkeypatch.setattr(loop, "_validate", scored)
-    train(run, configuration(halves, steps=None, epochs=30, batch_size=IMAGES // 2))
+    train(run, configuration(halves, steps=None, epochs=3, batch_size=IMAGES // 2))
     assert state_of(run)["best"] == 20.0
     assert_equal(dict(load(run).state_dict()), averages[1])
     with pytest.raises(AssertionError):
@@ -310,17 +310,18 @@ def test_images_per_second_leave_validation_out(tmp_path):
             records.training({"loss": torch.tensor(float(step))}, 0.0, 8)
             if step == EVERY + 5:
                 state.seconds += 100
-                records.validation({"loss": 1.0})
+                records.validation({"loss": 1.0}, 0.5)
     training = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
     assert [line["images_per_second"] for line in training] == pytest.approx([80.0, 80.0])
     means = [(EVERY + 1) / 2, EVERY + (EVERY + 1) / 2]
     assert [line["loss"] for line in training] == pytest.approx(means), "of the steps since the last line"
 
 
-def test_the_display_shows_the_first_steps(tmp_path):
+def test_the_display_shows_the_first_step_and_few_validations(tmp_path):
     player = Player([], torch.optim.SGD([torch.zeros(1)], 0.1), [0.1])
     state = State(nn.Linear(1, 1), None, {"model": player})  # type: ignore[arg-type]
     shown: list[float] = []
+    listed: list[int] = []
 
     class Shown:
         device, is_main_process = "cpu", False
@@ -328,13 +329,19 @@ def test_the_display_shows_the_first_steps(tmp_path):
         def update(self, fraction: float, *_: Any) -> None:
             shown.append(fraction)
 
+        def validation(self, step: int, *_: Any) -> None:
+            listed.append(step)
+
         def log(self, *_: Any, **__: Any) -> None: ...
 
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         records = Records(file, Shown(), Shown(), state, 20)  # type: ignore[arg-type]
         state.step, state.seconds = 1, 0.1
         records.training({"loss": torch.tensor(1.0)}, 0.01, 8)
+        for state.step, fraction in ((1, 0.01), (2, 0.02), (3, 1.0)):
+            records.validation({"loss": 1.0}, fraction)
     assert shown == [0.01]
+    assert listed == [1, 3]
 
 
 def test_a_budget_in_minutes_holds_the_last_validation(halves, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from flowvae.training.parallel import agreed, share
 from flowvae.training.players import diverged, make_players, updates
 from flowvae.training.progress import display
 from flowvae.training.records import Records
-from flowvae.training.schedule import rate_factor, spent, validation_interval
+from flowvae.training.schedule import rate_factor, spent
 from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker
 
@@ -148,7 +148,6 @@ def _take_steps(
     half = settings.precision == "bfloat16"
     images_at_hand = len(dataset.train.images)
     per_epoch = steps_per_epoch(images_at_hand, settings.batch_size)
-    interval = validation_interval(per_epoch)
 
     with (
         display(run.name, main) as shown,
@@ -180,7 +179,7 @@ def _take_steps(
             fraction = spent(settings, state.step, per_epoch, state.seconds, ending)
             records.training(numbers, fraction, min(settings.batch_size, images_at_hand))
 
-            validate = fraction >= 1 or state.step % interval == 0
+            validate = fraction >= 1 or state.step % per_epoch == 0
             if main and validate:
                 shown.busy("validating")
                 scores = _validate(state, dataset, settings, accelerator.device)
@@ -192,7 +191,7 @@ def _take_steps(
                     runs.write_weights(run, state.average.module)
                 ending = time.monotonic() - began - state.seconds
                 state.seconds += ending
-                records.validation(scores)
+                records.validation(scores, fraction)
             if main and (validate or state.seconds - saved > SAVE_EVERY):
                 state.save(run, metrics)
                 saved = state.seconds

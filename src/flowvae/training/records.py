@@ -13,7 +13,7 @@ from flowvae.training.checkpoint import State
 from flowvae.training.progress import Display
 
 EVERY = 25  # steps
-SHOW_EVERY = 1.0  # seconds
+SHOW_EVERY, LIST_EVERY = 1.0, 5.0  # seconds
 
 
 class Records:
@@ -33,6 +33,7 @@ class Records:
         self._last_step, self._last_seconds = state.step, state.seconds
         self._seconds = state.seconds  # after the last training step
         self._shown = float("-inf")  # when the display was last updated
+        self._listed = float("-inf")  # when it last got a line of validation
         self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -57,10 +58,13 @@ class Records:
             self._last_step, self._last_seconds = self._state.step, self._state.seconds
             self._sums.clear()
 
-    def validation(self, scores: Mapping[str, float]) -> None:
-        """Record the scores of the validation images."""
+    def validation(self, scores: Mapping[str, float], fraction: float) -> None:
+        """Record the scores of the validation images; ``fraction`` of the budget is used up."""
         self._write("valid", scores)
-        self._display.validation(self._state.step, self._state.step / self._per_epoch, scores)
+        # A small data set is validated every few steps: its lines would fill the screen.
+        if fraction >= 1 or time.monotonic() - self._listed > LIST_EVERY:
+            self._display.validation(self._state.step, self._state.step / self._per_epoch, scores)
+            self._listed = time.monotonic()
         self._last_seconds += self._state.seconds - self._seconds  # validation is not training time
 
     def _write(self, split: str, numbers: Mapping[str, float], **more: float) -> None:

@@ -5,8 +5,6 @@ import math
 from flowvae.config import TrainingConfig
 
 DEFAULT_MINUTES = 10.0
-FEWEST = 20
-"""steps between two validations, so that a small data set is not validated at every step"""
 
 
 def spent(
@@ -35,15 +33,6 @@ def spent(
         budget = 60 * (settings.minutes or DEFAULT_MINUTES)
         fractions.append(seconds / (budget - min(ending, budget / 2)))
     return min(1.0, max(fractions))
-
-
-def validation_interval(steps_per_epoch: int) -> int:
-    """Number of steps between two validations: whole epochs, and at least `FEWEST` steps.
-
-    >>> validation_interval(391), validation_interval(2)
-    (391, 20)
-    """
-    return steps_per_epoch * math.ceil(FEWEST / steps_per_epoch)
 
 
 def rate_factor(settings: TrainingConfig, step: int, fraction: float) -> float:
