@@ -48,6 +48,7 @@ def write_amat(path: Path, images: np.ndarray) -> Path:
 
 
 def write_amat_folder(folder: Path, train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     for split, images in (("train", train), ("valid", valid), ("test", test)):
         write_amat(folder / f"binarized_mnist_{split}.amat", images)
     return folder

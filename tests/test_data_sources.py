@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from data_files import random_images, write_amat_folder, write_idx_folder, write_images
 from PIL import ExifTags, Image
 
-from flowvae.data import Dataset, Split, load_dataset, mnist
+from flowvae.data import Dataset, Split, larochelle, load_dataset, mnist
+from flowvae.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FLOWVAE_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -233,6 +235,48 @@ def test_amat_with_other_white_space(tmp_path: Path) -> None:
 def test_name_larochelle_stands_for_the_published_images_alone(tmp_path: Path) -> None:
     images = random_images(5, 28, 28, high=2)
     assert load_dataset(str(write_amat_folder(tmp_path, images, images, images))).name == tmp_path.name
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A server with a small set in place of the published one, and an empty cache."""
+    images = random_images(6, 28, 28, high=2)
+    folder = write_amat_folder(tmp_path / "server", images[:3], images[3:5], images[5:])
+    content = np.packbits(images.reshape(6, -1), axis=1).tobytes()
+    monkeypatch.setattr(larochelle, "ADDRESS", f"{folder.as_uri()}/")
+    monkeypatch.setattr(larochelle, "COUNTS", (3, 2, 1))
+    monkeypatch.setattr(larochelle, "CONTENT_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setenv("FLOWVAE_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+def test_larochelle_by_name_is_downloaded_once(published: Path) -> None:
+    from_path = load_dataset(str(published))
+    for _ in range(2):
+        dataset = load_dataset("larochelle")
+        assert (dataset.name, dataset.binarization, sizes(dataset)) == ("larochelle", "static", [3, 2, 1])
+        for split in SPLITS:
+            assert torch.equal(getattr(dataset, split).images, getattr(from_path, split).images)
+        if published.exists():
+            shutil.rmtree(published)
+
+
+def test_larochelle_that_cannot_be_had_names_the_bundled_images(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(larochelle, "ADDRESS", f"{published.as_uri()}/nowhere/")
+    with pytest.raises(UserError, match=r"cannot be downloaded .* give --data mnist"):
+        load_dataset("larochelle")
+
+
+def test_larochelle_with_other_images_is_refused(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(larochelle, "CONTENT_SHA256", "0")
+    with pytest.raises(UserError, match="not the published images; delete them"):
+        load_dataset("larochelle")
+    shutil.rmtree(published.parent / "cache")
+    monkeypatch.setattr(larochelle, "COUNTS", (3, 2, 2))
+    with pytest.raises(UserError, match="has 1 images, not 2"):
+        load_dataset("larochelle")
 
 
 def test_larochelle_packed_and_as_text(tmp_path: Path) -> None:

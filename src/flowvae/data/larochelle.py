@@ -4,16 +4,24 @@ H. Larochelle and I. Murray, "The neural autoregressive distribution estimator",
 """
 
 import hashlib
+import http.client
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 
+from flowvae.data.cache import cache_folder, cached_array
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.reading import read_bytes
+from flowvae.data.reading import MAX_BYTES, read_bytes, read_up_to
 from flowvae.data.splits import make_dataset, make_split
 from flowvae.errors import UserError
 
 FILE_NAME = "binarized_mnist_{}.amat"
+ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+"""where the files are published; their content is checked, since the address has no certificate"""
+SECONDS = 30.0
+"""the longest wait for the server"""
+SPLITS = ("train", "valid", "test")
 SIDE = 28
 COUNTS = (50_000, 10_000, 10_000)
 CONTENT_SHA256 = "c462f82a020638a4d5d8d44e4c83242ee0145ee1d125869d0e030c35011837e6"
@@ -24,9 +32,48 @@ def load(folder: Path) -> Dataset:
     """The splits from binarized_mnist_train.amat, ..._valid.amat and ..._test.amat; no labels."""
     train, valid, test = (
         make_split(str(path), read_amat(path))
-        for path in (folder / FILE_NAME.format(split) for split in ("train", "valid", "test"))
+        for path in (folder / FILE_NAME.format(split) for split in SPLITS)
     )
     return make_dataset(folder, train, valid, test, larochelle_name(train, valid, test))
+
+
+def fetch() -> Dataset:
+    """The published images from the cache, or else downloaded; no labels.
+
+    Raises:
+        UserError: they cannot be downloaded, or the content of what was downloaded is another.
+    """
+    train, valid, test = (_cached(split, count) for split, count in zip(SPLITS, COUNTS, strict=True))
+    if larochelle_name(train, valid, test) is None:
+        raise _not_at_hand(f"larochelle-*.npy in {cache_folder()} are not the published images; delete them")
+    return make_dataset(Path("larochelle"), train, valid, test, "larochelle")
+
+
+def _cached(split: str, count: int) -> Split:
+    def rows() -> np.ndarray:
+        images = _parse(_download(split), ADDRESS + FILE_NAME.format(split))
+        if len(images) != count:
+            raise _not_at_hand(f"{FILE_NAME.format(split)} has {len(images):,} images, not {count:,}")
+        return images
+
+    name = f"larochelle-{split}"
+    return make_split(name, cached_array(name, (count, 1, SIDE, SIDE), np.uint8, rows))
+
+
+def _download(split: str) -> bytearray:
+    address = ADDRESS + FILE_NAME.format(split)
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS) as file:
+            return read_up_to(file, MAX_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise _not_at_hand(f"{address} cannot be downloaded ({getattr(error, "reason", error)})") from error
+
+
+def _not_at_hand(reason: str) -> UserError:
+    return UserError(
+        f"{reason}; give --data mnist for the bundled images, or the path of a directory with "
+        f"{FILE_NAME.format('train')}, {FILE_NAME.format('valid')} and {FILE_NAME.format('test')}"
+    )
 
 
 def larochelle_name(train: Split, valid: Split, test: Split) -> str | None:
@@ -47,7 +94,12 @@ def larochelle_name(train: Split, valid: Split, test: Split) -> str | None:
 
 def read_amat(path: Path) -> np.ndarray:
     """uint8 0 and 1 of shape [N, 1, 28, 28] from lines of 784 digits with spaces between them."""
-    text = np.frombuffer(read_bytes(path, "an .amat file").rstrip() + b"\n", np.uint8)
+    return _parse(read_bytes(path, "an .amat file"), path)
+
+
+def _parse(data: bytearray, path: object) -> np.ndarray:
+    """The images of an .amat file; ``path`` names it in errors."""
+    text = np.frombuffer(data.rstrip() + b"\n", np.uint8)
     is_digit = (text | 1) == ord("1")
     is_newline = text == ord("\n")
     is_space = (text == ord(" ")) | (text == ord("\t")) | (text == ord("\r"))

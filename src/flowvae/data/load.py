@@ -21,7 +21,7 @@ from flowvae.data.dataset import Dataset
 from flowvae.data.reading import user_path
 from flowvae.errors import UserError, did_you_mean, quoted
 
-NAMES = ("mnist", *hub.SOURCES)
+NAMES = ("mnist", "larochelle", *hub.SOURCES)
 FILES: dict[str, Callable[..., Dataset]] = {
     ".npz": npz.load,
     ".mat": chardata.load,
@@ -51,8 +51,8 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by its name, from a file or from a folder.
 
-    Names are "mnist", bundled, and those of ``flowvae.data.hub.SOURCES``, which are fetched; docs/data.md
-    says what files and folders look like.
+    Names are "mnist", bundled, and "larochelle" and those of ``flowvae.data.hub.SOURCES``, downloaded;
+    docs/data.md says what files and directories look like.
 
     Args:
         source: a name or a path.
@@ -87,6 +87,8 @@ def read_source(source: str, image_size: int | None) -> Dataset:
     """The images of a source as they are: grey ones where it has grey ones. As `load_dataset` otherwise."""
     if source == "mnist":
         return mnist.load()
+    if source == "larochelle":
+        return larochelle.fetch()
     if source in hub.SOURCES:
         return hub.load(source, image_size)
     path = user_path(source)
