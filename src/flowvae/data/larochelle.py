@@ -66,7 +66,8 @@ def _download(split: str) -> bytearray:
         with urllib.request.urlopen(address, timeout=SECONDS) as file:
             return read_up_to(file, MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise _not_at_hand(f"{address} cannot be downloaded ({getattr(error, "reason", error)})") from error
+        reason = getattr(error, "reason", error)
+        raise _not_at_hand(f"{address} cannot be downloaded ({reason})") from error
 
 
 def _not_at_hand(reason: str) -> UserError:
