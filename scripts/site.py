@@ -8,6 +8,7 @@ import html
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from latex2mathml.converter import convert
 from markdown import Extension, Markdown
@@ -21,6 +22,7 @@ FORMULA = re.compile(
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?!docs/)[^)#]+)[^)]*\)")
 # A logarithm keeps its distance from what is no bracket.
 LOGARITHM = re.compile(r"\\log(?![A-Za-z])\s*(?!\(|\\left|\s)")
+LINK = re.compile(r'<[^>]*\b(?:href|src)="([^"]+)"')
 REMOTE = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^\"' >]+")
 
 
@@ -73,13 +75,30 @@ def on_page_content(content: str, **_: Any) -> str:
         block = formula.group("block")
         source = html.unescape(formula.group("inline") if block is None else block)
         source = LOGARITHM.sub(r"\\log\\,", source.strip())
-        return convert(source, display="inline" if block is None else "block")
+        if block is None:
+            return convert(source)
+        return f'<div class="formula">{convert(source, display="block")}</div>'
 
     return FORMULA.sub(mathml, content)
 
 
 def on_post_build(config: Any) -> None:
-    """A page that would fetch something from another machine is an error."""
-    for page in Path(config.site_dir).rglob("*.html"):
-        if found := REMOTE.search(page.read_text(encoding="utf-8")):
+    """A page that would fetch something from another machine, or links to what is not there, is an error."""
+    site = Path(config.site_dir)
+    pages = {page.resolve(): page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    for page, text in pages.items():
+        if found := REMOTE.search(text):
             raise ValueError(f"{page} asks another machine: {found.group(0)}")
+        if page.name == "404.html":  # its links begin at the root of the server
+            continue
+        for link in map(html.unescape, LINK.findall(text)):
+            address = urlsplit(link)
+            if address.scheme or address.netloc:
+                continue
+            target = (page.parent / unquote(address.path)).resolve() if address.path else page
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists():
+                raise FileNotFoundError(f"{page} links to {link}, which is not there")
+            place = unquote(address.fragment)
+            if place and target in pages and f'id="{place}"' not in pages[target]:
+                raise ValueError(f"{page} links to {link}, and that page has no such place")

@@ -47,6 +47,13 @@ from flowvae.training.records import EVERY, Records
 # Unbroken.
 
 
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "nothing", ""])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_made(name, halves, tmp_path):
+    with pytest.raises(UserError, match="is not available; choose auto or cpu"):
+        train(tmp_path / "run", configuration(halves), device=name)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_a_folder(unbroken, halves):
     assert files(unbroken) == {"config.json", "metrics.jsonl", "model.safetensors", "resume/state.pt"}
     assert json.loads((unbroken / "config.json").read_text())["training"]["steps"] == STEPS

@@ -61,7 +61,7 @@ def train(words: list[str]) -> None:
     from flowvae.training import train as train_run
 
     run = chosen.resume or chosen.out or Path("runs") / str(name).rpartition(":")[2]
-    if not train_run(run, chosen.config, resume=chosen.resume is not None):
+    if not train_run(run, chosen.config, resume=chosen.resume is not None, device=chosen.device):
         raise KeyboardInterrupt
     if PartialState().is_main_process:  # once, however many processes there are
         print(f"{run} is trained; score it with: flowvae evaluate {run}")
@@ -92,6 +92,7 @@ def evaluate(
     split: Literal["train", "valid", "test"] = "test",
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
+    device: str = "auto",
 ) -> None:
     """Score a run on random images and write evaluation.json into its directory.
 
@@ -104,11 +105,12 @@ def evaluate(
         split: split that the images are drawn from
         data: another data set or path to take the images from
         seed: random seed for the choice of images and the posterior samples
+        device: device to compute on: auto, cpu or an accelerator such as cuda:1
     """
     from flowvae.commands import evaluate_run
     from flowvae.runs.table import markdown, titles
 
-    evaluation = evaluate_run(run, samples, images, split, data, seed)
+    evaluation = evaluate_run(run, samples, images, split, data, seed, device)
     print(markdown([{"name": titles([run])[0], **evaluation}]), end="")
 
 
@@ -120,6 +122,7 @@ def score(
     samples: int = 500,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
     seed: int = 0,
+    device: str = "auto",
     out: Annotated[Path | None, _default("print CSV")] = None,
 ) -> None:
     """Score single images: one row each, with -ELBO, -log p(x) and how far it can be trusted.
@@ -130,11 +133,12 @@ def score(
         samples: S, number of posterior samples per image for the importance-weighted -log p(x)
         split: split of a data set to score; with it, a directory is read as a data set
         seed: random seed for the samples and the binarization of image files
+        device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: file to write, in the format of its suffix: .csv, .json, .md or .parquet
     """
     from flowvae.commands import score_images
 
-    print(score_images(run, images, samples, split, seed, out), end="")
+    print(score_images(run, images, samples, split, seed, out, device), end="")
 
 
 def sample(

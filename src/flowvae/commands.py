@@ -16,6 +16,7 @@ from torch import Tensor
 from flowvae import figures, runs
 from flowvae.data import as_float
 from flowvae.data.named import named_images
+from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import evaluate, interpolate, nearest, score
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
@@ -50,6 +51,7 @@ def evaluate_run(
     split: str = "test",
     data: str | None = None,
     seed: int = 0,
+    on: str = "auto",
 ) -> dict[str, Any]:
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json.
 
@@ -61,7 +63,7 @@ def evaluate_run(
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
-    model, dataset = run.model, run.read_dataset(data)
+    model, dataset = run.model.to(device(on)), run.read_dataset(data)
     if split == "train" and dataset.binarization == "dynamic":
         raise UserError(
             "with dynamic binarization, training images are redrawn for every batch; evaluate valid or test"
@@ -88,7 +90,13 @@ def evaluate_run(
 
 
 def score_images(
-    path: Path, sources: Sequence[str], num_samples: int, split: str | None, seed: int, out: Path | None
+    path: Path,
+    sources: Sequence[str],
+    num_samples: int,
+    split: str | None,
+    seed: int,
+    out: Path | None,
+    on: str = "auto",
 ) -> str:
     """Score single images (see `flowvae.score`) and write one row per image to ``out``.
 
@@ -101,10 +109,11 @@ def score_images(
     run = Run(path)
     if not isinstance(run.model, Scored):
         needs(Bounded, run)
+    model = run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
     with _reporting(f"scoring with {run.name}") as report:
         noise = torch.Generator().manual_seed(seed)
-        scores = score(run.model, found.images, num_samples, noise, report)
+        scores = score(model, found.images, num_samples, noise, report)
     if (tested := _test_nll(run)) is not None:
         places = torch.searchsorted(tested, scores["nll"])
         scores["share_of_test_lower"] = places.double() / len(tested)

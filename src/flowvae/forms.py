@@ -16,14 +16,17 @@ from flowvae.errors import UserError
 from flowvae.options import given, parse
 from flowvae.parts import Part, choices, from_dict, names, no_effect, revised, to_dict
 
+DEVICE = "device to train on: auto, cpu or an accelerator such as cuda:1"
+
 
 @dataclass(frozen=True)
 class Chosen:
-    """The result of parsing: an experiment, and the directory to train in."""
+    """The result of parsing: an experiment, the directory to train in, and the device to train on."""
 
     config: Config
     out: Path | None
     resume: Path | None
+    device: str
 
 
 def read_training(config: Config, words: list[str], program: str) -> Chosen:
@@ -47,6 +50,7 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
             ("training", OmitArgPrefixes[TrainingConfig], config.training),
             ("out", Annotated[Path | None, _shown("directory of the new run", "runs/PRESET")], None),
             ("resume", Annotated[Path | None, arg(help="directory of the run to resume")], None),
+            ("device", Annotated[str, arg(help=DEVICE)], "auto"),
         ],
     )
     kind.__doc__ = (
@@ -62,7 +66,7 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
             part = getattr(parsed, _group(model, selector), None)
             values |= {} if part is None else to_dict(part)
         model = from_dict(type(model), values)
-    return Chosen(Config(parsed.data, model, parsed.training), parsed.out, parsed.resume)
+    return Chosen(Config(parsed.data, model, parsed.training), parsed.out, parsed.resume, parsed.device)
 
 
 def _choosing(kind: type[System]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from flowvae import runs
+from flowvae import devices, runs
 from flowvae.batch import Batch
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
@@ -41,7 +41,9 @@ IMAGES_AT_ONCE = 256  # in validation, and in the pass before training
 START_IMAGES = 10_000  # to initialize a model from data
 
 
-def train(run: str | Path, config: Config, resume: bool = False, model: Model | None = None) -> bool:
+def train(
+    run: str | Path, config: Config, resume: bool = False, model: Model | None = None, device: str = "auto"
+) -> bool:
     """Train into the directory ``run`` until the budget is used up, or until Ctrl-C or SIGTERM.
 
     Writes the averaged weights with the best validation score (``model.safetensors``), the metrics, and after
@@ -57,6 +59,7 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
         config: data, model and training.
         resume: resume the run in the directory.
         model: a newly built module of your own, in place of ``config.model``.
+        device: "auto", "cpu" or an accelerator such as "cuda:1", as for `flowvae.devices.device`.
 
     Returns:
         Whether the budget is used up; False after a signal.
@@ -68,11 +71,15 @@ def train(run: str | Path, config: Config, resume: bool = False, model: Model | 
     run, settings = Path(run), config.training
     system = _system(config, model)
     check_tracker(settings.track)
+    on = devices.device(device)
+    if on.index is not None:
+        torch.accelerator.set_device_index(on.index)
     with unchanged_environment():
         accelerator = Accelerator(
             mixed_precision="no",  # the run's own setting applies, not accelerate's
             log_with=None if settings.track == "none" else settings.track,
             project_dir=run,
+            cpu=on.type == "cpu",
         )
     main = accelerator.is_main_process
     if resume:
