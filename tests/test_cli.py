@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import SMALL, Result, contents, flowvae, is_refusal, succeeds, write_images
+from pages import REPOSITORY
 from PIL import Image
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
@@ -372,10 +373,27 @@ def test_a_table_bears_gaps_and_odd_names(workspace):
 
 
 def test_presets_are_listed():
-    lines = succeeds("presets").splitlines()
+    lines = succeeds("presets").split("\n\n")[1].splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
     assert "D = 40; posterior realnvp, K = 20" in lines[list(PRESETS).index("realnvp-20")]
     assert all(line.endswith(f"; {PRESETS[line.split()[0]].data.data}") for line in lines)
+
+
+@pytest.mark.parametrize("choice", cli.CHOICES, ids=lambda choice: choice[0])
+def test_which_preset_to_take_is_said_with_measured_numbers(choice):
+    """In the list of presets and in the README."""
+    name, purpose, minutes, parameters, result = choice
+    of_table = REPOSITORY / "results" / "table1" / f"{name}-seed0.json"
+    others = (REPOSITORY / "results" / folder / f"{name}.json" for folder in ("density", "cifar10"))
+    measured = json.loads(next(path for path in (of_table, *others) if path.exists()).read_bytes())
+    assert round(measured["training_seconds"] / 60) == minutes
+    assert measured["parameters"] == parameters
+    value, unit = result.split()
+    assert f"{measured['nll' if unit == 'nats' else 'bits_per_dim']:.2f}" == value
+    cells = result.removesuffix(" nats")
+    row = f"| `{name}` | {purpose} | {minutes} | {parameters:,} | {cells} |"
+    assert row in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert name in succeeds("presets").split("\n\n")[0]
 
 
 @pytest.fixture
