@@ -472,9 +472,27 @@ def test_16_bit_image(tmp_path: Path) -> None:
     assert "deep.png has more than 8 bits a pixel" in user_error(tmp_path)
 
 
-def test_train_without_test(tmp_path: Path) -> None:
-    write_images(tmp_path / "train", random_images(5, 7, 5))
-    assert "has a folder train but no folder test; add it" in user_error(tmp_path)
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (("train", "val"), "has a folder train and val but no folder test; add it"),
+        (("Test",), "has a folder Test but no folder train; add it"),
+        (("test", "validation"), "has a folder validation and test but no folder train; add it"),
+        (("train", "Training", "test"), "which mean the same split; put the images into one"),
+    ],
+)
+def test_splits_that_are_missing_or_twice_there(tmp_path: Path, there: tuple[str, ...], said: str) -> None:
+    for name in there:
+        write_images(tmp_path / name, random_images(5, 7, 5))
+    assert said in user_error(tmp_path)
+
+
+def test_splits_below_the_top(tmp_path: Path) -> None:
+    for split in ("Train", "Test"):
+        write_images(tmp_path / "images" / split, random_images(5, 7, 5))
+    message = user_error(tmp_path)
+    assert f"has the folder Test below images; give {tmp_path / 'images'}, or put" in message
+    assert load_dataset(str(tmp_path / "images")).train.images.shape == (4, 1, 7, 5)
 
 
 def test_images_beside_class_folders(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def _read_split(folder: Path, names: tuple[str, ...], labels_name: str) -> Split
 
 def _read_sheet(path: Path) -> np.ndarray:
     """uint8 [N, 3, 32, 32]"""
-    width, height, channels = images.read_header(path)
+    width, height, channels = images.read_headers(path)[0]
     if (width, channels) != (SIDE * SIDE, 3):
         raise UserError(
             f"{path} has {width} pixels a row, not the {SIDE * SIDE} RGB pixels of a CIFAR-10 image; "

@@ -33,6 +33,12 @@ class Dataset:
     train: Split
     valid: Split
     test: Split
+    values: tuple[int, int] = (0, 255)
+    """smallest and largest value of a pixel before binarization"""
+    classes: tuple[str, ...] = ()
+    """names of the labels 0, 1, ..., where the source has names"""
+    notes: tuple[str, ...] = ()
+    """what a user should know of how the source was read, one line each"""
 
     @property
     def shape(self) -> tuple[int, int, int]:

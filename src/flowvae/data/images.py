@@ -44,17 +44,21 @@ def centred_square(width: int, height: int) -> Box:
     return left, top, left + side, top + side
 
 
-def read_header(file: Path) -> tuple[int, int, int]:
-    """(width, height, channels) of the upright image: 1 channel where it is grey, otherwise 3.
+def read_headers(file: Path) -> list[tuple[int, int, int]]:
+    """(width, height, channels) of every page or frame once upright: 1 channel where it is grey, otherwise 3.
 
-    Nothing is decoded but a PNG, in which the orientation may follow the pixels.
+    Nothing is decoded but a PNG, in which the orientation may follow the pixels, and the frames of an
+    animation before the last.
     """
+    headers = []
     with _opened(file, file) as image:
-        width, height = image.size
-        # Pillow gives the sides of a TIFF as they are once it is upright.
-        if image.format != "TIFF" and _orientation(image) in LYING:
-            width, height = height, width
-        return width, height, 1 if image.mode in GREY_MODES else 3
+        for page in _pages(image, file):
+            width, height = page.size
+            # Pillow gives the sides of a TIFF as they are once it is upright.
+            if page.format != "TIFF" and _orientation(page) in LYING:
+                width, height = height, width
+            headers.append((width, height, 1 if page.mode in GREY_MODES else 3))
+    return headers
 
 
 def decode(
@@ -67,6 +71,8 @@ def decode(
     side: int | None = None,
 ) -> np.ndarray:
     """The pixels of the upright image, uint8 [C, H, W]: grey where ``channels`` is 1, opaque RGB if 3.
+
+    What is transparent shows white (see `opaque`). Of several pages the first is decoded.
 
     Args:
         file: a path or an open file.
@@ -84,19 +90,60 @@ def decode(
             raise UserError(
                 f"{where} has {_sides(image.size)} pixels, not {_sides(size)}; get the published file"
             )
-        try:
+        with _readable(where):
             turn_upright(image)
-            pixels = image.convert("L" if channels == 1 else "RGB")
-            if box is not None:
-                pixels = pixels.crop(box)
-            if side is not None and pixels.size != (side, side):
-                pixels = pixels.resize(
-                    (side, side), Image.Resampling.BILINEAR, box=centred_square(*pixels.size)
-                )
-            array = np.asarray(pixels)
-        except Exception as error:  # each of Pillow's formats has errors of its own
-            raise unreadable(where, "an image", error) from error
+            return _as_array(image, channels, box, side)
+
+
+def decode_pages(file: Path, channels: int, side: int | None = None) -> Iterator[np.ndarray]:
+    """Every page or frame of a file, each as `decode` has it."""
+    with _opened(file, file) as image:
+        for page in _pages(image, file):
+            with _readable(file):
+                # A copy: to turn the file's own image would move its later pages.
+                upright = page.copy() if getattr(page, "n_frames", 1) > 1 else page
+                turn_upright(upright)
+                pixels = _as_array(upright, channels, None, side)
+            yield pixels
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The image on white: what is transparent has colours that nobody has seen."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _as_array(image: Image.Image, channels: int, box: Box | None, side: int | None) -> np.ndarray:
+    pixels = opaque(image).convert("L" if channels == 1 else "RGB")
+    if box is not None:
+        pixels = pixels.crop(box)
+    if side is not None and pixels.size != (side, side):
+        pixels = pixels.resize((side, side), Image.Resampling.BILINEAR, box=centred_square(*pixels.size))
+    array = np.asarray(pixels)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+@contextmanager
+def _readable(where: object) -> Iterator[None]:
+    """Errors of Pillow inside are those of the file."""
+    try:
+        yield
+    except Exception as error:  # each of Pillow's formats has errors of its own
+        raise unreadable(where, "an image", error) from error
+
+
+def _pages(image: Image.Image, where: object) -> Iterator[Image.Image]:
+    """The same image at every page or frame, one after the other, each checked as the first was."""
+    with _readable(where):
+        count = getattr(image, "n_frames", 1)
+    for number in range(count):
+        if number:
+            with _readable(where):
+                image.seek(number)
+            _check_form(image, where)
+        yield image
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
@@ -157,13 +204,15 @@ def _opened(file: Path | IO[bytes], where: object) -> Iterator[Image.Image]:
         except Exception as error:  # each of Pillow's formats has errors of its own
             raise unreadable(where, "an image", "damaged, or no image at all") from error
         with image:
-            if math.prod(image.size) > MAX_PIXELS:
-                raise _too_large(where)
-            if image.mode not in EIGHT_BIT_MODES:
-                raise UserError(
-                    f"{where} has more than 8 bits a pixel (mode {image.mode}); convert it to 8 bits"
-                )
+            _check_form(image, where)
             yield image
+
+
+def _check_form(image: Image.Image, where: object) -> None:
+    if math.prod(image.size) > MAX_PIXELS:
+        raise _too_large(where)
+    if image.mode not in EIGHT_BIT_MODES:
+        raise UserError(f"{where} has more than 8 bits a pixel (mode {image.mode}); convert it to 8 bits")
 
 
 def _too_large(where: object) -> UserError:

@@ -1,6 +1,7 @@
 """One door to all sources: what a path is decides how it is read."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from flowvae.data import (
     celeba,
@@ -19,6 +20,7 @@ from flowvae.data import (
 from flowvae.data.binarization import BINARIZATIONS, binarize
 from flowvae.data.dataset import Dataset
 from flowvae.data.reading import user_path
+from flowvae.data.summary import oddities, values_of
 from flowvae.errors import UserError, did_you_mean, quoted
 
 NAMES = ("mnist", "larochelle", *hub.SOURCES)
@@ -80,7 +82,9 @@ def load_dataset(
             f"the images of {quoted(source)} are {height} x {width}, and only CelebA, Omniglot and folders "
             "of image files are resized; leave the image size out"
         )
-    return binarize(dataset, binarization, seed)
+    dataset = replace(dataset, values=values_of(dataset))
+    notes = (*dataset.notes, *oddities(dataset, binarization))
+    return binarize(replace(dataset, notes=notes), binarization, seed)
 
 
 def read_source(source: str, image_size: int | None) -> Dataset:

@@ -10,6 +10,21 @@ from flowvae.data.dataset import Dataset, Split
 from flowvae.data.seeding import Purpose, generator
 from flowvae.errors import UserError
 
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+def split_called(name: str) -> str | None:
+    """The split that a directory or an array of this name holds, in whatever case; None for other names.
+
+    >>> split_called("Training"), split_called("VAL"), split_called("cats")
+    ('train', 'valid', None)
+    """
+    return next((split for split, names in SPLIT_NAMES.items() if name.casefold() in names), None)
+
 
 def make_split(where: str, images: np.ndarray, labels: np.ndarray | None = None) -> Split:
     """A split from uint8 [N, C, H, W] and integers [N] or [N, 1]; ``where`` names the source in errors."""
@@ -27,9 +42,17 @@ def make_split(where: str, images: np.ndarray, labels: np.ndarray | None = None)
     return Split(torch.from_numpy(images), torch.from_numpy(labels.reshape(-1).astype(np.int64)))
 
 
-def make_dataset(path: Path, train: Split, valid: Split, test: Split, name: str | None = None) -> Dataset:
+def make_dataset(
+    path: Path,
+    train: Split,
+    valid: Split,
+    test: Split,
+    name: str | None = None,
+    classes: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Dataset:
     """Unbinarized splits as a data set, named after its path unless it has a name of its own."""
-    dataset = Dataset(name or path.resolve().stem, "none", train, valid, test)
+    dataset = Dataset(name or path.resolve().stem, "none", train, valid, test, classes=classes, notes=notes)
     for other, split in (("valid", valid), ("test", test)):
         if split.images.shape[1:] != train.images.shape[1:]:
             raise UserError(
@@ -62,11 +85,14 @@ def shuffled(split: Split) -> Split:
 
 
 def split_at_random(path: Path, everything: Split) -> tuple[Split, Split, Split]:
-    """(train, valid, test): 80, 10 and 10 per cent of the images in the order of ``shuffled``."""
+    """(train, valid, test) in the order of ``shuffled``: a tenth each valid and test, the rest train.
+
+    At least two of ten images or more, so that there are an interpolation and a standard error.
+    """
     count = len(everything.images)
     if count < 3:
         raise UserError(f"{path} holds {count} images, too few for train, valid and test; add some")
-    tenth = max(1, count // 10)
+    tenth = max(1, count // 10, min(2, count // 5))
     everything = shuffled(everything)
     return (
         take(everything, slice(count - 2 * tenth)),

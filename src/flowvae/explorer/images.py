@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, open_image, turn_upright
+from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, opaque, open_image, turn_upright
 from flowvae.errors import UserError
 
 
@@ -99,11 +99,7 @@ def _flattened(picture: Image.Image, channels: int) -> Image.Image:
     """Upright, without transparency, of one or three channels; a JPEG is reduced while it is decoded."""
     picture.draft("L" if channels == 1 else "RGB", (512, 512))
     turn_upright(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(paper, picture)
-    return picture.convert("L" if channels == 1 else "RGB")
+    return opaque(picture).convert("L" if channels == 1 else "RGB")
 
 
 def _border_of(picture: Image.Image) -> int | tuple[int, ...]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowvae import devices, runs
 from flowvae.batch import Batch
 from flowvae.config import Config, TrainingConfig
-from flowvae.data import Dataset, as_float, load_dataset, steps_per_epoch, training_batch
+from flowvae.data import Dataset, as_float, describe, load_dataset, steps_per_epoch, training_batch
 from flowvae.densities.posterior import BATCH_NORMS
 from flowvae.errors import UserError
 from flowvae.evaluation import check_levels
@@ -166,6 +166,9 @@ def _take_steps(
         fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
         ending = _validation_seconds(state, dataset, settings, accelerator.device) if main else 0.0
         share(accelerator, [*model.parameters(), *model.buffers()])
+        shown.line(describe(dataset))
+        for note in dataset.notes:
+            shown.line(f"flowvae: warning: {dataset.name}: {note}")
         while fraction < 1 and not stop:
             seed_everything(settings.seed, state.step, process)
             factor = rate_factor(settings, state.step, fraction)

@@ -34,7 +34,7 @@ class Display:
         self.line(f"step {step:6d}  epoch {epoch:6.2f}  validation  {_first(scores)}")
 
     def line(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False)
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _first(numbers: Mapping[str, float]) -> str:
