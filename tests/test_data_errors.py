@@ -80,18 +80,25 @@ def test_bundled_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 IMAGES = random_images(12, 6, 6)
 
 BAD_ARRAYS = {
-    "wrong keys": ({"pictures": IMAGES}, "give it train and test"),
-    "no test": ({"train": IMAGES}, "give it train and test"),
-    "floats": (
+    "wrong keys": (
+        {"pictures": IMAGES, "others": IMAGES},
+        r"arrays pictures \(uint8 \[12, 6, 6\]\), others .*; give it train and test",
+    ),
+    "no images at all": ({"a": np.arange(3)}, r"arrays a \(int64 \[3\]\); give it train and test"),
+    "no test": ({"train": IMAGES, "valid": IMAGES}, "give it train and test"),
+    "test alone": ({"test": IMAGES}, "give it train and test"),
+    "one split of floats": (
         {"train": IMAGES / 255, "test": IMAGES},
-        "array train in .* has type float64; save 8-bit pixels",
+        "array train in .* has type float64 and values from 0 to 1, .* --value-range 0 1",
     ),
-    "int64": ({"train": IMAGES.astype(int), "test": IMAGES}, "has type int64"),
+    "floats": (
+        {"images": IMAGES / 100},
+        "array images in .* has type float64 and values from 0 to 2.55, which are not 8-bit levels; save",
+    ),
+    "negative": ({"images": IMAGES.astype(int) - 1}, "int64 and values from -1 to 254"),
+    "NaN": ({"images": np.where(IMAGES == 7, np.nan, IMAGES)}, r"no numbers \(NaN\); replace them"),
+    "infinity": ({"images": np.where(IMAGES == 7, np.inf, IMAGES)}, "values from 0 to inf"),
     "objects": ({"train": np.array([None, 1]), "test": IMAGES}, "array train in .* holds Python objects"),
-    "object labels": (
-        {"train": IMAGES, "train_labels": np.array(["a", 1], object), "test": IMAGES},
-        "Python objects",
-    ),
     "no images": ({"train": IMAGES[:0], "test": IMAGES}, "array train in .* holds no images"),
     "flat, not square": (
         {"train": IMAGES.reshape(18, 24)[:, :23], "test": IMAGES},
@@ -109,15 +116,7 @@ BAD_ARRAYS = {
         {"train": IMAGES, "train_labels": np.arange(11), "valid": IMAGES, "test": IMAGES},
         "12 images but 11 labels",
     ),
-    "float labels": ({"train": IMAGES, "train_labels": np.ones(12), "test": IMAGES}, "one integer an image"),
-    "a single label": (
-        {"train": IMAGES, "train_labels": np.array(3), "test": IMAGES},
-        "one integer an image",
-    ),
-    "one-hot labels": (
-        {"train": IMAGES, "train_labels": np.eye(12, dtype=int), "test": IMAGES},
-        "one integer an image",
-    ),
+    "one-hot labels too few": ({"images": IMAGES, "labels": np.eye(11)}, "12 images but 11 labels"),
     "one train image": ({"train": IMAGES[:1], "test": IMAGES}, "too few train images"),
     "two images": ({"images": IMAGES[:2]}, "holds 2 images, too few"),
     "indices outside": (

@@ -1,180 +1,251 @@
-"""Data sets in one .npz file of NumPy arrays.
+"""Data sets in one .npz file of NumPy arrays, or images in one .npy file.
 
-Arrays ``train``, ``test`` and perhaps ``valid`` (or ``x_train``, ``train_images``, ... as other projects
-call them), each uint8 or bool and of one of these forms:
-
-- [N, H, W], [N, C, H, W] or [N, H, W, C], with C = 1 or 3
-- [N, side * side]: flat square images
-- [N, ceil(side * side / 8)]: the same, binary, packed eight pixels a byte by ``np.packbits(axis=1)``
-
-or one array ``images`` with its splits as ``train_idx``, ``valid_idx``, ``test_idx``, or without them.
-Integer labels stand beside the images as ``train_labels`` or ``y_train``.
+Arrays of images for train, test and perhaps valid, in a form that ``flowvae.data.arrays`` reads. They may be
+called as other projects do: ``train``, ``x_train``, ``train_images``, ``Test_imgs``. Or one array of images,
+called ``images``, ``imgs``, or anything where it is the only one that can be images, with its splits as
+``train_idx``, ``valid_idx``, ``test_idx``, or without them. Labels stand beside the images as ``labels``,
+``train_labels`` or ``y_train``.
 """
 
 import io
 import math
+import os
+import re
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from flowvae.data.archives import open_zipped
+from flowvae.data.arrays import NUMBERS, ValueRange, as_bytes, as_classes, as_images, can_be_images
 from flowvae.data.dataset import Dataset, Split
 from flowvae.data.larochelle import larochelle_name
-from flowvae.data.reading import check_memory, read_up_to, unreadable
-from flowvae.data.splits import hold_out, make_dataset, make_split, split_at_random
+from flowvae.data.reading import Readable, check_memory, read_up_to, unreadable
+from flowvae.data.splits import (
+    SPLIT_NAMES,
+    hold_out,
+    make_dataset,
+    make_split,
+    split_at_random,
+    split_called,
+)
 from flowvae.errors import UserError
 
-SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
-IMAGE_KEYS = ("{}", "{}_images", "x_{}")
-LABEL_KEYS = ("{}_labels", "y_{}", "{}_labels_inferred")
-INDEX_KEYS = ("{}_idx", "{}_indices")
-NUMBERS = "biuf"
+WORDS = {
+    "images": {"images", "image", "imgs", "img", "x", "data", "pixels"},
+    "labels": {"labels", "label", "y", "targets", "target", "inferred"},
+    "indices": {"idx", "indices", "index"},
+}
+"""what an array's name says that it holds, beside its split; of a split alone, images"""
 LONGEST_HEADER = 2**16
 """the most bytes before the numbers of an array; 128 are usual"""
+MOST_NAMED = 10
+"""arrays that a message lists"""
+
+Role = tuple[str, str | None]
+"""what an array holds, and of which split: images, labels or indices; a split, or None for all images"""
 
 
-def load(path: Path) -> Dataset:
+class Header(NamedTuple):
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype
+    start: int
+    """where its numbers begin"""
+
+
+def load(path: Path, value_range: ValueRange | None = None) -> Dataset:
     """The data set in the file at ``path``. Raises UserError for one that is corrupt or of no known form."""
     try:
         with path.open("rb") as file:
-            return load_open(file, path)
+            return load_open(file, path, value_range)
     except OSError as error:
         raise unreadable(path, "an .npz file", error.strerror or error) from error
 
 
-def load_open(file: IO[bytes], path: Path) -> Dataset:
+def load_npy(path: Path, value_range: ValueRange | None = None) -> Dataset:
+    """The images in an .npy file, split at random."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            check_memory(path, size)
+            file.seek(0)
+            array = _read_array(f"the array in {path}", file, size)
+    except UserError:
+        raise
+    except Exception as error:  # NumPy has many ways to say that bytes are wrong
+        raise unreadable(path, "an .npy file", error) from error
+    (images,) = _as_images(path, {f"the array in {path}": array}, value_range).values()
+    return make_dataset(path, *split_at_random(path, make_split(str(path), images)))
+
+
+def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None) -> Dataset:
     """The data set in an open file; ``path`` names it in errors and gives the data set its name."""
-    arrays = _read_arrays(file, path)
-    found = {split: _find(arrays, IMAGE_KEYS, split) for split in SPLITS}
-    if found["train"] and found["test"]:
-        splits = {
-            split: _make_split(path, arrays, key, _find(arrays, LABEL_KEYS, split))
-            for split, key in found.items()
-            if key
-        }
-        train, test = splits["train"], splits["test"]
-        train, valid = (train, splits["valid"]) if "valid" in splits else hold_out(path, train)
-        return make_dataset(path, train, valid, test, larochelle_name(train, valid, test))
-    if "images" in arrays:
-        everything = _make_split(path, arrays, "images", "labels" if "labels" in arrays else None)
-        if any(_find(arrays, INDEX_KEYS, split) for split in SPLITS):
-            train, valid, test = (_indexed(path, arrays, everything, split) for split in SPLITS)
-        else:
-            train, valid, test = split_at_random(path, everything)
-        return make_dataset(path, train, valid, test)
-    raise UserError(
-        f"{path} has the arrays {', '.join(sorted(arrays)) or 'none'}; "
-        "give it train and test (and valid), or images"
-    )
-
-
-def _find(arrays: dict[str, np.ndarray], patterns: tuple[str, ...], split: str) -> str | None:
-    """The key in ``arrays`` that one of the ``patterns`` makes for a split."""
-    keys = (pattern.format(name) for name in SPLITS[split] for pattern in patterns)
-    return next((key for key in keys if key in arrays), None)
-
-
-def _read_arrays(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
-    """The arrays whose names mean something here; nothing is decoded before its size is known."""
-    known = {"images", "labels"} | {
-        pattern.format(name)
-        for names in SPLITS.values()
-        for name in names
-        for pattern in IMAGE_KEYS + LABEL_KEYS + INDEX_KEYS
-    }
     try:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            wanted = {key: info for key, info in members.items() if key in known}
-            check_memory(path, sum(info.file_size for info in wanted.values()))
-            arrays = {key: _read_array(path, key, archive, info) for key, info in wanted.items()}
+            keys = _roles(path, archive, members)
+            check_memory(path, sum(members[key].file_size for key in keys.values()))
+            arrays = {
+                role: _read_member(path, key, archive, members[key])
+                for role, key in keys.items()
+                if role[0] != "labels"
+            }
+            labels = {
+                role[1]: _read_labels(path, key, archive, members[key])
+                for role, key in keys.items()
+                if role[0] == "labels"
+            }
     except UserError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy have many ways to say that bytes are wrong
         raise unreadable(path, "an .npz file", error) from error
-    return arrays
-
-
-def _read_array(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """One .npy file of numbers. Object arrays, which would need pickle, are refused by their header."""
-    with open_zipped(archive, info) as file:
-        head = io.BytesIO(read_up_to(file, LONGEST_HEADER))
-        version = np.lib.format.read_magic(head)
-        if version == (1, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+    where = {role: f"array {key} in {path}" for role, key in keys.items()}
+    images = _as_images(
+        path, {where[role]: array for role, array in arrays.items() if role[0] == "images"}, value_range
+    )
+    parts = {role[1]: images[where[role]] for role in arrays if role[0] == "images"}
+    notes = ()
+    if unused := sorted(members.keys() - keys.values()):
+        notes = (f"left out: array {_listed(unused)}",)
+    if odd := [keys["labels", split] for split, found in labels.items() if found is None]:
+        labels = {}
+        notes += (f"left out: labels in array {_listed(odd)}, as classes are one whole number an image",)
+    splits = {
+        split: make_split(where["images", split], part, labels.get(split)) for split, part in parts.items()
+    }
+    if None in splits:
+        chosen = {role[1]: array for role, array in arrays.items() if role[0] == "indices"}
+        if chosen:
+            train, valid, test = (
+                _indexed(path, splits[None], split, keys.get(("indices", split)), chosen.get(split))
+                for split in SPLIT_NAMES
+            )
         else:
-            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(head)
-        if dtype.hasobject:
-            raise UserError(f"array {key} in {path} holds Python objects, which could run code; save uint8")
-        if dtype.kind not in NUMBERS:
-            raise UserError(f"array {key} in {path} holds no plain numbers; save uint8")
-        size = math.prod(shape) * dtype.itemsize
-        if info.file_size - head.tell() != size:
-            raise ValueError(f"array {key} is not as long as its header says")
-        file.seek(head.tell())
-        data = read_up_to(file, size)
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+            train, valid, test = split_at_random(path, splits[None])
+        return make_dataset(path, train, valid, test, notes=notes)
+    train, test = splits["train"], splits["test"]
+    train, valid = (train, splits["valid"]) if "valid" in splits else hold_out(path, train)
+    return make_dataset(path, train, valid, test, larochelle_name(train, valid, test), notes=notes)
+
+
+def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[Role, str]:
+    """The arrays that are read, by what they hold: as their names say, or the one that can be images."""
+    keys: dict[Role, str] = {}
+    for key in sorted(members, key=lambda key: (len(_words(key)), key)):
+        if (role := _role(key)) is not None:
+            keys.setdefault(role, key)
+    whole = ("images", "train") not in keys or ("images", "test") not in keys
+    if whole and ("images", None) not in keys:
+        headers = {
+            key: header
+            for key, info in members.items()
+            if (header := _header_of(archive, info)) is not None and header.dtype.kind in NUMBERS
+        }
+        possible = [key for key, header in headers.items() if can_be_images(header.shape)]
+        if len(possible) != 1 or _role(possible[0]) not in (None, ("images", "train")):
+            known = [f"{key} ({header.dtype} {list(header.shape)})" for key, header in headers.items()]
+            raise UserError(
+                f"{path} has the arrays {_listed(known) or 'none'}; give it train and test (and valid), or "
+                "images"
+            )
+        keys["images", None] = possible[0]
+        if _role(possible[0]) is not None and ("labels", "train") in keys:
+            keys["labels", None] = keys["labels", "train"]
+    roles = [
+        *(("images", split) for split in ((None,) if whole else SPLIT_NAMES)),
+        *(("labels", split) for split in ((None,) if whole else SPLIT_NAMES)),
+        *(("indices", split) for split in (SPLIT_NAMES if whole else ())),
+    ]
+    return {role: keys[role] for role in roles if role in keys}
+
+
+def _words(key: str) -> list[str]:
+    """The words in the name of an array.
+
+    >>> _words("X_train"), _words("trainImages")
+    (['x', 'train'], ['train', 'images'])
+    """
+    return re.findall(r"[^_\W]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).casefold())
+
+
+def _role(key: str) -> Role | None:
+    words = _words(key)
+    splits = [split_called(word) for word in words]
+    split = next(filter(None, splits), None)
+    rest = {word for word, found in zip(words, splits, strict=True) if found is None}
+    if len(words) - len(rest) > 1 or not words:
+        return None
+    if not rest:
+        return "images", split
+    return next(((kind, split) for kind, known in WORDS.items() if rest <= known), None)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join([*names[:MOST_NAMED], *(["..."] if len(names) > MOST_NAMED else [])])
+
+
+def _header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header | None:
+    """The header of an array; None for what is none."""
+    if not info.filename.endswith(".npy"):
+        return None
+    with open_zipped(archive, info) as file:
+        return _read_header(file)
+
+
+def _read_header(file: Readable) -> Header:
+    head = io.BytesIO(read_up_to(file, LONGEST_HEADER))
+    version = np.lib.format.read_magic(head)
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+    else:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(head)
+    return Header(shape, fortran_order, dtype, head.tell())
+
+
+def _read_member(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with open_zipped(archive, info) as file:
+        return _read_array(f"array {key} in {path}", file, info.file_size)
+
+
+def _read_labels(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray | None:
+    """Integers [N]; None where the array holds no classes."""
+    header = _header_of(archive, info)
+    if header is None or header.dtype.kind not in NUMBERS:
+        return None
+    return as_classes(_read_member(path, key, archive, info))
+
+
+def _read_array(where: str, file: IO[bytes], length: int) -> np.ndarray:
+    """The numbers of an .npy file. Object arrays, which would need pickle, are refused by their header."""
+    header = _read_header(file)
+    if header.dtype.hasobject:
+        raise UserError(f"{where} holds Python objects, which could run code; save uint8")
+    if header.dtype.kind not in NUMBERS:
+        raise UserError(f"{where} holds no plain numbers; save uint8")
+    size = math.prod(header.shape) * header.dtype.itemsize
+    if length - header.start != size:
+        raise ValueError(f"{where.partition(' in ')[0]} is not as long as its header says")
+    file.seek(header.start)
+    data = read_up_to(file, size)
+    array = np.frombuffer(data, header.dtype).reshape(
+        header.shape, order="F" if header.fortran_order else "C"
+    )
     return np.asarray(array, order="C")
 
 
-def _make_split(path: Path, arrays: dict[str, np.ndarray], key: str, label_key: str | None) -> Split:
-    where = f"array {key} in {path}"
-    images = _as_images(path, where, arrays[key])
-    return make_split(where, images, arrays[label_key] if label_key else None)
+def _as_images(
+    path: Path, arrays: dict[str, np.ndarray], value_range: ValueRange | None
+) -> dict[str, np.ndarray]:
+    return {where: as_images(path, where, array) for where, array in as_bytes(arrays, value_range).items()}
 
 
-def _as_images(path: Path, where: str, array: np.ndarray) -> np.ndarray:
-    """uint8 [N, C, H, W] from any of the forms above."""
-    if array.dtype == bool:
-        array = array.view(np.uint8)
-    if array.dtype != np.uint8:
-        raise UserError(f"{where} has type {array.dtype}; save 8-bit pixels (0 to 255, or 0 and 1) as uint8")
-    if array.ndim == 2:
-        return _unflatten(path, where, array)
-    if array.ndim == 3:
-        return array[:, None]
-    if array.ndim == 4 and array.shape[1] in (1, 3):
-        return array
-    if array.ndim == 4 and array.shape[3] in (1, 3):
-        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-    raise UserError(
-        f"{where} has shape {array.shape}; give [N, H, W], or [N, C, H, W] or [N, H, W, C] with C = 1 or 3, "
-        "or flat or packed square images"
-    )
-
-
-def _unflatten(path: Path, where: str, array: np.ndarray) -> np.ndarray:
-    """[N, 1, side, side] from [N, side * side] pixels or [N, ceil(side * side / 8)] packed bytes.
-
-    A few lengths fit two forms (25 bytes: 5 x 5 pixels, or 14 x 14 bits); there we do not guess.
-    """
-    count, length = array.shape
-    flat_sides = [math.isqrt(length)] if math.isqrt(length) ** 2 == length else []
-    largest = math.isqrt(8 * length)
-    packed_sides = [side for side in (largest - 1, largest) if math.ceil(side * side / 8) == length]
-    if len(flat_sides + packed_sides) != 1:
-        fitting = "more than one" if flat_sides + packed_sides else "no"
-        raise UserError(
-            f"{where} has rows of {length} bytes: {fitting} square image, flat or packed; give [N, H, W]"
-        )
-    if flat_sides:
-        return array.reshape(count, 1, *2 * flat_sides)
-    side = packed_sides[0]
-    check_memory(path, count * side * side)
-    padding = 8 * length - side * side
-    if np.any(array[:, -1] & (2**padding - 1)):
-        raise UserError(f"{where} has rows of {length} bytes, but they are not packed bits; give [N, H, W]")
-    return np.unpackbits(array, axis=1, count=side * side).reshape(count, 1, side, side)
-
-
-def _indexed(path: Path, arrays: dict[str, np.ndarray], everything: Split, split: str) -> Split:
+def _indexed(path: Path, everything: Split, split: str, key: str | None, indices: np.ndarray | None) -> Split:
     """The images that the array of indices of one split picks out."""
-    key = _find(arrays, INDEX_KEYS, split)
-    if key is None:
+    if indices is None:
         raise UserError(f"{path} has indices for other splits but not {split}; add {split}_idx")
-    indices, count = arrays[key], len(everything.images)
+    count = len(everything.images)
     if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
         raise UserError(f"array {key} in {path} is {indices.dtype} {indices.shape}; give integers [N]")
     if indices.size and (indices.min() < 0 or indices.max() >= count):

@@ -1,0 +1,161 @@
+"""Arrays of numbers as images and labels: which forms are meant, and what loses nothing in 8 bits."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from flowvae.data.reading import check_memory
+from flowvae.errors import UserError
+
+ValueRange = tuple[float, float]
+"""the values of a source that become 0 and 255"""
+NUMBERS = "biuf"
+"""kinds of NumPy types"""
+AT_ONCE = 2**22
+"""numbers that are converted at once"""
+ROUNDING = {2: 0.13, 4: 1e-3, 8: 1e-3}
+"""by how much 255 x may miss a whole number where x is k / 255, by the bytes of x"""
+
+
+def as_images(path: Path, where: str, array: np.ndarray) -> np.ndarray:
+    """uint8 [N, C, H, W] from a uint8 array of one of these forms:
+
+    - [N, H, W], [N, C, H, W] or [N, H, W, C], with C = 1 or 3
+    - [N, side * side]: flat square images
+    - [N, ceil(side * side / 8)]: the same, binary, packed eight pixels a byte by ``np.packbits(axis=1)``
+    """
+    if array.ndim == 2:
+        return _unflatten(path, where, array)
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim == 4 and array.shape[1] in (1, 3):
+        return array
+    if array.ndim == 4 and array.shape[3] in (1, 3):
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    raise UserError(
+        f"{where} has shape {array.shape}; give [N, H, W], or [N, C, H, W] or [N, H, W, C] with C = 1 or 3, "
+        "or flat or packed square images"
+    )
+
+
+def can_be_images(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is most likely images: of a form of `as_images` that is not flat."""
+    return len(shape) == 3 or (len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)))
+
+
+def _unflatten(path: Path, where: str, array: np.ndarray) -> np.ndarray:
+    """[N, 1, side, side] from [N, side * side] pixels or [N, ceil(side * side / 8)] packed bytes.
+
+    A few lengths fit two forms (25 bytes: 5 x 5 pixels, or 14 x 14 bits); there we do not guess.
+    """
+    count, length = array.shape
+    flat_sides = [math.isqrt(length)] if math.isqrt(length) ** 2 == length else []
+    largest = math.isqrt(8 * length)
+    packed_sides = [side for side in (largest - 1, largest) if math.ceil(side * side / 8) == length]
+    if len(flat_sides + packed_sides) != 1:
+        fitting = "more than one" if flat_sides + packed_sides else "no"
+        raise UserError(
+            f"{where} has rows of {length} bytes: {fitting} square image, flat or packed; give [N, H, W]"
+        )
+    if flat_sides:
+        return array.reshape(count, 1, *2 * flat_sides)
+    side = packed_sides[0]
+    check_memory(path, count * side * side)
+    padding = 8 * length - side * side
+    if np.any(array[:, -1] & (2**padding - 1)):
+        raise UserError(f"{where} has rows of {length} bytes, but they are not packed bits; give [N, H, W]")
+    return np.unpackbits(array, axis=1, count=side * side).reshape(count, 1, side, side)
+
+
+def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = None) -> dict[str, np.ndarray]:
+    """The same arrays as uint8: scaled by ``value_range``, or, without, only where nothing is lost.
+
+    Lossless are whole numbers from 0 to 255, and k / 255 for such numbers, as floats; one of the two has to
+    hold for all arrays, so that a split of black and white images means what the others do. The keys of
+    ``arrays`` name them in errors.
+
+    Raises:
+        UserError: a value is no number, lies outside of the range, or is no 8-bit level.
+    """
+    for where, array in arrays.items():
+        if any(np.isnan(part).any() for part in _parts(array)):
+            raise UserError(
+                f"{where} has values that are no numbers (NaN); replace them, or leave images out"
+            )
+    if value_range is not None:
+        return {where: scaled(where, array, value_range) for where, array in arrays.items()}
+    if all(array.dtype in (np.uint8, np.bool_) for array in arrays.values()):
+        return {where: array.view(np.uint8) for where, array in arrays.items()}
+    if all(_are_levels(array, 1) for array in arrays.values()):
+        return {where: _converted(array, lambda part: part) for where, array in arrays.items()}
+    if all(_are_levels(array, 255) for array in arrays.values()):
+        return {where: _converted(array, lambda part: np.rint(255 * part)) for where, array in arrays.items()}
+    where, array = next(pair for pair in arrays.items() if not _are_levels(pair[1], 1))
+    low, high = (float(end(array)) for end in (np.min, np.max))
+    raise UserError(
+        f"{where} has type {array.dtype} and values from {low:g} to {high:g}, which are not 8-bit levels; save "
+        "0 to 255 as uint8, or give the darkest and the brightest value that there can be, such as "
+        f"--value-range {low:g} {high:g}"
+    )
+
+
+def scaled(where: object, array: np.ndarray, value_range: ValueRange) -> np.ndarray:
+    """Rounded to uint8, with ``value_range`` as 0 and 255."""
+    low, high = value_range
+
+    def scale(part: np.ndarray) -> np.ndarray:
+        outside = part[(part < low) | (part > high)]
+        if outside.size:
+            raise UserError(
+                f"{where} has the value {float(outside[0]):g}; --value-range {low:g} {high:g} has to contain "
+                "all values"
+            )
+        return np.rint((part.astype(np.float64) - low) * (255 / (high - low)))
+
+    return _converted(array, scale)
+
+
+def _are_levels(array: np.ndarray, factor: int) -> bool:
+    """Whether the array holds k / factor for whole k from 0 to 255, up to the rounding of its type."""
+    allowed = ROUNDING.get(array.dtype.itemsize, 1e-3) if factor > 1 else 0
+    for part in _parts(array):
+        levels = part.astype(np.float64) * factor
+        nearest = np.rint(levels)
+        if not ((np.abs(levels - nearest) <= allowed) & (nearest >= 0) & (nearest <= 255)).all():
+            return False
+    return True
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    array = np.atleast_1d(array)
+    step = max(1, AT_ONCE * len(array) // max(1, array.size))
+    return (array[start : start + step] for start in range(0, len(array), step))
+
+
+def _converted(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """``convert`` of each part, as uint8."""
+    result = np.empty(array.shape, np.uint8)
+    for part, into in zip(_parts(array), _parts(result), strict=True):
+        into[...] = convert(part)
+    return result
+
+
+def as_classes(labels: np.ndarray) -> np.ndarray | None:
+    """Labels as integers [N], or None where they are no classes.
+
+    Classes are whole numbers [N] or [N, 1] of any type, or rows [N, K] with a single 1.
+
+    >>> as_classes(np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])).tolist()
+    [1, 0]
+    """
+    if labels.ndim == 0 or labels.dtype.kind not in NUMBERS:
+        return None
+    if labels.size == len(labels):
+        flat = labels.reshape(-1)
+        whole = np.isfinite(flat).all() and (flat == np.rint(flat)).all() and (np.abs(flat) < 2**31).all()
+        return flat.astype(np.int64) if whole else None
+    if labels.ndim == 2 and np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all():
+        return labels.argmax(1)
+    return None
