@@ -37,7 +37,7 @@ def main(source: str, output: Path, image_size: int | None) -> None:
         raise UserError(f"{output} does not end in .npz; give such a name")
     if output.exists():
         raise UserError(f"{output} exists; give another name or remove it")
-    arrays = arrays_of(read_source(source, image_size))
+    arrays = arrays_of(read_source(source, None if image_size is None else (image_size, image_size)))
     with replacing(output) as partial, partial.open("wb") as file:
         # Not compressed: images hardly shrink, and unpacking them would take most of the loading.
         np.savez(file, **arrays)

@@ -96,8 +96,8 @@ BAD_ARRAYS = {
         "array images in .* has type float64 and values from 0 to 2.55, which are not 8-bit levels; save",
     ),
     "negative": ({"images": IMAGES.astype(int) - 1}, "int64 and values from -1 to 254"),
-    "NaN": ({"images": np.where(IMAGES == 7, np.nan, IMAGES)}, r"no numbers \(NaN\); replace them"),
-    "infinity": ({"images": np.where(IMAGES == 7, np.inf, IMAGES)}, "values from 0 to inf"),
+    "NaN": ({"images": np.where(IMAGES == 7, np.nan, IMAGES)}, "NaN or infinite; replace them"),
+    "infinity": ({"images": np.where(IMAGES == 7, np.inf, IMAGES)}, "NaN or infinite; replace them"),
     "objects": ({"train": np.array([None, 1]), "test": IMAGES}, "array train in .* holds Python objects"),
     "no images": ({"train": IMAGES[:0], "test": IMAGES}, "array train in .* holds no images"),
     "flat, not square": (

@@ -391,7 +391,7 @@ def test_image_size_where_nothing_is_resized(tmp_path: Path) -> None:
 @pytest.mark.parametrize("image_size", [0, -1])
 def test_image_size_below_one(tmp_path: Path, image_size: int) -> None:
     write_images(tmp_path, random_images(10, 4, 4))
-    with pytest.raises(UserError, match=f"image size {image_size}; give 1 or more"):
+    with pytest.raises(UserError, match=f"image_size is {image_size}"):
         load_dataset(str(tmp_path), "none", image_size=image_size)
     with pytest.raises(UserError, match=f"image_size is {image_size}"):
         DataConfig(str(tmp_path), image_size=image_size)

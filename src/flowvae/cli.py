@@ -88,7 +88,7 @@ def _resumed(path: Path, name: str | None) -> Any:
 def evaluate(
     run: Run,
     samples: int = 500,
-    images: Annotated[int | None, _default("1000; all of another data set")] = None,
+    images: Annotated[int | None, _default("up to 1000; all of another data set")] = None,
     split: Literal["train", "valid", "test"] = "test",
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
@@ -167,7 +167,7 @@ def sample(
 
 def reconstruct(
     run: Run,
-    images: int = 50,
+    images: Annotated[int | None, _default("up to 50")] = None,
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/reconstructions.png")] = None,
@@ -188,7 +188,7 @@ def reconstruct(
 
 def interpolate(
     runs: Runs,
-    pairs: int = 8,
+    pairs: Annotated[int | None, _default("up to 8")] = None,
     steps: int = 10,
     data: Annotated[str | None, _default("that of each run")] = None,
     seed: int = 0,

@@ -214,6 +214,9 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
             raise UserError(f"{name} is {quoted(value)}; {did_you_mean(str(value), allowed)}")
         return value
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    pair = next((kind for kind in kinds if get_origin(kind) is tuple), None)
+    if pair is not None and isinstance(value, list | tuple) and len(value) == len(get_args(pair)):
+        return tuple(_checked(kind, name, each) for kind, each in zip(get_args(pair), value, strict=True))
     if float in kinds and type(value) is int and abs(value) <= 2**53:  # a float holds it exactly
         value = float(value)
     if type(value) not in kinds:  # `isinstance` would take True for an int

@@ -85,7 +85,11 @@ def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = Non
                 f"{where} has values that are no numbers (NaN); replace them, or leave images out"
             )
     if value_range is not None:
-        return {where: scaled(where, array, value_range) for where, array in arrays.items()}
+        ends = value_range
+        return {
+            where: _converted(array, lambda part, where=where: np.rint(to_255(where, part, ends)))
+            for where, array in arrays.items()
+        }
     if all(array.dtype in (np.uint8, np.bool_) for array in arrays.values()):
         return {where: array.view(np.uint8) for where, array in arrays.items()}
     if all(_are_levels(array, 1) for array in arrays.values()):
@@ -95,26 +99,26 @@ def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = Non
     where, array = next(pair for pair in arrays.items() if not _are_levels(pair[1], 1))
     low, high = (float(end(array)) for end in (np.min, np.max))
     raise UserError(
-        f"{where} has type {array.dtype} and values from {low:g} to {high:g}, which are not 8-bit levels; save "
-        "0 to 255 as uint8, or give the darkest and the brightest value that there can be, such as "
+        f"{where} has type {array.dtype} and values from {low:g} to {high:g}, which are not 8-bit levels; "
+        "save 0 to 255 as uint8, or give the darkest and the brightest value that there can be, such as "
         f"--value-range {low:g} {high:g}"
     )
 
 
-def scaled(where: object, array: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """Rounded to uint8, with ``value_range`` as 0 and 255."""
+def to_255(where: object, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
+    """The values in float64, scaled so that the ends of ``value_range`` become 0 and 255.
+
+    Raises:
+        UserError: one lies outside.
+    """
     low, high = value_range
-
-    def scale(part: np.ndarray) -> np.ndarray:
-        outside = part[(part < low) | (part > high)]
-        if outside.size:
-            raise UserError(
-                f"{where} has the value {float(outside[0]):g}; --value-range {low:g} {high:g} has to contain "
-                "all values"
-            )
-        return np.rint((part.astype(np.float64) - low) * (255 / (high - low)))
-
-    return _converted(array, scale)
+    outside = values[(values < low) | (values > high)]
+    if outside.size:
+        raise UserError(
+            f"{where} has the value {float(outside[0]):g}; --value-range {low:g} {high:g} has to contain all "
+            "values"
+        )
+    return (values.astype(np.float64) - low) * (255 / (high - low))
 
 
 def _are_levels(array: np.ndarray, factor: int) -> bool:

@@ -1,10 +1,14 @@
 """What a data set is: three splits of equally shaped uint8 images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from flowvae.batch import Batch, DataSpec
+
+LUMA = (19595, 38470, 7471)
+"""the shares of red, green and blue in the brightness of television, of 65,536 in all (ITU-R BT.601)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,19 @@ class Dataset:
         chosen: Split = getattr(self, split)
         labels = None if chosen.labels is None else chosen.labels[places]
         return Batch(as_float(chosen.images[places], self.levels), places, labels)
+
+
+def in_grey(dataset: Dataset) -> Dataset:
+    """Images of three channels, uint8, as one of luma, rounded as Pillow does."""
+
+    def grey(split: Split) -> Split:
+        parts = [
+            ((part * part.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True) + 2**15) // 2**16
+            for part in (few.int() for few in split.images.split(1000))
+        ]
+        return replace(split, images=torch.cat([part.byte() for part in parts]))
+
+    return replace(dataset, train=grey(dataset.train), valid=grey(dataset.valid), test=grey(dataset.test))
 
 
 def as_float(images: Tensor, levels: int) -> Tensor:

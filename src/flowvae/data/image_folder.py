@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from flowvae.data import images
+from flowvae.data.arrays import ValueRange
 from flowvae.data.dataset import Dataset
 from flowvae.data.reading import check_memory, unreadable
 from flowvae.data.splits import (
@@ -29,15 +30,15 @@ Listing = list[tuple[Path, str | None]]
 """image files, each with its class, or None in a folder without classes"""
 
 
-def load(folder: Path, image_size: int | None = None) -> Dataset:
+def load(folder: Path, sides: images.Sides | None = None, value_range: ValueRange | None = None) -> Dataset:
     """The images below ``folder``: one channel where all are grey, otherwise RGB, on white.
 
-    With ``image_size`` the square in the middle of each is resized to that side; without, all must be of one
-    size and stay as they are.
+    With ``sides`` (height, width) the middle of each is resized to them; without, all must be of one size and
+    stay as they are. The ends of ``value_range`` become 0 and 255.
     """
     parts = _split_folders(folder)
     if not parts:
-        return _read(folder, {"all": _list_images(folder)}, image_size, ())
+        return _read(folder, {"all": _list_images(folder)}, sides, value_range, ())
     if "train" not in parts or ("valid" in parts and "test" not in parts):
         there = " and ".join(parts[split].name for split in SPLIT_NAMES if split in parts)
         missing = "test" if "train" in parts else "train"
@@ -45,16 +46,21 @@ def load(folder: Path, image_size: int | None = None) -> Dataset:
     notes = _left_out(folder, parts)
     if "test" not in parts:
         notes = (f"there is no folder test: {parts['train'].name} is split at random", *notes)
-        return _read(folder, {"all": _list_images(parts["train"])}, image_size, notes)
-    return _read(folder, {split: _list_images(path) for split, path in parts.items()}, image_size, notes)
+        return _read(folder, {"all": _list_images(parts["train"])}, sides, value_range, notes)
+    listings = {split: _list_images(path) for split, path in parts.items()}
+    return _read(folder, listings, sides, value_range, notes)
 
 
 def _read(
-    folder: Path, listings: dict[str, Listing], image_size: int | None, notes: tuple[str, ...]
+    folder: Path,
+    listings: dict[str, Listing],
+    sides: images.Sides | None,
+    value_range: ValueRange | None,
+    notes: tuple[str, ...],
 ) -> Dataset:
     """The files of each split, or of "all" images, with channels, image size and classes in common."""
     files = [file for listing in listings.values() for file, _ in listing]
-    width, height, channels, pages = _common_form(files, image_size)
+    width, height, channels, pages = _common_form(files, sides, value_range)
     check_memory(folder, sum(pages.values()) * channels * height * width)
     classes = sorted({name for listing in listings.values() for _, name in listing if name is not None})
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
@@ -63,7 +69,7 @@ def _read(
         pixels = np.empty((sum(pages[file] for file, _ in listing), channels, height, width), np.uint8)
         labels = []
         for file, name in listing:
-            for page in images.decode_pages(file, channels, image_size):
+            for page in images.decode_pages(file, channels, sides, value_range):
                 pixels[len(labels)] = page
                 labels.append(numbers.get(name))
         splits[split] = make_split(str(folder), pixels, None if None in labels else np.array(labels))
@@ -159,13 +165,15 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _common_form(files: list[Path], image_size: int | None) -> tuple[int, int, int, dict[Path, int]]:
+def _common_form(
+    files: list[Path], sides: images.Sides | None, value_range: ValueRange | None
+) -> tuple[int, int, int, dict[Path, int]]:
     """(width, height, channels, number of pages by file) of all files: pixels are not decoded yet."""
-    forms = {file: images.read_headers(file) for file in files}
+    forms = {file: images.read_headers(file, value_range) for file in files}
     channels = max(page[2] for pages in forms.values() for page in pages)
     counts = {file: len(pages) for file, pages in forms.items()}
-    if image_size is not None:
-        return image_size, image_size, channels, counts
+    if sides is not None:
+        return sides[1], sides[0], channels, counts
     first = forms[files[0]][0]
     for file, pages in forms.items():
         for page in pages:

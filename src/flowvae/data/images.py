@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from flowvae.data.arrays import ValueRange, to_255
 from flowvae.data.reading import unreadable
 from flowvae.errors import UserError
 
@@ -20,6 +21,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """what is read, whatever a file is called; others Pillow hands to programs, such as EPS to Ghostscript"""
 GREY_MODES = {"1", "L", "LA"}
 EIGHT_BIT_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}
+DEEP_MODES = {"I;16", "I;16B", "I;16L", "I", "F"}
+DEEP_COLOUR = "more than 8 bits"
+"""what is noted of an image of 16 bits a channel, of which Pillow drops the lower 8"""
+SIXTEEN_BITS = (0.0, 65535.0)
 LYING = {5, 6, 7, 8}
 """The orientations of EXIF in which width and height change places."""
 MAX_PIXELS = 64 * 2**20
@@ -31,33 +36,37 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong is s
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom"""
+Sides = tuple[int, int]
+"""height, width"""
 
 
-def centred_square(width: int, height: int) -> Box:
-    """The largest square in the middle.
+def centred(width: int, height: int, sides: Sides) -> Box:
+    """The largest box in the middle with the proportions of ``sides``.
 
-    >>> centred_square(178, 218)
-    (0, 20, 178, 198)
+    >>> centred(178, 218, (64, 64)), centred(178, 218, (28, 44))
+    ((0, 20, 178, 198), (0, 52, 178, 165))
     """
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+    tall, wide = sides
+    inner_width = min(width, max(1, height * wide // tall))
+    inner_height = min(height, max(1, width * tall // wide))
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return left, top, left + inner_width, top + inner_height
 
 
-def read_headers(file: Path) -> list[tuple[int, int, int]]:
+def read_headers(file: Path, value_range: ValueRange | None = None) -> list[tuple[int, int, int]]:
     """(width, height, channels) of every page or frame once upright: 1 channel where it is grey, otherwise 3.
 
     Nothing is decoded but a PNG, in which the orientation may follow the pixels, and the frames of an
     animation before the last.
     """
     headers = []
-    with _opened(file, file) as image:
-        for page in _pages(image, file):
+    with _opened(file, file, value_range) as image:
+        for page in _pages(image, file, value_range):
             width, height = page.size
             # Pillow gives the sides of a TIFF as they are once it is upright.
             if page.format != "TIFF" and _orientation(page) in LYING:
                 width, height = height, width
-            headers.append((width, height, 1 if page.mode in GREY_MODES else 3))
+            headers.append((width, height, 1 if page.mode in GREY_MODES | DEEP_MODES else 3))
     return headers
 
 
@@ -92,18 +101,26 @@ def decode(
             )
         with _readable(where):
             turn_upright(image)
-            return _as_array(image, channels, box, side)
+            return _as_array(image, channels, box, None if side is None else (side, side))
 
 
-def decode_pages(file: Path, channels: int, side: int | None = None) -> Iterator[np.ndarray]:
-    """Every page or frame of a file, each as `decode` has it."""
-    with _opened(file, file) as image:
-        for page in _pages(image, file):
+def decode_pages(
+    file: Path, channels: int, sides: Sides | None = None, value_range: ValueRange | None = None
+) -> Iterator[np.ndarray]:
+    """Every page or frame of a file, each as `decode` has it, resized to ``sides``.
+
+    With ``value_range``, whose ends become 0 and 255, also of more than 8 bits a pixel.
+    """
+    with _opened(file, file, value_range) as image:
+        for page in _pages(image, file, value_range):
             with _readable(file):
                 # A copy: to turn the file's own image would move its later pages.
                 upright = page.copy() if getattr(page, "n_frames", 1) > 1 else page
                 turn_upright(upright)
-                pixels = _as_array(upright, channels, None, side)
+                if value_range is None or upright.info[DEEP_COLOUR]:
+                    pixels = _as_array(upright, channels, None, sides)
+                else:
+                    pixels = _scaled(upright, file, channels, sides, value_range)
             yield pixels
 
 
@@ -115,14 +132,31 @@ def opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def _as_array(image: Image.Image, channels: int, box: Box | None, side: int | None) -> np.ndarray:
+def _as_array(image: Image.Image, channels: int, box: Box | None, sides: Sides | None) -> np.ndarray:
     pixels = opaque(image).convert("L" if channels == 1 else "RGB")
     if box is not None:
         pixels = pixels.crop(box)
-    if side is not None and pixels.size != (side, side):
-        pixels = pixels.resize((side, side), Image.Resampling.BILINEAR, box=centred_square(*pixels.size))
-    array = np.asarray(pixels)
+    array = np.asarray(_resized(pixels, sides))
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _scaled(
+    image: Image.Image, where: object, channels: int, sides: Sides | None, value_range: ValueRange
+) -> np.ndarray:
+    """As `_as_array`, of any number of bits: scaled before anything is resized."""
+    if image.mode in EIGHT_BIT_MODES:
+        bands = opaque(image).convert("L" if channels == 1 else "RGB").split()
+    else:
+        bands = (image,) * channels
+    scaled = (to_255(where, np.asarray(band), value_range) for band in bands)
+    layers = (Image.fromarray(values.astype(np.float32)) for values in scaled)
+    return np.stack([np.rint(np.asarray(_resized(layer, sides))).astype(np.uint8) for layer in layers])
+
+
+def _resized(image: Image.Image, sides: Sides | None) -> Image.Image:
+    if sides is None or image.size == (sides[1], sides[0]):
+        return image
+    return image.resize((sides[1], sides[0]), Image.Resampling.BILINEAR, box=centred(*image.size, sides))
 
 
 @contextmanager
@@ -130,11 +164,13 @@ def _readable(where: object) -> Iterator[None]:
     """Errors of Pillow inside are those of the file."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # each of Pillow's formats has errors of its own
         raise unreadable(where, "an image", error) from error
 
 
-def _pages(image: Image.Image, where: object) -> Iterator[Image.Image]:
+def _pages(image: Image.Image, where: object, value_range: ValueRange | None) -> Iterator[Image.Image]:
     """The same image at every page or frame, one after the other, each checked as the first was."""
     with _readable(where):
         count = getattr(image, "n_frames", 1)
@@ -142,7 +178,7 @@ def _pages(image: Image.Image, where: object) -> Iterator[Image.Image]:
         if number:
             with _readable(where):
                 image.seek(number)
-            _check_form(image, where)
+            _check_form(image, where, value_range)
         yield image
 
 
@@ -192,7 +228,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _opened(file: Path | IO[bytes], where: object) -> Iterator[Image.Image]:
+def _opened(
+    file: Path | IO[bytes], where: object, value_range: ValueRange | None = None
+) -> Iterator[Image.Image]:
     with warnings.catch_warnings(), ExitStack() as stack:
         # What is wrong with a file's metadata does not concern its pixels, and what does is an error.
         warnings.simplefilter("ignore")
@@ -204,15 +242,31 @@ def _opened(file: Path | IO[bytes], where: object) -> Iterator[Image.Image]:
         except Exception as error:  # each of Pillow's formats has errors of its own
             raise unreadable(where, "an image", "damaged, or no image at all") from error
         with image:
-            _check_form(image, where)
+            _check_form(image, where, value_range)
             yield image
 
 
-def _check_form(image: Image.Image, where: object) -> None:
+def _check_form(image: Image.Image, where: object, value_range: ValueRange | None) -> None:
     if math.prod(image.size) > MAX_PIXELS:
         raise _too_large(where)
-    if image.mode not in EIGHT_BIT_MODES:
-        raise UserError(f"{where} has more than 8 bits a pixel (mode {image.mode}); convert it to 8 bits")
+    raw = [str(tile[3]) for tile in getattr(image, "tile", ())] if image.format in ("PNG", "TIFF") else []
+    image.info[DEEP_COLOUR] = image.mode in EIGHT_BIT_MODES and any(";16" in mode for mode in raw)
+    if image.info[DEEP_COLOUR]:
+        if value_range != SIXTEEN_BITS:
+            raise UserError(
+                f"{where} has 16 bits a channel, of which the upper 8 can be read; give --value-range 0 "
+                "65535 for them, or convert it to 8 bits"
+            )
+    elif image.mode not in EIGHT_BIT_MODES and (value_range is None or image.mode not in DEEP_MODES):
+        said = f"{where} has more than 8 bits a pixel (mode {image.mode}"
+        if image.mode not in DEEP_MODES:
+            raise UserError(f"{said}); convert it to 8 bits")
+        with _readable(where):
+            largest = image.getextrema()[1]
+        raise UserError(
+            f"{said}, values up to {largest:g}); convert it to 8 bits, or give the darkest and the brightest "
+            "value of the whole set, such as --value-range 0 65535"
+        )
 
 
 def _too_large(where: object) -> UserError:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+from flowvae.config import DataConfig, check_value_range, sides_of
 from flowvae.data import (
     celeba,
     chardata,
@@ -18,7 +20,8 @@ from flowvae.data import (
     svhn,
 )
 from flowvae.data.binarization import BINARIZATIONS, binarize
-from flowvae.data.dataset import Dataset
+from flowvae.data.dataset import Dataset, in_grey
+from flowvae.data.images import Sides
 from flowvae.data.reading import user_path
 from flowvae.data.summary import oddities, values_of
 from flowvae.errors import UserError, did_you_mean, quoted
@@ -26,6 +29,7 @@ from flowvae.errors import UserError, did_you_mean, quoted
 NAMES = ("mnist", "larochelle", *hub.SOURCES)
 FILES: dict[str, Callable[..., Dataset]] = {
     ".npz": npz.load,
+    ".npy": npz.load_npy,
     ".mat": chardata.load,
     ".gz": cifar10.load_archive,
     ".tgz": cifar10.load_archive,
@@ -44,12 +48,19 @@ FOLDERS: list[tuple[str, Callable[..., Dataset]]] = [
     ("python/images_background*", omniglot.load),
     ("*", image_folder.load),
 ]
-RESIZING = (celeba.load, omniglot.load, image_folder.load)
-"""those that are told which size images shall have"""
+RESIZING = (celeba.load, omniglot.load)
+"""those that resize images to squares; directories of image files are resized to any sides"""
+SCALING = (npz.load, npz.load_npy, image_folder.load)
+"""those that scale pixels from another range than 0 to 255"""
 
 
 def load_dataset(
-    source: str = "mnist", binarization: str = "static", seed: int = 0, image_size: int | None = None
+    source: str = "mnist",
+    binarization: str = "static",
+    seed: int = 0,
+    image_size: int | str | None = None,
+    value_range: tuple[float, float] | None = None,
+    grey: bool = False,
 ) -> Dataset:
     """Load a data set by its name, from a file or from a folder.
 
@@ -61,8 +72,12 @@ def load_dataset(
         binarization: "static", "dynamic", "threshold" or "none". Images that are binary already are static
             as they are.
         seed: of the frozen draws (see ``flowvae.data.binarization``). The splits do not depend on it.
-        image_size: side of the square images that CelebA (64 by default), Omniglot (28) and folders of image
-            files (as they are) are brought to. Images of other sources are never resized.
+        image_size: side of the square images that CelebA (64 by default), Omniglot (28) and directories of
+            image files (as they are) are brought to; of the latter also "HEIGHTxWIDTH". Images of other
+            sources are never resized.
+        value_range: the values of an array, or of the pixels in a directory of image files, that become 0 and
+            255. Without it they must be 8-bit levels.
+        grey: make one channel of three.
 
     Raises:
         UserError: whatever cannot be loaded.
@@ -73,20 +88,24 @@ def load_dataset(
         )
     if seed < 0:
         raise UserError(f"seed {seed}; give 0 or more")
-    if image_size is not None and image_size < 1:
-        raise UserError(f"image size {image_size}; give 1 or more")
-    dataset = read_source(source, image_size)
-    if image_size is not None and dataset.shape[1:] != (image_size, image_size):
+    if value_range is not None:
+        check_value_range(value_range)
+    sides = None if image_size is None else sides_of(image_size)
+    dataset = read_source(source, sides, value_range)
+    if sides not in (None, dataset.shape[1:]):
         height, width = dataset.shape[1:]
         raise UserError(
             f"the images of {quoted(source)} are {height} x {width}, and only CelebA, Omniglot and folders "
             "of image files are resized; leave the image size out"
         )
+    if grey and dataset.shape[0] == 3:
+        dataset = in_grey(dataset)
     dataset = replace(dataset, values=values_of(dataset))
     notes = (*dataset.notes, *oddities(dataset, binarization))
     return binarize(replace(dataset, notes=notes), binarization, seed)
 
 
+<<<<<<< HEAD
 def read_source(source: str, image_size: int | None) -> Dataset:
     """The images of a source as they are: grey ones where it has grey ones. As `load_dataset` otherwise."""
     if source == "mnist":
@@ -95,6 +114,30 @@ def read_source(source: str, image_size: int | None) -> Dataset:
         return larochelle.fetch()
     if source in hub.SOURCES:
         return hub.load(source, image_size)
+=======
+def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
+    """The data set that a configuration describes, or another ``source`` read in the same way."""
+    return load_dataset(
+        config.data if source is None else source,
+        config.binarization,
+        image_size=config.image_size,
+        value_range=config.value_range,
+        grey=config.grey,
+    )
+
+
+def read_source(
+    source: str, sides: Sides | None = None, value_range: tuple[float, float] | None = None
+) -> Dataset:
+    """The images of a source as they are: grey ones where it has grey ones. As `load_dataset` otherwise.
+
+    ``sides`` is (height, width).
+    """
+    if source == "mnist" or source in hub.SOURCES:
+        if value_range is not None:
+            raise _without_range(source)
+        return mnist.load() if source == "mnist" else hub.load(source, sides and _square(source, sides))
+>>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
     path = user_path(source)
     if path.is_dir():
         load = next((load for pattern, load in FOLDERS if any(path.glob(pattern))), image_folder.load)
@@ -109,4 +152,28 @@ def read_source(source: str, image_size: int | None) -> Dataset:
         raise UserError(
             f"no data set, file or folder {quoted(source)}; {did_you_mean(source, NAMES)}, or give a path"
         )
-    return load(path, image_size) if load in RESIZING else load(path)
+    if value_range is not None and load not in SCALING:
+        raise _without_range(source)
+    wanted: dict[str, Any] = {"value_range": value_range} if load in SCALING else {}
+    if load is image_folder.load:
+        wanted["sides"] = sides
+    elif load in RESIZING:
+        wanted["image_size"] = sides and _square(source, sides)
+    return load(path, **wanted)
+
+
+def _square(source: str, sides: Sides) -> int:
+    height, width = sides
+    if height != width:
+        raise UserError(
+            f"{quoted(source)} is resized to squares only, not to {height} x {width}; give one side as the "
+            "image size"
+        )
+    return height
+
+
+def _without_range(source: str) -> UserError:
+    return UserError(
+        f"the pixels of {quoted(source)} are 0 to 255; leave --value-range out, which is for arrays and "
+        "directories of image files"
+    )

@@ -11,4 +11,8 @@ def check_sides(shape: tuple[int, int, int], divisor: int) -> None:
     """
     _, height, width = shape
     if height % divisor or width % divisor:
-        raise UserError(f"images are {height} x {width}; height and width must be multiples of {divisor}")
+        nearest = "x".join(str(max(divisor, round(side / divisor) * divisor)) for side in (height, width))
+        raise UserError(
+            f"images are {height} x {width}; height and width must be multiples of {divisor}: resize them, "
+            f"image files by --image-size {nearest}"
+        )

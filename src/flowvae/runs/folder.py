@@ -12,7 +12,7 @@ from torch import nn
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System
-from flowvae.data import Dataset, load_dataset
+from flowvae.data import Dataset, load_configured
 from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.models.registry import build_model
@@ -119,8 +119,7 @@ class Run:
         """
         if data is None:
             return self.dataset
-        mine = self.config.data
-        dataset = load_dataset(data, mine.binarization, image_size=mine.image_size)
+        dataset = load_configured(self.config.data, data)
         if dataset.shape != self.spec.shape:
             raise UserError(
                 f"the images of {data} are {_sides(dataset.shape)}; {self.path} was trained on "

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowvae import devices, runs
 from flowvae.batch import Batch
 from flowvae.config import Config, TrainingConfig
-from flowvae.data import Dataset, as_float, describe, load_dataset, steps_per_epoch, training_batch
+from flowvae.data import Dataset, as_float, describe, load_configured, steps_per_epoch, training_batch
 from flowvae.densities.posterior import BATCH_NORMS
 from flowvae.errors import UserError
 from flowvae.evaluation import check_levels
@@ -89,7 +89,7 @@ def train(
             raise UserError(f"{name} has no state to resume from; start a new run with --start-from {name}")
         runs.check_revision(opened, config, system)
         resume = not (run / runs.BEGUN).exists()
-    dataset = load_dataset(config.data.data, config.data.binarization, image_size=config.data.image_size)
+    dataset = load_configured(config.data)
     with torch.random.fork_rng():
         state = _start(config, dataset, accelerator.device, resume, model)
         made = main and not resume and runs.claim(run)
