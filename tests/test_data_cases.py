@@ -1,20 +1,31 @@
 """Inputs as people have them: what they become, and what the first line of a training says of them."""
 
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import SMALL, flowvae
+from command_line import SMALL, flowvae, is_refusal, succeeds
 from data_files import random_images, user_error, write_images
 from PIL import Image
 
+from flowvae.config import DataConfig
 from flowvae.data import Dataset, describe, load_dataset
 from flowvae.data.images import decode
 from flowvae.data.summary import noise_share
+from flowvae.errors import UserError
 from flowvae.explorer import images as uploads
+from flowvae.runs import Run
 
 SPLITS = ("train", "valid", "test")
+SHARED_DATA = Path(os.environ.get("FLOWVAE_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+CASES = SHARED_DATA.parent / "cases"
+"""made inputs of these kinds that are not in the repository"""
 
 
 def sizes(dataset: Dataset) -> list[int]:
@@ -199,6 +210,251 @@ def test_an_upload_has_the_pixels_that_training_has(tmp_path: Path) -> None:
     assert torch.equal((uploaded * 255).round().byte(), torch.from_numpy(decode(path, 3).copy()))
 
 
+# Arrays
+
+
+def saved(**arrays: object) -> str:
+    np.savez("set.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    return "set.npz"
+
+
+IMAGES = random_images(12, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "key", ["arr_0", "imgs", "image", "X", "data", "pictures", "Train", "training_images", "whatever_9"]
+)
+def test_the_one_array_that_can_be_images_is_taken(key: str) -> None:
+    dataset = load_dataset(
+        saved(**{key: IMAGES, "ids": np.arange(12), "names": np.array(["a"] * 12)}), "none"
+    )
+    assert everything(dataset) == sorted(map(bytes, IMAGES))
+    assert dataset.notes == ("left out: array ids, names",)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{}", "x_{}", "X_{}", "{}_images", "{}_x", "{}X", "{}_data", "images_{}", "{}-imgs", "{}Images"],
+)
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "Validation", "Testing")])
+def test_splits_of_arrays_by_any_usual_name(pattern: str, names: tuple[str, str, str]) -> None:
+    parts = {pattern.format(name): part for name, part in zip(names, np.split(IMAGES, 3), strict=True)}
+    labels = {f"{name}_labels": np.arange(4) for name in names}
+    dataset = load_dataset(saved(**parts, **labels), "none")
+    for split, part in zip(SPLITS, np.split(IMAGES, 3), strict=True):
+        assert np.array_equal(getattr(dataset, split).images[:, 0].numpy(), part)
+        assert getattr(dataset, split).labels.tolist() == [0, 1, 2, 3]
+    assert not dataset.notes
+
+
+def test_of_two_names_for_one_split_the_shorter_is_taken() -> None:
+    dataset = load_dataset(saved(train=IMAGES, test=IMAGES, train_images=IMAGES[::-1]), "none")
+    assert np.array_equal(torch.cat([dataset.train.images, dataset.valid.images])[:, 0].numpy(), IMAGES)
+    assert dataset.notes == ("left out: array train_images",)
+
+
+def test_images_in_an_npy_file() -> None:
+    np.save("set.npy", IMAGES)
+    assert everything(load_dataset("set.npy", "none")) == sorted(map(bytes, IMAGES))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00\xff\xffx"])
+def test_damaged_npy(content: bytes) -> None:
+    Path("set.npy").write_bytes(content)
+    assert "set.npy cannot be read as an .npy file" in user_error("set.npy")
+
+
+def test_npy_that_is_cut_off_or_of_objects() -> None:
+    np.save("set.npy", IMAGES)
+    Path("set.npy").write_bytes(Path("set.npy").read_bytes()[:-1])
+    assert "is not as long as its header says" in user_error("set.npy")
+    np.save("set.npy", np.array([None, 1]), allow_pickle=True)
+    assert "holds Python objects" in user_error("set.npy")
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", "i2", "i8", ">u2"])
+@pytest.mark.parametrize("factor", [1, 255])
+def test_types_that_lose_nothing(dtype: str, factor: int) -> None:
+    """Every level comes back, also k / 255."""
+    levels = np.arange(256).reshape(4, 8, 8)
+    if np.dtype(dtype).kind != "f" and factor == 255:
+        pytest.skip("whole numbers have no fractions")
+    np.save("set.npy", (levels / factor).astype(dtype))
+    assert everything(load_dataset("set.npy", "none")) == sorted(map(bytes, levels.astype(np.uint8)))
+
+
+def test_all_splits_are_read_by_one_rule() -> None:
+    """A split of black and white alone means what the others mean."""
+    white = np.ones((6, 8, 8))
+    dataset = load_dataset(saved(train=IMAGES / 255, test=white), "none")
+    assert (dataset.test.images == 255).all()
+    assert (load_dataset(saved(train=white, test=white)).test.images == 1).all()
+
+
+@pytest.mark.parametrize("scale", [(0, 16), (-1, 1), (0, 65535), (0.0, 0.5), (-7.5, 3)])
+def test_a_stated_range_is_scaled_to_8_bits(scale: tuple[float, float]) -> None:
+    low, high = scale
+    values = np.random.default_rng(0).uniform(low, high, (12, 8, 8))
+    values[0, 0, :2] = scale
+    dataset = load_dataset(saved(images=values), "none", value_range=scale)
+    expected = np.rint(255 * (values - low) / (high - low)).astype(np.uint8)
+    assert everything(dataset) == sorted(map(bytes, expected))
+    with pytest.raises(UserError, match=r"has the value .*; --value-range .* has to contain all values"):
+        load_dataset(saved(images=values), value_range=(low, (low + high) / 2))
+
+
+@pytest.mark.parametrize("scale", [(1, 1), (2, 1), (float("nan"), 1), (0, float("inf"))])
+def test_ranges_that_are_none(scale: tuple[float, float]) -> None:
+    for make in (DataConfig, lambda **options: load_dataset("mnist", **options)):
+        with pytest.raises(UserError, match="give the darkest value, then the brightest"):
+            make(value_range=scale)
+
+
+def test_ranges_of_sets_whose_range_is_known() -> None:
+    with pytest.raises(UserError, match="leave --value-range out"):
+        load_dataset("mnist", value_range=(0, 16))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (np.arange(12.0), range(12)),
+        (np.arange(12)[:, None], range(12)),
+        (np.eye(12)[::-1], reversed(range(12))),
+        (np.eye(12, dtype=bool), range(12)),
+        (np.arange(12) > 5, [0] * 6 + [1] * 6),
+    ],
+)
+def test_labels_of_other_forms(labels: np.ndarray, classes: Iterable[int]) -> None:
+    indices = {f"{split}_idx": np.arange(12) for split in SPLITS}
+    dataset = load_dataset(saved(images=IMAGES, labels=labels, **indices), "none")
+    assert dataset.train.labels is not None
+    assert dataset.train.labels.tolist() == list(classes)
+    assert not dataset.notes
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.zeros((12, 14)),
+        np.eye(12) + np.eye(12)[::-1],
+        np.arange(12) / 2,
+        np.full(12, np.nan),
+        np.array(3),
+        np.array(list("abcdefghijkl")),
+        np.array(["a", 1], object),
+        np.zeros((12, 2, 2)),
+    ],
+)
+def test_labels_that_are_no_classes_are_left_out_with_a_line(labels: np.ndarray) -> None:
+    source = saved(train=IMAGES, test=IMAGES, train_labels=labels, test_labels=np.arange(12))
+    dataset = load_dataset(source, "none")
+    assert dataset.train.labels is None
+    assert dataset.test.labels is None
+    assert dataset.notes == (
+        "left out: labels in array train_labels, as classes are one whole number an image",
+    )
+
+
+def test_a_mask_beside_the_images_is_named_before_training() -> None:
+    images = drawings(12)
+    _, said = trained(saved(images=images, observed=images > 0))
+    assert said == "flowvae: warning: set: left out: array observed"
+
+
+# More than 8 bits
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("size", [None, "4x6"])
+def test_16_bits_are_scaled_by_a_stated_range(tmp_path: Path, ending: str, size: str | None) -> None:
+    pixels = np.random.default_rng(0).integers(0, 201, (9, 8, 12)).astype(np.uint16)
+    write_images(tmp_path / "set", pixels, ending)
+    assert f"values up to {pixels[0].max()}); convert it to 8 bits, or" in user_error("set")
+    dataset = load_dataset("set", "none", image_size=size, value_range=(0, 200))
+    scaled = [Image.fromarray((image * 255.0 / 200).astype(np.float32)) for image in pixels]
+    if size is not None:
+        scaled = [image.resize((6, 4), Image.Resampling.BILINEAR) for image in scaled]
+    expected = (np.rint(np.asarray(image)).astype(np.uint8) for image in scaled)
+    assert everything(dataset) == sorted(map(bytes, expected))
+
+
+def test_8_bits_are_scaled_by_a_stated_range_too(tmp_path: Path) -> None:
+    pixels = random_images(9, 8, 8, 3, high=101)
+    write_images(tmp_path / "set", pixels)
+    dataset = load_dataset("set", "none", value_range=(0, 100))
+    assert everything(dataset) == sorted(
+        bytes(np.rint(image.transpose(2, 0, 1) * 255.0 / 100).astype(np.uint8)) for image in pixels
+    )
+
+
+def test_floats_of_a_tiff(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).uniform(-1, 1, (9, 8, 8)).astype(np.float32)
+    write_images(tmp_path / "set", pixels, ".tif")
+    dataset = load_dataset("set", "none", value_range=(-1, 1))
+    assert everything(dataset) == sorted(
+        map(bytes, np.rint((pixels.astype(float) + 1) * 127.5).astype(np.uint8))
+    )
+
+
+def deep_colour(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, uint16 [H, W, 3]: Pillow writes none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = chunk(b"IHDR", struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_16_bits_in_colour_are_not_cut_silently(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 65536, (9, 8, 8, 3)).astype(np.uint16)
+    for number, image in enumerate(pixels):
+        (tmp_path / "set" / f"{number}.png").write_bytes(deep_colour(image))
+    assert "has 16 bits a channel" in user_error("set")
+    dataset = load_dataset("set", "none", value_range=(0, 65535))
+    assert everything(dataset) == sorted(
+        bytes((image.transpose(2, 0, 1) >> 8).astype(np.uint8)) for image in pixels
+    )
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [(8, (8, 8)), ("8", (8, 8)), ("8x12", (8, 12)), ("12X8", (12, 8))]
+)
+def test_images_are_resized_to_any_sides(tmp_path: Path, size: int | str, shape: tuple[int, int]) -> None:
+    """The middle, in the proportions that are asked for: a picture of two halves stays one."""
+    halves = np.zeros((9, 30, 45), np.uint8)
+    halves[:, 15:] = 255
+    write_images(tmp_path / "set", halves)
+    dataset = load_dataset("set", "none", image_size=size)
+    assert dataset.shape == (1, *shape)
+    image = dataset.train.images[0, 0]
+    assert (image[: shape[0] // 2 - 1] == 0).all()
+    assert (image[shape[0] // 2 + 1 :] == 255).all()
+
+
+@pytest.mark.parametrize("size", ["", "x", "8x", "8x8x8", "8.5", "eight", "0x8", "8x0", "-8", "8 x 8", "٨x٨"])
+def test_sizes_that_are_none(size: str) -> None:
+    with pytest.raises(UserError, match="image_size is"):
+        DataConfig(image_size=size)
+    with pytest.raises(UserError, match="image_size is"):
+        load_dataset("mnist", image_size=size)
+
+
+def test_sides_that_networks_do_not_take_name_a_way_out(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", np.repeat(np.repeat(drawings(9, 15), 2, 1), 3, 2))
+    result = flowvae("train", "vae", *SMALL, "--data", "set", "--steps", 2, "--track", "none")
+    is_refusal(result, "images are 30 x 45", "--image-size 32x44")
+    said = trained("set", "--image-size", "32x44")[0]
+    assert "images (train + valid + test) of 32 x 44, grey" in said
+
+
 # What deserves a second look
 
 
@@ -237,7 +493,8 @@ def test_drawings_are_binarized_without_a_word(tmp_path: Path) -> None:
 def test_omniglot_is_binarized_without_a_word(shared_data: Path) -> None:
     if not (shared_data / "omniglot_28.npz").exists():
         pytest.skip("no omniglot_28.npz")
-    assert not load_dataset(str(shared_data / "omniglot_28.npz")).notes
+    notes = load_dataset(str(shared_data / "omniglot_28.npz")).notes
+    assert notes == ("left out: array background",)
 
 
 @pytest.mark.parametrize(("largest", "odd"), [(16, True), (15, True), (100, True), (127, True), (77, False)])
@@ -253,6 +510,59 @@ def test_grey_stored_as_colour(tmp_path: Path) -> None:
     grey = np.repeat(random_images(9, 8, 8)[..., None], 3, 3)
     write_images(tmp_path / "set", grey)
     assert "--grey reads them as one" in load_dataset("set", "none").notes[0]
+    same = load_dataset("set", "none", grey=True)
+    assert same.shape == (1, 8, 8)
+    assert everything(same) == sorted(map(bytes, grey[..., 0]))
     grey[..., 0] = 255 - grey[..., 0]
     write_images(tmp_path / "colour", grey)
     assert not load_dataset("colour", "none").notes
+
+
+def test_colour_becomes_grey_as_pillow_does_it(tmp_path: Path) -> None:
+    colours = random_images(9, 8, 8, 3)
+    write_images(tmp_path / "set", colours)
+    expected = sorted(Image.fromarray(image).convert("L").tobytes() for image in colours)
+    assert everything(load_dataset("set", "none", grey=True)) == expected
+
+
+# Options are the run's, and numbers that were not typed are up to so many
+
+
+def test_a_run_reads_its_data_as_it_was_trained(tmp_path: Path) -> None:
+    np.savez("set.npz", images=np.repeat(gradients(10, 16)[:, None], 3, 1))
+    options = ["--grey", "--value-range", 0, 16, "--binarization", "threshold"]
+    assert trained("set.npz", *options, "--out", "run") == [
+        "set: 6 + 2 + 2 images (train + valid + test) of 16 x 16, grey, values 0 to 255, "
+        "binarization threshold"
+    ]
+    run = Run(Path("run"))
+    assert run.config.data.value_range == (0, 16)
+    assert run.dataset.shape == (1, 16, 16)
+    assert run.dataset.values == (0, 255)
+    assert flowvae("train", "--resume", "run", "--steps", 3).code == 0
+
+
+def test_few_test_images_are_all_taken(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", drawings(10))
+    trained("set", "--out", "run")
+    succeeds("evaluate", "run", "--samples", 2)
+    assert json.loads(Path("run/evaluation.json").read_text())["images"] == 2
+    for command in ("reconstruct", "interpolate"):
+        result = flowvae(command, "run")
+        assert result.code == 0
+        assert result.err == "flowvae: set has 2 test images, all of which are taken\n"
+        assert Path(result.out.strip()).is_file()
+    is_refusal(flowvae("evaluate", "run", "--images", 1000), "images is 1000", "--images 1 to 2")
+    is_refusal(flowvae("reconstruct", "run", "--images", 3), "3 test images are needed", "--images")
+    is_refusal(flowvae("interpolate", "run", "--pairs", 2), "4 test images are needed", "--pairs")
+
+
+@pytest.mark.parametrize("name", [*(path.name for path in CASES.glob("[!R]*"))])
+def test_inputs_that_people_have(name: str) -> None:
+    """Each is trained on, or refused in a line that names the option that helps."""
+    options = {"sides_30x45": "--image-size", "sixteen_bits": "--value-range"}
+    result = flowvae("train", "vae", *SMALL, "--data", CASES / name, "--steps", 1, "--track", "none")
+    if name in options:
+        is_refusal(result, options[name])
+    else:
+        assert result.code == 0, result.err

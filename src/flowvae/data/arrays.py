@@ -80,10 +80,8 @@ def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = Non
         UserError: a value is no number, lies outside of the range, or is no 8-bit level.
     """
     for where, array in arrays.items():
-        if any(np.isnan(part).any() for part in _parts(array)):
-            raise UserError(
-                f"{where} has values that are no numbers (NaN); replace them, or leave images out"
-            )
+        if not all(np.isfinite(part).all() for part in _parts(array)):
+            raise UserError(f"{where} has values that are NaN or infinite; replace them, or leave images out")
     if value_range is not None:
         ends = value_range
         return {
@@ -118,7 +116,7 @@ def to_255(where: object, values: np.ndarray, value_range: ValueRange) -> np.nda
             f"{where} has the value {float(outside[0]):g}; --value-range {low:g} {high:g} has to contain all "
             "values"
         )
-    return (values.astype(np.float64) - low) * (255 / (high - low))
+    return (values.astype(np.float64) - low) * 255 / (high - low)
 
 
 def _are_levels(array: np.ndarray, factor: int) -> bool:

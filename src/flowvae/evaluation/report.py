@@ -62,8 +62,8 @@ def evaluate(
     check_range("samples", num_samples, 1, MOST)
     if not 1 <= num_images <= available:
         raise UserError(
-            f"images is {quoted(num_images)}; the {split} split of {dataset.name} has 1 to {available} to choose "
-            "from: change --images"
+            f"images is {quoted(num_images)}; choose --images 1 to {available}, the size of the {split} "
+            f"split of {dataset.name}"
         )
     device = next(model.parameters()).device
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
