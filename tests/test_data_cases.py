@@ -550,7 +550,7 @@ def test_few_test_images_are_all_taken(tmp_path: Path) -> None:
     for command in ("reconstruct", "interpolate"):
         result = flowvae(command, "run")
         assert result.code == 0
-        assert result.err == "flowvae: set has 2 test images, all of which are taken\n"
+        assert result.err == "flowvae: set has 2 test images; all of them are taken\n"
         assert Path(result.out.strip()).is_file()
     is_refusal(flowvae("evaluate", "run", "--images", 1000), "images is 1000", "--images 1 to 2")
     is_refusal(flowvae("reconstruct", "run", "--images", 3), "3 test images are needed", "--images")
