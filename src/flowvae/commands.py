@@ -41,24 +41,17 @@ from flowvae.training import train
 
 # More than this in one picture is unreadable, and would fill the memory first.
 MOST_IMAGES = 10_000
-<<<<<<< HEAD
 SECONDS_BETWEEN_LINES = 30.0
-=======
-# Where no number is asked for, up to so many.
+# Numbers of images by default, if there are as many.
 USUAL_EVALUATED = 1000
 USUAL_RECONSTRUCTED = 50
 USUAL_PAIRS = 8
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
 
 
 def evaluate_run(
     path: Path,
     num_samples: int,
-<<<<<<< HEAD
     num_images: int | None,
-=======
-    num_images: int | None = None,
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
     split: str = "test",
     data: str | None = None,
     seed: int = 0,
@@ -66,46 +59,22 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json.
 
-<<<<<<< HEAD
     The scores of the single images are written as well. Scores of another source, ``data``, leave the run's
-    own as they are: only their averages are written, to evaluation-NAME.json. ``num_images`` is 1,000 by
-    default (None), or all of the other source.
+    own as they are: only their averages are written, to evaluation-NAME.json. By default (None),
+    ``num_images`` is up to 1,000, or all of the other source.
 
     Prints a warning to standard error if its -log p(x) cannot be trusted.
-=======
-    ``num_images`` are 1,000 by default, or all where there are fewer.
-
-    A line on standard error says where its -log p(x) cannot be trusted.
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
     model, dataset = run.model.to(device(on)), run.read_dataset(data)
     if split == "train" and dataset.binarization == "dynamic":
         raise UserError(
-<<<<<<< HEAD
             "with dynamic binarization, training images are redrawn for every batch; evaluate valid or test"
-=======
-            "dynamic binarization draws training images anew for every batch; evaluate valid or test"
-        )
-    if num_images is None:
-        num_images = min(USUAL_EVALUATED, len(getattr(dataset, split).images))
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"evaluating {run.name}", total=1.0)
-        scores = evaluate(
-            model,
-            dataset,
-            split,
-            num_samples,
-            num_images,
-            seed,
-            lambda done: progress.update(task, completed=done),
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
         )
     own = data in (None, run.config.data.data)
     if num_images is None and own:
-        num_images = 1000
+        num_images = min(USUAL_EVALUATED, len(getattr(dataset, split).images))
     with _reporting(f"evaluating {run.name}") as report:
         kept: list[dict[str, Tensor]] = []
         scores = evaluate(model, dataset, split, num_samples, num_images, seed, report, kept.append)
@@ -265,11 +234,7 @@ def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
 def picture_reconstructions(
     path: Path, num_images: int | None, seed: int, out: Path | None = None, data: str | None = None
 ) -> Path:
-<<<<<<< HEAD
     """Save rows of test images, each row above the row of their reconstructions."""
-=======
-    """Rows of test images (by default up to 50), each row above the row of their reconstructions."""
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
     run = Run(path)
     out = out or run.place_for("reconstructions.png")
     model = needs(Coded, run)
@@ -290,14 +255,7 @@ def picture_interpolations(
     out: Path | None = None,
     data: str | None = None,
 ) -> Path:
-<<<<<<< HEAD
-    """Save the same interpolations between test images for each run, side by side."""
-    check_range("pairs", pairs, 1, MOST_IMAGES)
-    check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
-    check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
-=======
-    """The same interpolations between test images for each run, side by side; by default up to 8 pairs."""
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
+    """Save interpolations between the same test images for each run, side by side; by default up to 8."""
     panels, opened = {}, [Run(path) for path in compared]
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     if pairs is None:
@@ -352,14 +310,10 @@ def test_images(run: Run, count: int, seed: int, data: str | None) -> Tensor:
     dataset = run.read_dataset(data)
     available = len(dataset.test.images)
     if count > available:
-<<<<<<< HEAD
-        raise UserError(f"{count} test images are needed; {dataset.name} has {available}")
-=======
         raise UserError(
             f"{count} test images are needed; {dataset.name} has {available}: choose fewer --images or "
             "--pairs, or another source with --data"
         )
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
     return dataset.batch("test", chosen).images
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from flowvae.errors import UserError, quoted
+from flowvae.errors import UserError, check_range, quoted
 from flowvae.parts import LARGEST, LARGEST_SEED, MOST, Options, check_positive, names, ranged, revised
 
 if TYPE_CHECKING:
@@ -23,27 +23,18 @@ class DataConfig(Options):
     data: str = "mnist"
     """data set: mnist (bundled), cifar10, svhn, celeba, omniglot or fashion-mnist (downloaded), or a path"""
     binarization: Literal["static", "dynamic", "threshold", "none"] = "static"
-<<<<<<< HEAD
     """binarization of grey pixels: drawn once, redrawn for every batch, thresholded at 128, or none"""
-    image_size: int | None = ranged(None, 1, MOST)
-    """side in pixels to resize images to [64 for celeba, 28 for omniglot, directories: unchanged]"""
-=======
-    """how grey pixels become binary: drawn once, drawn anew for every batch, cut at 128, or not at all"""
     image_size: int | str | None = None
-    """side in pixels, or HEIGHTxWIDTH, to resize images to [celeba 64, omniglot 28, others unchanged]"""
+    """side in pixels, or HEIGHTxWIDTH, to resize images to [64 for celeba, 28 for omniglot, else none]"""
     value_range: tuple[float, float] | None = None
     """values that become black and white, in arrays and directories [0 255, or 0 1 for floats k / 255]"""
     grey: bool = False
     """convert images of three channels to one"""
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if "\0" in self.data:
-<<<<<<< HEAD
             raise UserError(f"data is {quoted(self.data)}; a path cannot contain null characters")
-=======
-            raise UserError(f"data is {quoted(self.data)}; a path has no null characters")
         if self.image_size is not None:
             height, width = sides_of(self.image_size)
             if height == width:  # however it was written, it is the same
@@ -53,13 +44,13 @@ class DataConfig(Options):
 
 
 def sides_of(image_size: int | str) -> tuple[int, int]:
-    """(height, width) that an image size means.
+    """Return (height, width).
 
     >>> sides_of(32), sides_of("30x45")
     ((32, 32), (30, 45))
 
     Raises:
-        UserError: it means none.
+        UserError: if it is neither a side nor HEIGHTxWIDTH.
     """
     words = str(image_size).lower().split("x")
     if not (len(words) in (1, 2) and all(re.fullmatch("[0-9]{1,9}", word) for word in words)):
@@ -71,15 +62,14 @@ def sides_of(image_size: int | str) -> tuple[int, int]:
 
 
 def check_value_range(value_range: tuple[float, float]) -> None:
-    """Make sure that a range of values begins below its end.
+    """Check that a range of values is not empty.
 
     Raises:
-        UserError: it does not.
+        UserError: if it is.
     """
     low, high = value_range
     if not -LARGEST <= low < high <= LARGEST:
         raise UserError(f"value_range is {low:g} {high:g}; give the darkest value, then the brightest")
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
 
 
 class System(Options, ABC):

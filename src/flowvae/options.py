@@ -21,15 +21,9 @@ values = ConstructorRegistry()
 
 @values.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-<<<<<<< HEAD
-    """Show and parse ``X | None`` as X; None is the value of an omitted option."""
-    kinds = get_args(info.type)
-    if len(kinds) != 2 or NoneType not in kinds:
-=======
-    """``X | None`` is shown and read as X, ``int | str | None`` as str: None is for who leaves it out."""
+    """Show and parse ``X | None`` as X, ``int | str | None`` as str; an omitted option is None."""
     kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
     if NoneType not in get_args(info.type) or kinds not in ([int, str], kinds[:1]):
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
         return None
     inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[-1], info.markers))
     if not isinstance(inner, PrimitiveConstructorSpec):
@@ -67,17 +61,11 @@ def parse(kind: Callable[..., T], words: list[str], program: str, **default: Any
 def _unknown(words: list[str], options: list[str], program: str) -> str:
     """Write the message about arguments that tyro left over."""
     option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
-<<<<<<< HEAD
-    matches = difflib.get_close_matches(option or words[0], options, n=1)
-    hint = f"did you mean {matches[0]}?" if matches else f"see {program} --help"
-    return f"no option {option}; {hint}" if option else f"unexpected argument {words[0]!r}; {hint}"
-=======
     matches = difflib.get_close_matches(
         (option or words[0]).lstrip("-"), [each.removeprefix("--") for each in options], n=1
     )
     hint = f"did you mean --{matches[0]}?" if matches else f"see {program} --help"
-    return f"no option {option}; {hint}" if option else f"{words[0]!r} is one word too many; {hint}"
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
+    return f"no option {option}; {hint}" if option else f"unexpected argument {words[0]!r}; {hint}"
 
 
 def _one_line(box: str) -> str:

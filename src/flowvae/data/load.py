@@ -105,16 +105,6 @@ def load_dataset(
     return binarize(replace(dataset, notes=notes), binarization, seed)
 
 
-<<<<<<< HEAD
-def read_source(source: str, image_size: int | None) -> Dataset:
-    """The images of a source as they are: grey ones where it has grey ones. As `load_dataset` otherwise."""
-    if source == "mnist":
-        return mnist.load()
-    if source == "larochelle":
-        return larochelle.fetch()
-    if source in hub.SOURCES:
-        return hub.load(source, image_size)
-=======
 def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
     """The data set that a configuration describes, or another ``source`` read in the same way."""
     return load_dataset(
@@ -133,11 +123,12 @@ def read_source(
 
     ``sides`` is (height, width).
     """
-    if source == "mnist" or source in hub.SOURCES:
+    if source in NAMES:
         if value_range is not None:
             raise _without_range(source)
-        return mnist.load() if source == "mnist" else hub.load(source, sides and _square(source, sides))
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
+        if source in hub.SOURCES:
+            return hub.load(source, sides and _square(source, sides))
+        return mnist.load() if source == "mnist" else larochelle.fetch()
     path = user_path(source)
     if path.is_dir():
         load = next((load for pattern, load in FOLDERS if any(path.glob(pattern))), image_folder.load)

@@ -1,13 +1,8 @@
 """config.json: its current format, and the conversion of earlier ones.
 
-<<<<<<< HEAD
-Format 2 names a system and contains the options of the chosen parts. In format 1, and in files without a
-number, the options of all models are one list, and those of the objective are among the training options.
-=======
-Format 3 has a range of values and grey images among the options of the data. Format 2 names a system, whose
-options are those of the parts that were chosen. In format 1, and before there was a number, all options of
-all models were one list, and those of the objective were training options.
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
+Format 3 adds a range of values and conversion to grey to the options of the data. Format 2 names a system
+and contains the options of the chosen parts. In format 1, and in files without a number, the options of all
+models are one list, and those of the objective are among the training options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
@@ -25,13 +20,8 @@ from flowvae.parts import MOST, available, from_dict, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
-<<<<<<< HEAD
-FORMAT = 2
-MOST_PIXELS = 2**26  # per image, over all channels
-=======
 FORMAT = 3
-MOST_PIXELS = 2**26  # of one image, over its channels
->>>>>>> 02935d5 (Sizes of any proportions, other ranges of values, colour to grey; numbers of images that were not typed are up to so many)
+MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
 # For files without a number. Fields were added one by one, so a file may have some of them.
