@@ -52,7 +52,7 @@ ODD_WORDS = [
 def built(workspace, monkeypatch) -> Path:
     """The working directory, where models are built and not trained."""
 
-    def build(run: Path, config: Config, resume: bool) -> bool:
+    def build(run: Path, config: Config, resume: bool, device: str) -> bool:
         assert config.model is not None
         build_model(config.model, SPEC)
         return True

@@ -77,6 +77,10 @@ def test_trainings_have_options_that_there_are(words):
     chosen = read_training(preset("realnvp-5" if name == "PRESET" else name), options, "flowvae train")
     config = chosen.config
     values = {**to_dict(config.data), **to_dict(config.model), **to_dict(config.training), "out": chosen.out}
-    for option, value in zip(options[::2], options[1::2], strict=True):
-        taken = values[option.removeprefix("--").replace("-", "_")]
-        assert taken == type(taken)(value), option
+    for option in re.split(r"(?:^| )--", " ".join(options))[1:]:
+        key, *given = option.split()
+        taken = values[key.replace("-", "_")]
+        expected = taken if isinstance(taken, tuple) else [] if taken is True else [taken]
+        assert [type(part)(word) for part, word in zip(expected, given, strict=True)] == list(expected), (
+            option
+        )

@@ -178,3 +178,10 @@ def test_a_model_without_a_likelihood_says_so():
 
 def _written(workspace, *words) -> str:
     return (workspace / succeeds(*words).strip()).read_text()
+
+
+def test_every_page_of_a_file_has_a_row(workspace):
+    pages = [Image.fromarray(page) for page in np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)]
+    pages[0].save("stack.tif", save_all=True, append_images=pages[1:])
+    lines = succeeds("score", "flow", "stack.tif", "--samples", 5).splitlines()
+    assert [line.partition(",")[0] for line in lines[1:]] == ["stack.tif#1", "stack.tif#2", "stack.tif#3"]

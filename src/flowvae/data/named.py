@@ -14,7 +14,7 @@ from flowvae.config import DataConfig
 from flowvae.data import images
 from flowvae.data.binarization import bernoulli_thresholds
 from flowvae.data.dataset import as_float
-from flowvae.data.load import load_dataset
+from flowvae.data.load import load_configured
 from flowvae.data.reading import check_memory, user_path
 from flowvae.data.seeding import Purpose, generator
 from flowvae.errors import UserError, did_you_mean
@@ -26,7 +26,8 @@ class Named(NamedTuple):
     """Images and their names, in the same order."""
 
     names: list[str]
-    """path of the file as given, or below the given directory; ``SPLIT/INDEX`` in a data set"""
+    """path of the file as given, or below the given directory; ``SPLIT/INDEX`` in a data set;
+    with ``#NUMBER`` for a page of several"""
     images: Tensor
     """[N, C, H, W] in [0, 1], as the likelihood sees them"""
 
@@ -80,18 +81,21 @@ def _image_files(path: Path) -> list[tuple[str, Path]]:
 
 def _read_files(files: list[tuple[str, Path]], spec: DataSpec, config: DataConfig, seed: int) -> Named:
     channels, height, width = spec.shape
-    check_memory(files[0][1].parent, 4 * len(files) * channels * height * width)
-    read = torch.empty(len(files), *spec.shape)
-    resized = config.image_size is not None
-    for position, (_, file) in enumerate(files):
-        pixels = images.decode(file, channels, side=height if resized else None)
-        if pixels.shape[1:] != (height, width):
-            raise UserError(
-                f"{file} has {pixels.shape[2]} x {pixels.shape[1]} pixels, and the model was trained on "
-                f"{width} x {height}; resize it"
-            )
-        read[position] = _seen(torch.from_numpy(np.array(pixels)), config.binarization, seed)
-    return Named([name for name, _ in files], read)
+    names: list[str] = []
+    read: list[Tensor] = []
+    for name, file in files:
+        sides = None if config.image_size is None else (height, width)
+        pages = list(images.decode_pages(file, channels, sides, config.value_range))
+        for number, pixels in enumerate(pages, 1):
+            if pixels.shape[1:] != (height, width):
+                raise UserError(
+                    f"{file} has {pixels.shape[2]} x {pixels.shape[1]} pixels, and the model was trained on "
+                    f"{width} x {height}; resize it"
+                )
+            names.append(name if len(pages) == 1 else f"{name}#{number}")
+            read.append(_seen(torch.from_numpy(np.array(pixels)), config.binarization, seed))
+        check_memory(file, 4 * len(read) * channels * height * width)
+    return Named(names, torch.stack(read))
 
 
 def _seen(pixels: Tensor, binarization: str, seed: int) -> Tensor:
@@ -117,7 +121,7 @@ def number_of(image: Tensor, seed: int = 0) -> int:
 
 
 def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | None) -> Named:
-    dataset = load_dataset(source, config.binarization, image_size=config.image_size)
+    dataset = load_configured(config, source)
     if dataset.shape != spec.shape:
         theirs, mine = (" x ".join(map(str, shape)) for shape in (dataset.shape, spec.shape))
         raise UserError(f"the images of {source} are {theirs}; the model was trained on {mine}")
