@@ -1,6 +1,7 @@
 """Pictures: pixels where they belong, axes that show what is compared, whole files or none."""
 
 import errno
+import itertools
 import math
 import os
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from flowvae import figures
+from flowvae.colours import TEN
 from flowvae.errors import UserError
 from flowvae.figures import DPI, GAP, GAP_SHADE, save_curves, save_panels, save_strips, tile
 
@@ -163,12 +166,23 @@ def test_curves_show_both_splits_of_every_run_over_minutes(drawn):
     assert shown["vae"] == [(5, 108), (10, 97)]
     assert shown["iaf-4"] == [(4, 99), (8, 92)]
     assert [(0, 540), (1, 200), (5, 110), (10, 98)] in shown.values(), "training"
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["vae", "iaf-4"]
-    colours = [line.get_color() for line in axes.get_lines()]
-    assert colours == ["C0", "C0", "C1", "C1"]
+    assert [text.get_text() for text in axes.texts] == ["iaf-4", "vae"], "from the lowest end to the highest"
+    looks = [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()]
+    assert looks == [(TEN[0], "-"), (TEN[0], "-"), (TEN[1], "--"), (TEN[1], "--")]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training, minutes", "-ELBO, nats")
+
+
+def test_names_of_ten_curves_that_end_together_do_not_overlap(drawn):
+    many = {
+        f"run-{seed}": records("valid", (1.0, 90 + seed / 1e3), (2.0, 80 + seed / 1e3)) for seed in range(10)
+    }
+    save_curves(many, Path("curves.png"))
+    (axes,) = drawn[0].axes
+    drawn[0].draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines that lead there
+    assert len(boxes) == 10
+    assert all(upper.y0 >= lower.y1 - 1 for lower, upper in itertools.pairwise(boxes))
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}) == 10
 
 
 def test_runs_that_are_validated_by_other_numbers_have_panels_of_their_own(drawn):

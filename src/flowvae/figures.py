@@ -9,9 +9,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from torch import Tensor
 
+from flowvae.colours import TEN
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.runs import judged_by, replacing
 from flowvae.titles import title_with_unit
@@ -22,6 +24,8 @@ FORMATS = (".png", ".pdf")
 DPI = 200
 MOST_PIXELS = 2**16  # per side, limit of matplotlib
 FONT_SIZE = 9
+LINE_STYLES = ("solid", "dashed", "dashdot", "dotted")
+LABEL_GAP = 0.055  # between labels of curves, as a share of the height of a panel
 
 
 def tile(images: Tensor, columns: int, together: int | None = None) -> np.ndarray:
@@ -98,7 +102,8 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, ove
 def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit = "minutes") -> Figure:
     """Draw the runs' validation scores over minutes or epochs of training, one panel per kind of score.
 
-    Training is faint, validation marked. Minutes compare costs if all runs had the same machine.
+    Training is faint, validation marked. Runs differ in colour and line style, and a curve's name stands
+    at its end. Minutes compare costs if all runs had the same machine.
     """
     kinds: dict[str, dict[str, Sequence[Mapping[str, Any]]]] = {}
     for name, records in runs.items():
@@ -116,18 +121,26 @@ def _draw_panel(axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str
         return record["seconds"] / 60 if over == "minutes" else record["epoch"]
 
     compared: list[float] = []
+    ends: dict[str, tuple[Line2D, float, float]] = {}
+    """the last validation of each run: its curve, x and y"""
     for index, (name, records) in enumerate(runs.items()):
         end = max((spent(record) for record in records), default=0.0)
         for split in ("train", "valid"):
             chosen = [record for record in records if record["split"] == split and number in record]
-            values = [record[number] for record in chosen]
-            (line,) = axes.plot(
-                [spent(record) for record in chosen], values, color=f"C{index % 10}", linewidth=1.2
-            )
+            spendings, values = [spent(record) for record in chosen], [record[number] for record in chosen]
+            look: dict[str, Any] = {
+                "color": TEN[index % len(TEN)],
+                "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
+            }
             if split == "valid":
-                line.set(label=name, marker="o", markersize=3)
+                (line,) = axes.plot(
+                    spendings, values, label=name, linewidth=1.2, marker="o", markersize=3, **look
+                )
+                finite = [at for at in zip(spendings, values, strict=True) if math.isfinite(at[1])]
+                x, y = finite[-1] if finite else (0.0, math.nan)
+                ends[name] = (line, x, y)
             else:
-                line.set(alpha=0.4, linewidth=0.8)
+                axes.plot(spendings, values, alpha=0.4, linewidth=0.8, **look)
             # The first steps, hundreds of nats away, would flatten the rest of the curves.
             compared += [record[number] for record in chosen if spent(record) > 0.15 * end]
     compared = [value for value in compared if math.isfinite(value)]
@@ -141,10 +154,66 @@ def _draw_panel(axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, linewidth=0.6)
     training = any(record["split"] == "train" for records in runs.values() for record in records)
-    legend = "validation (faint: training)" if training else "validation"
-    # Beside the curves, which may be anywhere.
-    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-    axes.legend(title=legend, fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False, **beside)
+    title = "validation (faint: training)" if training else "validation"
+    axes.set_title(title, fontsize=FONT_SIZE, loc="left")
+    _label(axes, ends)
+
+
+def _label(axes: Axes, ends: Mapping[str, tuple[Line2D, float, float]]) -> None:
+    """Write the name of each curve beside the panel, with a line in the curve's style from its last point.
+
+    The names stand in the order of the curves' ends, and are moved apart where they would overlap.
+    """
+    low, high = axes.get_ylim()
+
+    def share(name: str) -> float:
+        y = ends[name][2]
+        return min(1.0, max(0.0, (y - low) / (high - low))) if math.isfinite(y) else 0.0
+
+    names = sorted(ends, key=share)
+    for name, height in zip(names, _apart([share(name) for name in names], LABEL_GAP), strict=True):
+        line, x, y = ends[name]
+        look = {"color": line.get_color(), "linestyle": line.get_linestyle()}
+        # A run without a validation has a name, but no point to lead to.
+        inside = (x, min(high, max(low, y))) if math.isfinite(y) else (axes.get_xlim()[1], low)
+        axes.annotate(
+            name,
+            inside,
+            (1.06, height),
+            textcoords="axes fraction",
+            fontsize=FONT_SIZE,
+            verticalalignment="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "linewidth": 1.0,
+                "shrinkA": 1,
+                "shrinkB": 3,
+                **look,
+            },
+        )
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move increasing heights apart, by at least ``gap``, as little as possible.
+
+    >>> [round(height, 2) for height in _apart([0.5, 0.5, 0.9], 0.1)]
+    [0.45, 0.55, 0.9]
+    """
+    groups: list[list[float]] = []
+    """of heights that touch: their sum and number"""
+    for height in heights:
+        groups.append([height, 1])
+        while len(groups) > 1:
+            (one, few), (other, many) = groups[-2:]
+            if other / many - one / few >= gap * (few + many) / 2:
+                break
+            groups[-2:] = [[one + other, few + many]]
+    return [
+        total / count + gap * (place - (count - 1) / 2)
+        for total, count in groups
+        for place in range(int(count))
+    ]
 
 
 def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) -> None:

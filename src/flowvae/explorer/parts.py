@@ -14,11 +14,6 @@ from flowvae.explorer.explored import Explored
 from flowvae.explorer.images import from_file, to_text
 
 STATIC = Path(__file__).parent / "static"
-# Of labels 0, 1, ...: dark enough to be ink, and told apart by most eyes.
-COLOURS = (
-    "#1f6fd6", "#d9480f", "#2b8a3e", "#c2255c", "#6741d9",
-    "#8a5a00", "#0b7285", "#e03131", "#495057", "#a61e8a",
-)  # fmt: skip
 
 
 def scripted(

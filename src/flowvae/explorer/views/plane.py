@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowvae.colours import TEN
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
 from flowvae.explorer.latent_plane import Plane, decode, grid, nearest_labels, plane_through, principal_plane
-from flowvae.explorer.parts import COLOURS, choose_run, on_first_visit, scripted, told
+from flowvae.explorer.parts import choose_run, on_first_visit, scripted, told
 
 STEPS = 17
 PRINCIPAL, THROUGH = "the two main directions of test codes", "three points of your choice"
@@ -104,7 +105,7 @@ def map_of(run: Explored, principal: bool, numbers: Sequence[float | None]) -> d
         "anchors": len(anchors),
         "dots": [[round(value, 3) for value in dot] for dot in dots.tolist()],
         "labels": [] if labels is None else labels[:DOTS].tolist(),
-        "colours": COLOURS,
+        "colours": TEN,
     }
 
 
@@ -120,6 +121,6 @@ def _inked(images: Tensor, labels: Tensor | None) -> np.ndarray:
     """The sheet of images [N, C, H, W], row by row, in the colours of their labels."""
     if labels is None or images.shape[1] != 1:
         return canvas(images, STEPS)
-    table = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS]) / 255
-    ink = table[labels % len(COLOURS)].view(-1, 3, 1, 1)
+    table = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in TEN]) / 255
+    ink = table[labels % len(TEN)].view(-1, 3, 1, 1)
     return canvas(1 - images * (1 - ink), STEPS)
