@@ -10,11 +10,15 @@ import torch
 from command_line import contents, flowvae, is_refusal, succeeds, write_images
 from made_runs import SHAPE, moved_model
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import flowvae as package
+from flowvae import commands
+from flowvae.data import Dataset
+from flowvae.data.dataset import Split
 from flowvae.data.named import named_images
 from flowvae.errors import UserError
+from flowvae.evaluation import Finished, report
 from flowvae.models import Bounded, Model
 from flowvae.noise import normal
 from flowvae.runs import Run
@@ -174,6 +178,61 @@ def test_a_model_without_a_likelihood_says_so():
     model = package.build_model(options, package.DataSpec((1, 28, 28), levels=256))
     with pytest.raises(UserError, match="the model has no likelihood"):
         package.score(model, torch.rand(2, 1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds"), [(KeyboardInterrupt, 1e9), (UserError("an end without notice"), 0)]
+)
+def test_a_stopped_evaluation_is_continued_to_the_same_bits(end, seconds, workspace, monkeypatch):
+    """40 images are two batches; the first is finished when the evaluation ends."""
+    monkeypatch.setattr(commands, "SECONDS_BETWEEN_LINES", seconds)
+    words = ["evaluate", "plain", "--split", "train", "--samples", 6, "--images", 40]
+    succeeds(*words)
+    whole = contents(workspace / "plain")
+    for name in ("evaluation.json", "scores.safetensors"):
+        (workspace / "plain" / name).unlink()
+    scored: list[int] = []
+    whole_bounds = report.bounds
+
+    def bounds(model, images, num_samples):
+        scored.append(len(images))
+        if len(scored) == 2:
+            raise end
+        return whole_bounds(model, images, num_samples)
+
+    monkeypatch.setattr(report, "bounds", bounds)
+    assert flowvae(*words).code != 0
+    (kept,) = (workspace / "plain").glob("*.unfinished.safetensors")
+    assert not (workspace / "plain" / "evaluation.json").exists()
+    succeeds(*words)
+    assert scored == [32, 8, 8]
+    assert contents(workspace / "plain") == whole, "and the kept scores are gone"
+
+    scored.clear()
+    assert flowvae(*words).code != 0
+    scores = load_file(kept)
+    for damaged in (
+        {"random": scores["random"][:9]},
+        {"kl2": scores["kl"].clone()},
+        {"nll": scores["nll"][:9]},
+    ):
+        save_file({**scores, **damaged}, kept)
+        is_refusal(flowvae(*words), "remove it")
+    kept.write_bytes(b"damaged")
+    is_refusal(flowvae(*words), kept.name, "remove it")
+
+
+def test_an_evaluation_of_changed_images_starts_again():
+    model, images = moved_model(), torch.rand(40, *SHAPE).round().byte()
+    finished: list[Finished] = []
+    split = Split(images)
+    package.evaluate(model, Dataset("a", "static", split, split, split), num_samples=2, keep=finished.append)
+    other = Split(1 - images)
+    changed = Dataset("a", "static", other, other, other)
+    whole = package.evaluate(model, changed, num_samples=2)
+    assert package.evaluate(model, changed, num_samples=2, finished=finished[0]) == whole
+    other_options = package.evaluate(model, changed, num_samples=2, seed=1, finished=finished[0])
+    assert other_options == package.evaluate(model, changed, num_samples=2, seed=1)
 
 
 def _written(workspace, *words) -> str:

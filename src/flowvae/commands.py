@@ -1,5 +1,7 @@
 """The commands, as functions of the directories of runs."""
 
+import hashlib
+import importlib.metadata
 import math
 import sys
 import time
@@ -14,11 +16,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.data import as_float
+from flowvae.data import Dataset, as_float
+from flowvae.data.cache import fingerprint
 from flowvae.data.named import named_images
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import evaluate, interpolate, nearest, score
+from flowvae.evaluation import Finished, evaluate, interpolate, nearest, score
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
 from flowvae.hub import save_pretrained
 from flowvae.models import Bounded, Coded, Inferring, Sampler, Scored
@@ -27,7 +30,8 @@ from flowvae.onnx import export_onnx
 from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
-from flowvae.runs.scores import scores_of, write_scores
+from flowvae.runs.files import as_safetensors
+from flowvae.runs.scores import Scores, read_unfinished, scores_of, write_scores, write_unfinished
 from flowvae.runs.table import (
     check_format,
     collect,
@@ -60,14 +64,16 @@ def evaluate_run(
     """Score the run's model (see `flowvae.evaluation.evaluate`) and write evaluation.json.
 
     The scores of the single images are written as well. Scores of another source, ``data``, leave the run's
-    own as they are: only their averages are written, to evaluation-NAME.json. By default (None),
-    ``num_images`` is up to 1,000, or all of the other source.
+    own as they are: only their averages are written, to evaluation-NAME.json. An evaluation that was stopped
+    is continued, to the same numbers. By default (None), ``num_images`` is up to 1,000, or all of the other
+    source.
 
     Prints a warning to standard error if its -log p(x) cannot be trusted.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
-    model, dataset = run.model.to(device(on)), run.read_dataset(data)
+    run.model.to(device(on))
+    dataset = run.read_dataset(data)
     if split == "train" and dataset.binarization == "dynamic":
         raise UserError(
             "with dynamic binarization, training images are redrawn for every batch; evaluate valid or test"
@@ -75,22 +81,61 @@ def evaluate_run(
     own = data in (None, run.config.data.data)
     if num_images is None and own:
         num_images = min(USUAL_EVALUATED, len(getattr(dataset, split).images))
-    with _reporting(f"evaluating {run.name}") as report:
-        kept: list[dict[str, Tensor]] = []
-        scores = evaluate(model, dataset, split, num_samples, num_images, seed, report, kept.append)
-    training = {
-        "training_steps": run.records[-1]["step"] if run.records else None,
-        "training_seconds": run.records[-1]["seconds"] if run.records else None,
-        "training_seed": run.config.training.seed,
-    }
-    evaluation = {**scores, **training}
-    if not run.bundled and own:
-        runs.write_json(run.path / runs.EVALUATION, evaluation)
-        write_scores(run, kept[0])
-    elif not run.bundled:
-        runs.write_json(run.path / f"evaluation-{dataset.name}.json", evaluation)
+    with _evaluated(run, dataset, split, num_samples, num_images, seed) as (scores, of_images):
+        training = {
+            "training_steps": run.records[-1]["step"] if run.records else None,
+            "training_seconds": run.records[-1]["seconds"] if run.records else None,
+            "training_seed": run.config.training.seed,
+        }
+        evaluation = {**scores, **training}
+        if not run.bundled and own:
+            runs.write_json(run.path / runs.EVALUATION, evaluation)
+            write_scores(run, of_images)
+        elif not run.bundled:
+            runs.write_json(run.path / f"evaluation-{dataset.name}.json", evaluation)
     warn(run.name, scores)
     return evaluation
+
+
+@contextmanager
+def _evaluated(
+    run: Run, dataset: Dataset, split: str, num_samples: int, num_images: int | None, seed: int
+) -> Iterator[tuple[dict[str, Any], Scores]]:
+    """Yield the evaluation of a run's model and the scores of the single images.
+
+    Those of finished batches are kept in the run's directory, and the next evaluation with the same weights
+    and options continues from them. They are removed after the body, which saves what it needs.
+    """
+    weights = hashlib.sha256(as_safetensors(run.model.state_dict())).hexdigest()
+    options = (dataset.name, dataset.binarization, split, num_samples, num_images, seed)
+    on = next(run.model.parameters()).device
+    name = fingerprint(weights, on, importlib.metadata.version("flowvae"), *options)
+    path = run.path / f"scores-{name}.unfinished.safetensors"
+    found = None if run.bundled else read_unfinished(path)
+    latest = None if found is None else Finished(dict(found[0]), found[1])
+    saved = time.monotonic()
+
+    def save() -> None:
+        if latest is not None and not run.bundled:
+            write_unfinished(path, *latest)
+
+    def keep(finished: Finished) -> None:
+        nonlocal latest, saved
+        latest = finished
+        if time.monotonic() - saved >= SECONDS_BETWEEN_LINES:
+            save()
+            saved = time.monotonic()
+
+    try:
+        with _reporting(f"evaluating {run.name}") as report:
+            scores = evaluate(run.model, dataset, split, num_samples, num_images, seed, report, keep, latest)
+    except KeyboardInterrupt:
+        save()
+        raise
+    assert latest is not None, "there is at least one image"
+    yield scores, latest.scores
+    if not run.bundled:
+        path.unlink(missing_ok=True)
 
 
 def score_images(

@@ -4,12 +4,13 @@ from flowvae.evaluation.inference_gaps import InferenceGaps, inference_gaps
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
 from flowvae.evaluation.nearest import Nearest, nearest
-from flowvae.evaluation.report import check_levels, evaluate
+from flowvae.evaluation.report import Finished, check_levels, evaluate
 from flowvae.evaluation.scoring import score
 from flowvae.evaluation.usage import active_units
 
 __all__ = [
     "Bounds",
+    "Finished",
     "InferenceGaps",
     "Nearest",
     "PathQuality",

@@ -2,8 +2,8 @@
 
 import importlib.metadata
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,21 @@ from flowvae.parts import MOST
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
 SPLITS = ("train", "valid", "test")
 PARTS_OF_A_SUM = ("reconstruction", "kl")  # whose standard errors would say little
+WEIGHTS = ("effective_sample_size", "pareto_k")
+NOT_CONTINUED = (
+    "the unfinished evaluation is damaged or of another model; remove it "
+    "(in a run: scores-*.unfinished.safetensors)"
+)
+
+
+class Finished(NamedTuple):
+    """What an evaluation has measured so far, with which another continues it."""
+
+    scores: dict[str, Tensor]
+    """by name, [N] each: ``index`` in the split and ``content`` (a number made of the pixels), both int64,
+    and float64 measures"""
+    random: Tensor
+    """state of the random number generator after these images, uint8"""
 
 
 @torch.no_grad()
@@ -33,7 +48,8 @@ def evaluate(
     num_images: int | None = None,
     seed: int = 0,
     report: Callable[[float], None] = lambda fraction: None,
-    keep: Callable[[dict[str, Tensor]], None] = lambda scores: None,
+    keep: Callable[[Finished], None] = lambda finished: None,
+    finished: Finished | None = None,
 ) -> dict[str, Any]:
     """Score a model on ``num_images`` images of a split drawn at random (None: all).
 
@@ -46,13 +62,18 @@ def evaluate(
         num_images: None for the whole split.
         seed: of the choice of images and of the samples.
         report: is told the fraction that is done.
-        keep: is told the scores of the single images, [N] each: ``index`` in the split, ``content`` (a number
-            made of the pixels), and what was measured.
+        keep: called after each batch of images with the scores of all images so far.
+        finished: what ``keep`` was called with last by an evaluation of the same model, seed and number of
+            samples. That evaluation is continued, to the same numbers, bit for bit, or started again if the
+            images have changed.
 
     Returns:
         What evaluation.json holds: averages over images, their standard errors, and what they were measured
         on. Likelihoods are in nats, summed over an image's dimensions. A model without a likelihood has the
         numbers by which it is validated. A number that a model has not got is absent.
+
+    Raises:
+        UserError: if the options do not fit the data or ``finished``, or a score is not finite.
     """
     if split not in SPLITS:
         raise UserError(f"split is {split}; {did_you_mean(split, SPLITS)}")
@@ -67,30 +88,40 @@ def evaluate(
         )
     device = next(model.parameters()).device
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
+    random: Any = torch if device.type == "cpu" else torch.get_device_module(device)
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts: list[dict[str, Tensor]] = []
-        contents: list[int] = []
-        for start in range(0, num_images, IMAGES_AT_ONCE):
-            batch = dataset.batch(split, chosen[start : start + IMAGES_AT_ONCE]).to(device)
-            contents += [number_of(image) for image in batch.images]
-            parts.append(_numbers(model, batch, num_samples))
-            report(min(1.0, len(parts) * IMAGES_AT_ONCE / num_images))
-        of_images = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
+        done = 0
+        if finished is not None and _fits(finished, dataset, split, chosen):
+            try:
+                random.set_rng_state(finished.random)
+            except RuntimeError:
+                raise UserError(NOT_CONTINUED) from None
+            parts, done = [finished.scores], len(finished.scores["index"])
+        for places in chosen[done:].split(IMAGES_AT_ONCE) if done < num_images else ():
+            batch = dataset.batch(split, places)
+            content = torch.tensor([number_of(image) for image in batch.images])
+            numbers = _numbers(model, batch.to(device), num_samples)
+            measured = {name: values.double().cpu() for name, values in numbers.items()}
+            _check_finite(measured, split)
+            parts.append({"index": places, "content": content, **measured})
+            if parts[0].keys() != parts[-1].keys():
+                raise UserError(NOT_CONTINUED)
+            parts = [{name: torch.cat([part[name] for part in parts]) for name in parts[-1]}]
+            keep(Finished(parts[0], random.get_rng_state()))
+            report(len(parts[0]["index"]) / num_images)
+        of_images = parts[0]
         few = dataset.batch(split, chosen[:2000]).images.to(device)
         units = {"active_units": active_units(model, few)} if isinstance(model, Inferring) else {}
-    kept = {"index": chosen, "content": torch.tensor(contents), **of_images}
     scores: dict[str, Any] = {}
-    weights = [of_images.pop(name) for name in ("effective_sample_size", "pareto_k") if name in of_images]
     for name, values in of_images.items():
-        if not values.isfinite().all():
-            raise UserError(
-                f"{name} of {split} images is not finite; train again with a lower --learning-rate"
-            )
+        if name in ("index", "content", *WEIGHTS):
+            continue
         scores[name] = values.mean().item()
         if name not in PARTS_OF_A_SUM and num_images > 1:  # one value does not vary
             scores[f"{name}_standard_error"] = values.std().item() / math.sqrt(num_images)
-    keep(kept)
+    weights = [of_images[name] for name in WEIGHTS if name in of_images]
     if "nll" in scores:
         scores["bits_per_dim"] = scores["nll"] / math.log(2) / math.prod(dataset.shape)
     return {
@@ -106,6 +137,25 @@ def evaluate(
         "seed": seed,
         "version": importlib.metadata.version("flowvae"),
     }
+
+
+def _fits(finished: Finished, dataset: Dataset, split: str, chosen: Tensor) -> bool:
+    """Whether the chosen images begin with those that are finished, in whole batches."""
+    count = len(finished.scores["index"])
+    done = chosen[:count]
+    if (count % IMAGES_AT_ONCE and count != len(chosen)) or not torch.equal(finished.scores["index"], done):
+        return False
+    parts = done.split(IMAGES_AT_ONCE)
+    contents = [number_of(image) for part in parts for image in dataset.batch(split, part).images]
+    return torch.equal(finished.scores["content"], torch.tensor(contents))
+
+
+def _check_finite(measured: Mapping[str, Tensor], split: str) -> None:
+    for name, values in measured.items():
+        if name not in WEIGHTS and not values.isfinite().all():
+            raise UserError(
+                f"{name} of {split} images is not finite; train again with a lower --learning-rate"
+            )
 
 
 def _numbers(model: Model, batch: Batch, num_samples: int) -> dict[str, Tensor]:

@@ -8,10 +8,13 @@ import os
 import secrets
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+
+import safetensors.torch
+from torch import Tensor
 
 from flowvae.errors import UserError
 
@@ -61,6 +64,12 @@ def write_json(path: Path, values: Any) -> None:
         raise UserError(f"{path} is not written: a number is not finite; train the run again") from None
     with replacing(path) as partial:
         partial.write_text(text + "\n")
+
+
+def as_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the contents of a safetensors file."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(contiguous, metadata={"format": "pt"})
 
 
 def read_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.models.registry import build_model
 from flowvae.parts import shaping
-from flowvae.runs.files import reason, replacing, write_json
+from flowvae.runs.files import as_safetensors, reason, replacing, write_json
 from flowvae.runs.formats import Described, read_description, written
 from flowvae.runs.metrics import METRICS, read_metrics
 
@@ -226,8 +226,7 @@ def _sides(shape: tuple[int, int, int]) -> str:
 def write_weights(path: Path, model: nn.Module) -> None:
     """Write the weights of a model into the directory ``path`` of a run."""
     with replacing(path / WEIGHTS) as partial:
-        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-        partial.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+        partial.write_bytes(as_safetensors(model.state_dict()))
 
 
 def load_weights(path: Path, config: System | None, model: nn.Module) -> None:

@@ -2,26 +2,26 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from flowvae.errors import UserError
-from flowvae.runs.files import read_bytes, reason, replacing
+from flowvae.runs.files import as_safetensors, read_bytes, reason, replacing
 from flowvae.runs.folder import SCORES, Run
 
 Scores = Mapping[str, Tensor]
 """by name, [N] each: ``index`` of an image in its split, ``content`` (a number made of its pixels), both
 int64, and float64 measures such as ``nll``"""
+RANDOM = "random"
+"""name of the state of the random numbers, beside the scores of an unfinished evaluation"""
 
 
 def write_scores(run: Run, scores: Scores) -> None:
     """Write the scores of single images into the directory of a run."""
-    with replacing(run.path / SCORES) as partial:
-        partial.write_bytes(
-            safetensors.torch.save({name: each.contiguous() for name, each in scores.items()})
-        )
+    _write(run.path / SCORES, scores)
 
 
 def read_scores(run: Run) -> Scores | None:
@@ -31,12 +31,47 @@ def read_scores(run: Run) -> Scores | None:
         UserError: if it is damaged.
     """
     path = run.path / SCORES
+    tensors = _read(path)
+    return None if tensors is None else _checked(path, tensors)
+
+
+def write_unfinished(path: Path, scores: Scores, random: Tensor) -> None:
+    """Write the scores of a part of the images, and the state of the random numbers after it, uint8."""
+    _write(path, {**scores, RANDOM: random})
+
+
+def read_unfinished(path: Path) -> tuple[Scores, Tensor] | None:
+    """Read what `write_unfinished` wrote; None if there is no such file.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    tensors = _read(path)
+    if tensors is None:
+        return None
+    random = tensors.pop(RANDOM, None)
+    if random is None or random.dtype != torch.uint8:
+        raise UserError(f"{path} is not an unfinished evaluation; remove it")
+    return _checked(path, tensors), random
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with replacing(path) as partial:
+        partial.write_bytes(as_safetensors(tensors))
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
     try:
-        scores = safetensors.torch.load(read_bytes(path))
+        return safetensors.torch.load(read_bytes(path))
     except FileNotFoundError:
         return None
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is damaged ({reason(error)}); evaluate the run again") from None
+        raise UserError(
+            f"{path} is damaged ({reason(error)}); remove it and evaluate the run again"
+        ) from None
+
+
+def _checked(path: Path, scores: Scores) -> Scores:
     kinds = {"index": torch.int64, "content": torch.int64}
     fits = all(
         each.dim() == 1
@@ -46,7 +81,9 @@ def read_scores(run: Run) -> Scores | None:
         for name, each in scores.items()
     )
     if not fits or not {"index", "content"} <= scores.keys() or not len(scores["index"]):
-        raise UserError(f"{path} does not contain scores of single images; evaluate the run again")
+        raise UserError(
+            f"{path} does not contain scores of single images; remove it and evaluate the run again"
+        )
     return scores
 
 
