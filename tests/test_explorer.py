@@ -238,6 +238,18 @@ def test_contours_of_a_gaussian_are_circles_around_their_share_of_it():
         assert radii.std() < 0.12
 
 
+def test_each_step_of_a_posterior_has_its_own_scale():
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.posterior import _extents
+
+    cloud = torch.randn(1000, 2)
+    small, large = _extents(torch.stack([cloud * 0.01, cloud * torch.tensor([100.0, 1.0]) + 7]))
+    assert 0.04 < small[1] - small[0] < 0.1
+    assert 400 < large[1] - large[0] < 1000
+    assert 4 < large[3] - large[2] < 10
+    assert (large[2] + large[3]) / 2 == pytest.approx(7, abs=0.5)
+
+
 # Filling in
 
 

@@ -201,7 +201,7 @@ def test_the_plane_answers_a_drag(page):
     page.keyboard.press("ArrowLeft")
     assert visible(page, ".fv-plane output").inner_text() != place
     plain = canvas.evaluate("canvas => canvas.toDataURL()")
-    dots = page.get_by_label("test images, dropped onto the plane")
+    dots = page.get_by_label("test images, projected onto the plane")
     dots.check()
     assert canvas.evaluate("canvas => canvas.toDataURL()") != plain
     dots.uncheck()

@@ -124,7 +124,9 @@ def build_app(explored: Sequence[Explored], hosts: Sequence[str] = ()) -> Any:
         show_error=False,  # of what is not a UserError, the text may name files; it goes to the terminal
         ssr_mode=False,
         mcp_server=False,
-        # The theme's own subdued colour has a contrast of 2.6 to white; this one has 4.8.
-        theme=Default(primary_hue="indigo", neutral_hue="slate").set(body_text_color_subdued="*neutral_500"),
+        # The theme's own subdued colour has a contrast of 2.6 to white, its accent 4.47; these exceed 4.5.
+        theme=Default(primary_hue="indigo", neutral_hue="slate").set(
+            body_text_color_subdued="*neutral_500", color_accent="*primary_600"
+        ),
         css=(STATIC / "explorer.css").read_text(),
     )

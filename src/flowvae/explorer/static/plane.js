@@ -18,7 +18,7 @@ const legend = make("div", { class: "fv-legend" });
 root.append(
   canvas,
   make("div", { class: "fv-map-side" }, image, where, failure,
-    make("label", {}, dots, " test images, dropped onto the plane"), legend),
+    make("label", {}, dots, " test images, projected onto the plane"), legend),
 );
 
 async function read() {
@@ -47,13 +47,14 @@ function draw() {
   const context = fitted(canvas, width, height);
   context.drawImage(sheet, 0, 0, width, height);
   if (dots.checked) {
-    context.fillStyle = "rgba(255, 255, 255, 0.6)";
+    context.fillStyle = "rgba(255, 255, 255, 0.75)";
     context.fillRect(0, 0, width, height);
+    // A label is written, so that it can be read without its colour.
+    context.font = "bold 11px system-ui, sans-serif";
+    context.textAlign = "center";
     map.dots.forEach(([x, y], index) => {
       context.fillStyle = map.labels.length ? hue(map.labels[index]) : "#1e293b";
-      context.beginPath();
-      context.arc(across(x, width), down(y, height), 2.6, 0, 7);
-      context.fill();
+      context.fillText(map.labels.length ? map.labels[index] : "•", across(x, width), down(y, height) + 4);
     });
   }
   const named = ["A", "B", map.anchors > 2 ? "C" : "0"];

@@ -17,10 +17,10 @@ const small = make("div", { class: "fv-stops" });
 const bars = make("div", { class: "fv-bars" });
 const ends = make("div", { class: "fv-ends" });
 root.append(
+  small,
   make("div", { class: "fv-unrolled-top" },
     make("div", { class: "fv-stage-box" }, title, big, make("div", { class: "fv-controls" }, play, slider)),
     make("div", { class: "fv-explained" }, bars, ends)),
-  small,
 );
 
 const letters = "₀₁₂₃₄₅₆₇₈₉";
@@ -110,16 +110,25 @@ function drawStage() {
   slider.setAttribute("aria-valuetext", title.textContent);
   [...small.children].forEach((button, index) =>
     button.setAttribute("aria-pressed", String(index === step && !moving)));
+  follow(small.children[step]);
+}
+
+// Scroll the strip, and not the page, until the whole button is in sight.
+function follow(button) {
+  const left = button.offsetLeft, right = left + button.offsetWidth - small.clientWidth;
+  small.scrollLeft = Math.min(left, Math.max(right, small.scrollLeft));
 }
 
 function draw(context, side, at, large) {
-  const [left, right, bottom, top] = data.extent;
+  const from = Math.floor(at), to = Math.ceil(at), between = smooth(at - from);
+  const extent = data.extents[from].map((value, edge) => value * (1 - between) + data.extents[to][edge] * between);
+  const [left, right, bottom, top] = extent;
   const x = (value) => ((value - left) / (right - left)) * side;
   const y = (value) => ((top - value) / (top - bottom)) * side;
-  const from = Math.floor(at), to = Math.ceil(at), between = smooth(at - from);
   context.fillStyle = colour("--fv-paper");
   context.fillRect(0, 0, side, side);
-  if (large) axes(context, side, x, y);
+  if (large) axes(context, side, extent, x, y);
+  reference(context, x, y);
   const size = data.samples, first = 2 * size * from, second = 2 * size * to;
   const every = large ? 1 : Math.ceil(size / 500);
   const radius = large ? 2.1 : 1;
@@ -153,20 +162,40 @@ function lines(context, levels, x, y, alpha, large) {
   });
 }
 
-function axes(context, side, x, y) {
-  const [left, right, bottom, top] = data.extent;
+// What lies within it is 90% of the Gaussian: the axes have a scale of their own at each step.
+function reference(context, x, y) {
+  const radius = Math.sqrt(-2 * Math.log(0.1));
+  context.globalAlpha = 1;
+  context.strokeStyle = colour("--body-text-color-subdued");
+  context.lineWidth = 1.2;
+  context.setLineDash([5, 4]);
+  context.beginPath();
+  context.ellipse(x(0), y(0), x(radius) - x(0), y(0) - y(radius), 0, 0, 7);
+  context.stroke();
+  context.setLineDash([]);
+}
+
+// 1, 2 or 5 times a power of ten: at most ten lines.
+function spacing(range) {
+  const power = 10 ** Math.floor(Math.log10(range / 10));
+  return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= range / 10);
+}
+
+function axes(context, side, [left, right, bottom, top], x, y) {
   context.strokeStyle = colour("--fv-line");
   context.fillStyle = colour("--body-text-color-subdued");
   context.lineWidth = 1;
   context.font = "11px system-ui, sans-serif";
-  const step = right - left > 14 ? 4 : right - left > 7 ? 2 : 1;
-  for (let value = Math.ceil(left / step) * step; value <= right; value += step) {
-    segment(context, x(value), 0, x(value), side);
-    context.fillText(String(value).replace("-", "−"), x(value) + 3, side - 5);
+  const text = (value, step) =>
+    value.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9))).replace("-", "−");
+  const wide = spacing(right - left), high = spacing(top - bottom);
+  for (let line = Math.ceil(left / wide); line * wide <= right; line++) {
+    segment(context, x(line * wide), 0, x(line * wide), side);
+    context.fillText(text(line * wide, wide), x(line * wide) + 3, side - 5);
   }
-  for (let value = Math.ceil(bottom / step) * step; value <= top; value += step) {
-    segment(context, 0, y(value), side, y(value));
-    context.fillText(String(value).replace("-", "−"), 4, y(value) - 3);
+  for (let line = Math.ceil(bottom / high); line * high <= top; line++) {
+    segment(context, 0, y(line * high), side, y(line * high));
+    context.fillText(text(line * high, high), 4, y(line * high) - 3);
   }
 }
 

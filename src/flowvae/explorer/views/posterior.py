@@ -20,7 +20,8 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
         "The posterior of one image: samples drawn from the Gaussian q₀, then carried through the "
         "transformations one after the other. Shown are the two directions in which the flow changes their "
-        "spread most, in standard deviations of q₀, so that the cloud begins round. A sample keeps its hue."
+        "spread most, in standard deviations of q₀. Each step has its own scale along both axes: the dashed "
+        "line, which contains 90% of q₀, is a circle on equal scales. A sample keeps its hue."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
@@ -57,14 +58,12 @@ def _unrolled(run: Explored, text: str, num_samples: int, seed: int) -> dict[str
         "decoded": decoded,
         "density": [round(value, 2) for value in unrolled.log_density.mean(1).tolist()],
         "dimension": unrolled.z.shape[2],
-        "extent": _extent(points),
+        "extents": _extents(points),
     }
 
 
-def _extent(points: torch.Tensor) -> list[float]:
-    """[left, right, bottom, top] of one square around nearly all points of all steps."""
-    flat = points.flatten(0, 1)
-    low, high = flat.quantile(0.002, 0), flat.quantile(0.998, 0)
-    middle, half = (low + high) / 2, float((high - low).max()) * 0.56
-    x, y = middle.tolist()
-    return [x - half, x + half, y - half, y + half]
+def _extents(points: torch.Tensor) -> list[list[float]]:
+    """[left, right, bottom, top] around nearly all points [S, 2] of each step [K + 1, S, 2]."""
+    low, high = points.quantile(0.005, 1), points.quantile(0.995, 1)
+    margin = (0.15 * (high - low)).clamp(min=1e-6)
+    return torch.stack([low - margin, high + margin], 2).flatten(1).tolist()
