@@ -40,7 +40,8 @@ def test_train_evaluate_and_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     scores = evaluate_run(run, 5, tests)
     assert scores["dataset"] == name
     assert 0 < scores["bits_per_dim"] < 12
-    assert picture_samples(run, 4, 0, tmp_path / "samples.png").exists()
+    picture_samples(run, 4, 0, tmp_path / "samples.png")
+    assert (tmp_path / "samples.png").exists()
 
 
 def pack(*words: object) -> subprocess.CompletedProcess:

@@ -20,6 +20,9 @@ from flowvae.options import given, parse
 
 Run = Annotated[Path, Positional, arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
+Images = Annotated[
+    tuple[str, ...], Positional, arg(metavar="IMAGES [IMAGES ...]", help_behavior_hint="(required)")
+]
 # The exit code by which a shell knows that a program was stopped with Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
 LONGEST_LINE = 1000
@@ -116,9 +119,7 @@ def evaluate(
 
 def score(
     run: Run,
-    images: Annotated[
-        tuple[str, ...], Positional, arg(metavar="IMAGES [IMAGES ...]", help_behavior_hint="(required)")
-    ],
+    images: Images,
     samples: int = 500,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
     seed: int = 0,
@@ -141,6 +142,54 @@ def score(
     print(score_images(run, images, samples, split, seed, out, device), end="")
 
 
+def encode(
+    run: Run,
+    images: Images,
+    out: Path,
+    draws: Annotated[int | None, _default("the code without noise")] = None,
+    split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Encode images: one code each, without noise, or draws from the posterior.
+
+    Args:
+        run: directory of the run
+        images: image files, directories of them, or data sets
+        out: file to write: .npz with codes and names, or a table, .csv, .json or .parquet
+        draws: S, number of draws from q(z|x) per image
+        split: split of a data set to encode; with it, a directory is read as a data set
+        seed: random seed for the draws and the binarization of image files
+        device: device to compute on: auto, cpu or an accelerator such as cuda:1
+    """
+    from flowvae.commands import encode_images
+
+    encode_images(run, images, draws, split, seed, out, device)
+    print(out)
+
+
+def decode(
+    run: Run,
+    codes: Annotated[Path, Positional, arg(metavar="CODES")],
+    out: Path,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Decode codes to images: one PNG each, or one .npz file.
+
+    Args:
+        run: directory of the run
+        codes: .npz file with an array codes, [N, D] or [S, N, D], and optionally names, as encode writes it
+        out: directory for the images, or .npz file to write
+        seed: random seed for the noise of the pixels, if the model draws them
+        device: device to compute on: auto, cpu or an accelerator such as cuda:1
+    """
+    from flowvae.commands import decode_codes
+
+    decode_codes(run, codes, seed, out, device)
+    print(out)
+
+
 def sample(
     run: Run,
     show: Literal["samples", "crossed", "nearest"] = "samples",
@@ -149,7 +198,7 @@ def sample(
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
 ) -> None:
-    """Draw samples from a run's model and show them as a grid.
+    """Draw samples from a run's model and say whether they are draws from p(x) or means of p(x|z).
 
     Args:
         run: directory of the run
@@ -158,7 +207,7 @@ def sample(
         images: number of samples
         data: another data set or path to take the training images from
         seed: random seed for the samples
-        out: image file to write, .png or .pdf
+        out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
     """
     from flowvae.commands import picture_samples
 
@@ -179,7 +228,7 @@ def reconstruct(
         images: number of test images
         data: another data set or path to take the test images from
         seed: random seed for the choice of images
-        out: image file to write, .png or .pdf
+        out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
     """
     from flowvae.commands import picture_reconstructions
 
@@ -202,7 +251,7 @@ def interpolate(
         steps: number of images per interpolation, both ends included
         data: another data set or path to take the test images from
         seed: random seed for the choice of pairs
-        out: image file to write, .png or .pdf
+        out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
     """
     from flowvae.commands import picture_interpolations
 
@@ -369,6 +418,8 @@ _ALL = (
     train,
     evaluate,
     score,
+    encode,
+    decode,
     sample,
     reconstruct,
     interpolate,

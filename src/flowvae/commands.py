@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -18,12 +19,14 @@ from torch import Tensor
 from flowvae import figures, runs
 from flowvae.data import Dataset, as_float
 from flowvae.data.cache import fingerprint
-from flowvae.data.named import named_images
+from flowvae.data.named import Named, named_images, number_of
+from flowvae.data.reading import unreadable
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import Finished, evaluate, interpolate, nearest, score
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
 from flowvae.hub import save_pretrained
+from flowvae.image_files import is_grid, save_arrays, save_images
 from flowvae.models import Bounded, Coded, Inferring, Sampler, Scored
 from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
@@ -45,6 +48,7 @@ from flowvae.training import train
 
 # More than this in one picture is unreadable, and would fill the memory first.
 MOST_IMAGES = 10_000
+IMAGES_AT_ONCE = 256
 SECONDS_BETWEEN_LINES = 30.0
 # Numbers of images by default, if there are as many.
 USUAL_EVALUATED = 1000
@@ -192,6 +196,107 @@ def _test_nll(run: Run) -> Tensor | None:
     return None if found is None else found["nll"].sort().values
 
 
+def encode_images(
+    path: Path,
+    sources: Sequence[str],
+    draws: int | None,
+    split: str | None,
+    seed: int,
+    out: Path,
+    on: str = "auto",
+) -> None:
+    """Write the code of each image, or draws of it, to ``out``.
+
+    An .npz file has ``names`` [N] and ``codes``: [N, D], the codes without noise (`Coded.center`), or
+    [S, N, D], S draws from q(z|x). The draws of an image depend on its pixels and ``seed`` only. A table
+    has a row for each code, with the columns ``name``, ``draw`` (of several) and ``z0``, ``z1``, ...
+    """
+    check_range("seed", seed, 0, LARGEST_SEED)
+    check_format(out, (".npz", ".csv", ".json", ".parquet"))
+    run = Run(path)
+    if draws is not None:
+        check_range("draws", draws, 1, MOST_IMAGES)
+        needs(Inferring, run)
+    model, on_device = needs(Coded, run), device(on)
+    run.model.to(on_device)
+    names, images = named_images(sources, run.spec, run.config.data, split, seed)
+    with _reporting(f"encoding with {run.name}") as report, torch.no_grad():
+        parts: list[Tensor] = []
+        for few in images.split(1 if draws else IMAGES_AT_ONCE):
+            if draws:
+                noise = torch.Generator().manual_seed(number_of(few[0], seed))
+                parts.append(needs(Inferring, run).encode(few.to(on_device), draws, noise).cpu())
+            else:
+                parts.append(model.center(few.to(on_device)).cpu())
+            report(len(parts) * len(parts[0]) / len(images))
+    codes = torch.cat(parts, dim=1 if draws else 0)
+    if not codes.isfinite().all():
+        raise UserError("a code is not finite; train again with a lower --learning-rate")
+    if out.suffix == ".npz":
+        save_arrays(out, codes=codes.numpy(), names=np.array(names))
+        return
+    write_table(
+        [
+            {
+                "name": name,
+                **({"draw": draw} if draws else {}),
+                **{f"z{place}": value for place, value in enumerate(code)},
+            }
+            for draw, of_draw in enumerate((codes if draws else codes[None]).tolist())
+            for name, code in zip(names, of_draw, strict=True)
+        ],
+        out,
+    )
+
+
+def decode_codes(path: Path, codes: Path, seed: int, out: Path, on: str = "auto") -> None:
+    """Decode the codes that `encode_images` wrote, and save the images one by one, or in an .npz file.
+
+    ``seed`` is that of the noise of pixels, for models that draw them.
+    """
+    check_range("seed", seed, 0, LARGEST_SEED)
+    if is_grid(out):
+        raise UserError(
+            f"{out} is a picture, and decoded images are saved one by one; choose a directory or .npz"
+        )
+    run = Run(path)
+    model, on_device = needs(Coded, run), device(on)
+    run.model.to(on_device)
+    names, z = _read_codes(codes, run)
+    noise = torch.Generator().manual_seed(seed)
+    with _reporting(f"decoding with {run.name}") as report, torch.no_grad():
+        parts: list[Tensor] = []
+        for few in z.split(IMAGES_AT_ONCE):
+            parts.append(model.decode(few.to(on_device), noise).cpu())
+            report(len(parts) * len(parts[0]) / len(z))
+    save_images({"images": _finite(run, torch.cat(parts))}, names, out)
+
+
+def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
+    """Read the names and codes [N, D] of an .npz file; of several draws, names become DRAW/NAME."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            codes = torch.from_numpy(np.asarray(arrays["codes"], np.float32))
+            names = arrays["names"].tolist() if "names" in arrays else _numbers(codes.shape[-2])
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; write it with: flowvae encode {run.path} IMAGES --out {path}"
+        ) from None
+    except Exception as error:  # NumPy and zipfile have many ways to say that bytes are wrong
+        raise unreadable(path, "an .npz file of codes", error) from None
+    dimension = needs(Coded, run).center(torch.zeros(1, *run.spec.shape)).shape[1]
+    if codes.ndim not in (2, 3) or codes.shape[-1] != dimension:
+        raise UserError(
+            f"{path} has codes of shape {tuple(codes.shape)}; {run.path} decodes [N, {dimension}] or "
+            f"[S, N, {dimension}]"
+        )
+    if len(names) != codes.shape[-2] or not codes.isfinite().all():
+        raise UserError(f"{path} needs one name per code and codes that are finite; encode the images again")
+    if codes.ndim == 3:
+        names = [f"{draw}/{name}" for draw in _numbers(len(codes)) for name in names]
+    return [str(name) for name in names], codes.flatten(0, -2)
+
+
 @contextmanager
 def _reporting(what: str) -> Iterator[Callable[[float], None]]:
     """Yield a function that shows the finished fraction on standard error.
@@ -228,36 +333,49 @@ def picture_samples(
     out: Path | None = None,
     show: str = "samples",
     data: str | None = None,
-) -> Path:
-    """Draw samples from the model and save them as a grid.
+) -> str:
+    """Draw samples from the model and save them: as a grid, one by one in a directory, or in an .npz file.
 
     Args:
         path: directory of the run.
         num_images: number of samples.
         seed: random seed for the samples.
-        out: image file to write; by default, in the directory of the run.
+        out: see `flowvae.image_files.is_grid`; by default, a grid in the directory of the run.
         show: ``"samples"``; ``"crossed"``: images in a column share a code, images in a row the noise that
             draws their pixels; ``"nearest"``: each sample above its nearest training image.
         data: another data set or path to take the training images from.
+
+    Returns:
+        What to print: the path, and what the samples are.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", num_images, 1, MOST_IMAGES)
     run = Run(path)
     out = out or run.place_for(f"{show}.png")
+    grid = is_grid(out)
     model, noise = needs(Sampler, run), torch.Generator().manual_seed(seed)
-    if show == "crossed":
-        title = "columns share a code, rows share the noise"
-        figures.save_panels({title: _finite(run, _crossed(run, num_images, noise))}, out, columns=10)
-        return out
-    images = _finite(run, model.sample(num_images, noise))
+    kind = "draws from p(x)" if model.draws else "means of p(x|z)"
+    crossed = show == "crossed"
+    images = _finite(run, _crossed(run, num_images, noise) if crossed else model.sample(num_images, noise))
+    groups = {"images": images}
     if show == "nearest":
         dataset = run.read_dataset(data)
         training, levels = dataset.train.images, dataset.training_levels
-        found = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
-        _save_pairs("samples, each above its nearest training image", images, found, out)
+        groups["nearest"] = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
+    if not grid:
+        save_images(groups, _numbers(num_images), out, kind=kind)
+    elif show == "nearest":
+        _save_pairs("samples, each above its nearest training image", images, groups["nearest"], out)
     else:
-        figures.save_panels({"": images}, out, columns=10)
-    return out
+        title = "columns share a code, rows share the noise" if crossed else ""
+        figures.save_panels({title: images}, out, columns=10)
+    return f"{out}: {kind}"
+
+
+def _numbers(count: int) -> list[str]:
+    """Name images by their numbers, so that names sort as the images do."""
+    width = len(str(count - 1))
+    return [f"{number:0{width}}" for number in range(count)]
 
 
 @torch.no_grad()
@@ -279,16 +397,20 @@ def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
 def picture_reconstructions(
     path: Path, num_images: int | None, seed: int, out: Path | None = None, data: str | None = None
 ) -> Path:
-    """Save rows of test images, each row above the row of their reconstructions."""
+    """Save test images with their reconstructions: as rows of a grid, in a directory, or in an .npz file."""
     run = Run(path)
     out = out or run.place_for("reconstructions.png")
+    grid = is_grid(out)
     model = needs(Coded, run)
     if num_images is None:
         num_images = _up_to(USUAL_RECONSTRUCTED, [run], data)
-    images = test_images(run, num_images, seed, data)
+    names, images = test_images(run, num_images, seed, data)
     with torch.no_grad():
         reconstructed = _finite(run, model.reconstruct(images, torch.Generator().manual_seed(seed)))
-    _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
+    if grid:
+        _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
+    else:
+        save_images({"images": images, "reconstructions": reconstructed}, names, out)
     return out
 
 
@@ -300,20 +422,28 @@ def picture_interpolations(
     out: Path | None = None,
     data: str | None = None,
 ) -> Path:
-    """Save interpolations between the same test images for each run, side by side; by default up to 8."""
+    """Save interpolations between the same test images for each run; by default up to 8.
+
+    They stand side by side in a grid, or one by one in a directory or an .npz file, named by pair and step.
+    """
     panels, opened = {}, [Run(path) for path in compared]
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     if pairs is None:
         pairs = max(1, _up_to(2 * USUAL_PAIRS, opened, data) // 2)
     check_range("pairs", pairs, 1, MOST_IMAGES)
     check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
+    out = out or opened[0].place_for("interpolations.png")
+    grid = is_grid(out)
     for title, run in zip(titles(compared), opened, strict=True):
-        ends = test_images(run, 2 * pairs, seed, data)
+        ends = test_images(run, 2 * pairs, seed, data).images
         noise = torch.Generator().manual_seed(seed)
         path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise)
         panels[title] = _finite(run, path.flatten(0, 1))
-    out = out or opened[0].place_for("interpolations.png")
-    figures.save_panels(panels, out, columns=steps)
+    if grid:
+        figures.save_panels(panels, out, columns=steps)
+    else:
+        groups = panels if len(panels) > 1 else dict(zip(["images"], panels.values(), strict=True))
+        save_images(groups, [f"{pair}-{step}" for pair in _numbers(pairs) for step in _numbers(steps)], out)
     return out
 
 
@@ -348,8 +478,8 @@ def run_demo(minutes: float, out: Path) -> None:
         print(path)
 
 
-def test_images(run: Run, count: int, seed: int, data: str | None) -> Tensor:
-    """Choose random images [N, C, H, W] from the test split of a run's data, or of another source."""
+def test_images(run: Run, count: int, seed: int, data: str | None) -> Named:
+    """Choose random images from the test split of a run's data, or of another source."""
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", count, 1, MOST_IMAGES)
     dataset = run.read_dataset(data)
@@ -360,7 +490,7 @@ def test_images(run: Run, count: int, seed: int, data: str | None) -> Tensor:
             "--pairs, or another source with --data"
         )
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    return dataset.batch("test", chosen).images
+    return Named([f"test/{place}" for place in chosen.tolist()], dataset.batch("test", chosen).images)
 
 
 def _finite(run: Run, images: Tensor) -> Tensor:

@@ -438,7 +438,7 @@ def reproduce_figure(
     numbers: dict[str, list[dict[str, float]]] = {}
     noise = torch.Generator().manual_seed(seed)
     for run in map(runs.Run, compared):
-        model, ends = needs(Inferring, run), test_images(run, 2 * pairs, seed, None)
+        model, ends = needs(Inferring, run), test_images(run, 2 * pairs, seed, None).images
         paths = interpolate(model, ends[:pairs], ends[pairs:], steps, noise)
         quality = path_quality(model, paths, run.spec.levels, num_samples, noise)
         panels[run.name], numbers[run.name] = [], []

@@ -6,7 +6,7 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,15 +220,15 @@ FORMATS: dict[str, Callable[[Sequence[dict[str, Any]]], str | bytes]] = {
 }
 
 
-def check_format(path: Path) -> None:
-    """Make sure that a table can be written to ``path``.
+def check_format(path: Path, formats: Iterable[str] = FORMATS) -> None:
+    """Make sure that a file can be written to ``path`` in one of the ``formats``, by default those of tables.
 
     Raises:
-        UserError: its suffix is unknown, or Parquet lacks pyarrow.
+        UserError: its suffix is none of them, or Parquet lacks pyarrow.
         FileNotFoundError: there is no such directory.
     """
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, FORMATS)}")
+    if path.suffix not in formats:
+        raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, formats)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{path} needs pyarrow; install it with: pip install pyarrow, or write .csv")
     if not path.parent.is_dir():

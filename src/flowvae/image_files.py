@@ -1,0 +1,80 @@
+"""Generated images as files of their own: a directory of PNGs, or one .npz."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from flowvae.data.images import SUFFIXES
+from flowvae.errors import UserError, quoted
+from flowvae.figures import FORMATS
+from flowvae.runs import replacing
+
+
+def is_grid(out: Path) -> bool:
+    """Whether images go into one picture, rather than into a directory or an .npz file.
+
+    A path without a suffix is a directory, and so is whatever is one already.
+
+    Raises:
+        UserError: if it is neither a picture, a directory nor an .npz file.
+
+    >>> is_grid(Path("samples.pdf")), is_grid(Path("samples")), is_grid(Path("samples.npz"))
+    (True, False, False)
+    """
+    if out.is_dir() or out.suffix in ("", ".npz"):
+        return False
+    if out.suffix in FORMATS:
+        return True
+    raise UserError(
+        f"{out} ends in {quoted(out.suffix)}; choose .png or .pdf for a grid, .npz, or a directory, for one "
+        "PNG per image"
+    )
+
+
+def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, **notes: str) -> None:
+    """Save images [N, C, H, W] in [0, 1] of one or more groups, the same ``names`` for each group.
+
+    An .npz file has an array for each group (float32), ``names``, and the ``notes``. In a directory, an image
+    is ``NAME.png`` of 8 bits; of several groups, ``GROUP/NAME.png``.
+
+    Raises:
+        UserError: if two images would have one file.
+    """
+    if out.suffix == ".npz" and not out.is_dir():
+        arrays = {group: images.detach().cpu().numpy() for group, images in groups.items()}
+        save_arrays(
+            out, **arrays, names=np.array(names), **{key: np.array(note) for key, note in notes.items()}
+        )
+        return
+    prefixes = {group: Path(group if len(groups) > 1 else "") for group in groups}
+    files = {group: [out / _inside(prefix / name) for name in names] for group, prefix in prefixes.items()}
+    places = [file for found in files.values() for file in found]
+    if len(set(places)) < len(places):
+        (twice, *_) = (file for file in places if places.count(file) > 1)
+        raise UserError(f"two images would be written to {twice}; write an .npz file instead")
+    for group, images in groups.items():
+        pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for file, image in zip(files[group], pixels, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as partial:
+                Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(partial, "PNG")
+
+
+def save_arrays(out: Path, **arrays: np.ndarray) -> None:
+    """Save arrays into an .npz file."""
+    with replacing(out) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _inside(name: Path) -> Path:
+    """Return the file of an image, relative to a directory that it cannot leave.
+
+    >>> _inside(Path("/home/../me/a.jpg")), _inside(Path("test/3"))
+    (PosixPath('home/me/a.png'), PosixPath('test/3.png'))
+    """
+    parts = [part for part in name.parts if part not in (name.anchor, "..")] or ["image"]
+    stem = name.stem if name.suffix.lower() in SUFFIXES else parts[-1]
+    return Path(*parts[:-1], f"{stem}.png")
