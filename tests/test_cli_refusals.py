@@ -96,7 +96,6 @@ REFUSED: list[tuple[str, list[str]]] = [
     ),
     ("sample plain --out images.npz/samples.png", ["images.npz/samples.png", "choose another path"]),
     ("sample plain --out samples.foo", ["samples.foo ends in '.foo'", ".png"]),
-    ("sample plain --out flow", ["flow ends in ''"]),
     ("reconstruct plain --images 0", ["images is 0"]),
     ("reconstruct plain --images 31", ["31 test images", "has 30"]),
     ("reconstruct plain --images 99999999999999", ["images is 99999999999999"]),

@@ -145,49 +145,47 @@ def score(
 def encode(
     run: Run,
     images: Images,
-    out: Path,
     draws: Annotated[int | None, _default("the code without noise")] = None,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
     seed: int = 0,
     device: str = "auto",
+    out: Annotated[Path | None, _default("RUN/codes.npz")] = None,
 ) -> None:
     """Encode images: one code each, without noise, or draws from the posterior.
 
     Args:
         run: directory of the run
         images: image files, directories of them, or data sets
-        out: file to write: .npz with codes and names, or a table, .csv, .json or .parquet
         draws: S, number of draws from q(z|x) per image
         split: split of a data set to encode; with it, a directory is read as a data set
         seed: random seed for the draws and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
+        out: file to write: .npz with codes and names, or a table, .csv, .json or .parquet
     """
     from flowvae.commands import encode_images
 
-    encode_images(run, images, draws, split, seed, out, device)
-    print(out)
+    print(encode_images(run, images, draws, split, seed, out, device))
 
 
 def decode(
     run: Run,
     codes: Annotated[Path, Positional, arg(metavar="CODES")],
-    out: Path,
     seed: int = 0,
     device: str = "auto",
+    out: Annotated[Path | None, _default("RUN/decoded")] = None,
 ) -> None:
     """Decode codes to images: one PNG each, or one .npz file.
 
     Args:
         run: directory of the run
         codes: .npz file with an array codes, [N, D] or [S, N, D], and optionally names, as encode writes it
-        out: directory for the images, or .npz file to write
         seed: random seed for the noise of the pixels, if the model draws them
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
+        out: directory for the images, or .npz file to write
     """
     from flowvae.commands import decode_codes
 
-    decode_codes(run, codes, seed, out, device)
-    print(out)
+    print(decode_codes(run, codes, seed, out, device))
 
 
 def sample(

@@ -202,18 +202,19 @@ def encode_images(
     draws: int | None,
     split: str | None,
     seed: int,
-    out: Path,
+    out: Path | None = None,
     on: str = "auto",
-) -> None:
-    """Write the code of each image, or draws of it, to ``out``.
+) -> Path:
+    """Write the code of each image, or draws of it, to ``out``, by default codes.npz in the run.
 
     An .npz file has ``names`` [N] and ``codes``: [N, D], the codes without noise (`Coded.center`), or
     [S, N, D], S draws from q(z|x). The draws of an image depend on its pixels and ``seed`` only. A table
     has a row for each code, with the columns ``name``, ``draw`` (of several) and ``z0``, ``z1``, ...
     """
     check_range("seed", seed, 0, LARGEST_SEED)
-    check_format(out, (".npz", ".csv", ".json", ".parquet"))
     run = Run(path)
+    out = out or run.place_for("codes.npz")
+    check_format(out, (".npz", ".csv", ".json", ".parquet"))
     if draws is not None:
         check_range("draws", draws, 1, MOST_IMAGES)
         needs(Inferring, run)
@@ -222,19 +223,20 @@ def encode_images(
     names, images = named_images(sources, run.spec, run.config.data, split, seed)
     with _reporting(f"encoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
-        for few in images.split(1 if draws else IMAGES_AT_ONCE):
+        pieces = images.split(1 if draws else IMAGES_AT_ONCE)
+        for few in pieces:
             if draws:
                 noise = torch.Generator().manual_seed(number_of(few[0], seed))
                 parts.append(needs(Inferring, run).encode(few.to(on_device), draws, noise).cpu())
             else:
                 parts.append(model.center(few.to(on_device)).cpu())
-            report(len(parts) * len(parts[0]) / len(images))
+            report(len(parts) / len(pieces))
     codes = torch.cat(parts, dim=1 if draws else 0)
     if not codes.isfinite().all():
         raise UserError("a code is not finite; train again with a lower --learning-rate")
     if out.suffix == ".npz":
         save_arrays(out, codes=codes.numpy(), names=np.array(names))
-        return
+        return out
     write_table(
         [
             {
@@ -247,29 +249,33 @@ def encode_images(
         ],
         out,
     )
+    return out
 
 
-def decode_codes(path: Path, codes: Path, seed: int, out: Path, on: str = "auto") -> None:
+def decode_codes(path: Path, codes: Path, seed: int, out: Path | None = None, on: str = "auto") -> Path:
     """Decode the codes that `encode_images` wrote, and save the images one by one, or in an .npz file.
 
-    ``seed`` is that of the noise of pixels, for models that draw them.
+    By default, they go into the directory ``decoded`` of the run. ``seed`` is that of the noise of pixels, for models that draw them.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
+    run = Run(path)
+    out = out or run.place_for("decoded")
     if is_grid(out):
         raise UserError(
             f"{out} is a picture, and decoded images are saved one by one; choose a directory or .npz"
         )
-    run = Run(path)
     model, on_device = needs(Coded, run), device(on)
-    run.model.to(on_device)
     names, z = _read_codes(codes, run)
+    run.model.to(on_device)
     noise = torch.Generator().manual_seed(seed)
     with _reporting(f"decoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
-        for few in z.split(IMAGES_AT_ONCE):
+        pieces = z.split(IMAGES_AT_ONCE)
+        for few in pieces:
             parts.append(model.decode(few.to(on_device), noise).cpu())
-            report(len(parts) * len(parts[0]) / len(z))
+            report(len(parts) / len(pieces))
     save_images({"images": _finite(run, torch.cat(parts))}, names, out)
+    return out
 
 
 def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
