@@ -255,7 +255,8 @@ def encode_images(
 def decode_codes(path: Path, codes: Path, seed: int, out: Path | None = None, on: str = "auto") -> Path:
     """Decode the codes that `encode_images` wrote, and save the images one by one, or in an .npz file.
 
-    By default, they go into the directory ``decoded`` of the run. ``seed`` is that of the noise of pixels, for models that draw them.
+    By default, they go into the directory ``decoded`` of the run. ``seed`` is that of the noise of pixels, if
+    the model draws them.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
