@@ -14,7 +14,7 @@ from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.models.base import Model, Sampler, Update
 from flowvae.models.generator import GeneratorOptions
 from flowvae.networks import Downsampler
-from flowvae.networks.convolutional import NECK, STRIDE, kaiming
+from flowvae.networks.convolutional import NECK, STRIDE, fewer, kaiming
 from flowvae.noise import Noise, normal
 from flowvae.parts import LARGEST, WIDEST, Part, check_positive, ranged
 
@@ -60,7 +60,7 @@ class Discriminator(nn.Module):
     image.
 
     Args:
-        shape: (C, H, W); height and width are multiples of 4.
+        shape: (C, H, W).
         features: width of the first dense layer.
         channels, blocks: as in `Downsampler`.
         scale: factor on the logits.
@@ -71,10 +71,9 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = scale
-        image_channels, height, width = shape
-        self.downsampler = Downsampler(image_channels, channels, blocks)
+        self.downsampler = Downsampler(shape[0], channels, blocks)
         self.neck = kaiming(nn.Conv2d(channels, NECK, 1))
-        self.first = kaiming(nn.Linear(NECK * (height // STRIDE) * (width // STRIDE), features))
+        self.first = kaiming(nn.Linear(NECK * math.prod(fewer(shape[1:], STRIDE)), features))
         self.last = kaiming(nn.Linear(features, 1))
 
     def forward(self, images: Tensor) -> Tensor:

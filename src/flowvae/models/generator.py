@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from flowvae.models.sides import check_sides
 from flowvae.networks import Decoder, VectorCode
-from flowvae.networks.convolutional import STRIDE
 from flowvae.parts import DEEPEST, WIDEST, Options, ranged
 
 
@@ -22,11 +20,6 @@ class GeneratorOptions(Options):
     """number of residual blocks per resolution"""
 
     def generator(self, shape: tuple[int, int, int]) -> Decoder:
-        """Build the generator, from codes [N, D] to logits of pixels [N, C, H, W].
-
-        Raises:
-            UserError: if height or width is not a multiple of 4.
-        """
-        check_sides(shape, STRIDE)
+        """Build the generator, from codes [N, D] to logits of pixels [N, C, H, W]."""
         code = VectorCode(self.latent, shape[1:], self.features, self.channels)
-        return Decoder(code, shape[0], self.blocks)
+        return Decoder(code, shape[0], self.blocks, shape[1:])

@@ -32,7 +32,7 @@ class BernoulliOptions(LikelihoodPart):
     name = "bernoulli"
 
     def likelihood(self, code, blocks, shape) -> Likelihood:
-        return BernoulliLikelihood(Decoder(code, shape[0], blocks), shape)
+        return BernoulliLikelihood(Decoder(code, shape[0], blocks, shape[1:]), shape)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class CausalLikelihoodOptions(CausalOptions, LikelihoodPart):
     name: ClassVar[str] = "causal"
 
     def likelihood(self, code, blocks, shape) -> Likelihood:
-        return CausalLikelihood(Upsampler(code, blocks), self.network(shape, code.channels // 2), shape)
+        upsampler = Upsampler(code, blocks, shape[1:])
+        return CausalLikelihood(upsampler, self.network(shape, code.channels // 2), shape)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class LogisticOptions(LikelihoodPart):
     name = "logistic"
 
     def likelihood(self, code, blocks, shape) -> Likelihood:
-        return DiscretizedLogisticLikelihood(Decoder(code, 2 * shape[0], blocks), shape)
+        return DiscretizedLogisticLikelihood(Decoder(code, 2 * shape[0], blocks, shape[1:]), shape)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class LogisticMixtureOptions(LikelihoodPart):
 
     def likelihood(self, code, blocks, shape) -> Likelihood:
         outputs = LogisticMixtureLikelihood.outputs(shape[0], self.components)
-        return LogisticMixtureLikelihood(Decoder(code, outputs, blocks), shape, self.components)
+        decoder = Decoder(code, outputs, blocks, shape[1:])
+        return LogisticMixtureLikelihood(decoder, shape, self.components)
 
 
 LikelihoodOptions = BernoulliOptions | CausalLikelihoodOptions | LogisticOptions | LogisticMixtureOptions

@@ -11,9 +11,7 @@ from flowvae.config import Config, System, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.models.base import Model, Sampler, Scored, Update
 from flowvae.models.causal import CausalOptions
-from flowvae.models.sides import check_sides
 from flowvae.networks import CausalNetwork
-from flowvae.networks.causal import PATCH
 from flowvae.noise import Noise, integers, uniform
 from flowvae.objectives import log_mean_exp
 
@@ -80,7 +78,6 @@ class PixelCNNOptions(CausalOptions, System):
     name = "pixelcnn"
 
     def build(self, data: DataSpec) -> PixelCNN:
-        check_sides(data.shape, PATCH)
         return PixelCNN(self.network(data.shape, self.causal_channels), data.shape)
 
     def describe(self) -> str:

@@ -15,7 +15,6 @@ from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueez
 from flowvae.models.base import Coded, Sampler
 from flowvae.models.couplings import Couplings
 from flowvae.models.dequantized import DequantizedDensity
-from flowvae.models.sides import check_sides
 from flowvae.networks.normalization import Normalization
 from flowvae.noise import Noise, normal
 from flowvae.parts import DEEPEST, MOST, WIDEST, ranged, training_only
@@ -34,7 +33,7 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
     ``log p(x) = log N(z; 0, I) + sum of all log|det|``.
 
     Args:
-        shape: (C, H, W) of the images.
+        shape: (C, H, W) of the images; where height or width is odd, they are padded.
         scales: one flow per scale, whose ``forward`` is the sampling direction. The first flow's maps have
             4 C channels; from each scale to the next, height and width halve and the channels double.
         levels: number of values that a pixel takes.
@@ -49,8 +48,9 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         samples: int = 1,
         importance_weighted: bool = False,
     ) -> None:
-        super().__init__(levels, samples, importance_weighted)
-        self.shape = shape
+        channels, height, width = shape
+        super().__init__(levels, samples, importance_weighted, padding=(height % 2, width % 2))
+        self.shape = channels, height + height % 2, width + width % 2
         self.scales = nn.ModuleList(scales)
         # Device and type of what is drawn.
         self.register_buffer("_place", torch.zeros(()), persistent=False)
@@ -160,15 +160,15 @@ class RealNVPDensityOptions(System):
         scale has K transformations: they alternate between coupling the fields of a checkerboard and coupling
         even with odd channels, which makes the colours of a pixel depend on each other.
         """
-        _, height, width = data.shape
-        check_sides(data.shape, 2)
+        channels, height, width = data.shape
+        height, width = height + height % 2, width + width % 2
         scales = 1
         while min(height, width) >= 8 * 2**scales and not (
             height % 2 ** (scales + 1) or width % 2 ** (scales + 1)
         ):
             scales += 1
         widths = [self.hidden * (2 + index) // 2 for index in range(scales)]
-        maps = RealNVPDensity.maps(data.shape, scales)
+        maps = RealNVPDensity.maps((channels, height, width), scales)
         return RealNVPDensity(
             data.shape,
             [self._scale(channels, wide) for (channels, _, _), wide in zip(maps, widths, strict=True)],

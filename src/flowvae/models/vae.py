@@ -40,10 +40,9 @@ from flowvae.models.posteriors import (
     build_posterior,
 )
 from flowvae.models.priors import NormalOptions, PriorOptions, RealNVPPriorOptions, VampOptions
-from flowvae.models.sides import check_sides
 from flowvae.models.starting import start_from_data
 from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
-from flowvae.networks.convolutional import STRIDE
+from flowvae.networks.convolutional import STRIDE, fewer
 from flowvae.noise import Noise
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, ranged, training_only
@@ -311,7 +310,7 @@ class VAEOptions(System):
 
     def code_shape(self, shape: tuple[int, int, int]) -> CodeShape:
         """Return the shape of a code, for images of ``shape`` (C, H, W)."""
-        sides = (shape[1] // STRIDE, shape[2] // STRIDE) if isinstance(self.code, MapOptions) else None
+        sides = fewer(shape[1:], STRIDE) if isinstance(self.code, MapOptions) else None
         return CodeShape(self.latent, sides)
 
     def build(self, data: DataSpec) -> VAE:
@@ -327,7 +326,6 @@ class VAEOptions(System):
         flow: Flow | None = None,
     ) -> VAE:
         """Build the autoencoder for images of ``shape`` (C, H, W); given parts replace those described."""
-        check_sides(shape, STRIDE)
         code = self.code_shape(shape)
         width = self.code.features if isinstance(self.code, VectorOptions) else self.channels
         features = width
@@ -381,7 +379,7 @@ def vae(
     """Build a variational autoencoder for images of ``shape`` (C, H, W) from named parts and your own.
 
     Args:
-        shape: (C, H, W); height and width must be multiples of 4.
+        shape: (C, H, W).
         encoder: maps images [B, C, H, W] to features [B, F].
         decoder: maps codes [N, D] to logits of binary pixels [N, C, H, W].
         flow: flow of codes [S, B, D] that transforms a Gaussian posterior.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.networks.convolutional import depth_to_space, space_to_depth
+from flowvae.networks.convolutional import cropped, depth_to_space, fewer, padded, space_to_depth
 from flowvae.networks.orders import each_by_its_order, turn, turn_back
 
 PATCH = 2
@@ -126,8 +126,11 @@ class CausalNetwork(nn.Module):
     A causal convolution without its own position, gated residual blocks with it, and a last 1x1 convolution.
     A learned offset per position and symbol is added.
 
+    Where height or width is odd, images are padded with zeros. A patch at the edge then has fewer than 16
+    symbols, those whose padding is zero, and they share its probability.
+
     Args:
-        sides: (H, W) of the images; both must be even.
+        sides: (H, W) of the images.
         channels: number of channels.
         blocks: number of gated blocks.
         condition: number of channels of the condition [N, condition, H/2, W/2]; 0 for none.
@@ -138,6 +141,8 @@ class CausalNetwork(nn.Module):
     >>> network(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 16, 4, 4])
     """
+
+    impossible: Tensor | None
 
     def __init__(
         self,
@@ -154,7 +159,9 @@ class CausalNetwork(nn.Module):
         self.condition = nn.Conv2d(condition, channels, 1, bias=False) if condition else None
         self.blocks = nn.ModuleList(GatedBlock(channels, condition, dropout) for _ in range(blocks))
         self.last = nn.Conv2d(channels, SYMBOLS, 1)
-        self.offset = nn.Parameter(torch.zeros(orders * SYMBOLS, *(side // PATCH for side in sides)))
+        self.sides = sides
+        self.offset = nn.Parameter(torch.zeros(orders * SYMBOLS, *fewer(sides, PATCH)))
+        self.register_buffer("impossible", _impossible(sides, orders), persistent=False)
         self.order = nn.Parameter(0.1 * torch.randn(orders, channels, 1, 1)) if orders > 1 else None
         _start(self.last)
 
@@ -165,14 +172,15 @@ class CausalNetwork(nn.Module):
         Pixels between 0 and 1 count as probabilities.
         """
         bits = _bits(torch.arange(SYMBOLS, device=images.device).view(-1, 1, 1))  # [16, 4, 1, 1]
-        for order, offset in enumerate(self._offsets()):
-            ones = space_to_depth(turn(images, order), PATCH)
+        for order, offset in enumerate(self.offset.unflatten(0, (self.orders, SYMBOLS))):
+            ones = space_to_depth(turn(padded(images, PATCH), order), PATCH)
             frequencies = [(ones * bit + (1 - ones) * (1 - bit)).prod(1).mean(0) for bit in bits]
             offset.copy_((torch.stack(frequencies) + 1e-3).log())
 
     def _offsets(self) -> Tensor:
-        """Return the offsets of each order, [orders, 16, H/2, W/2]."""
-        return self.offset.unflatten(0, (self.orders, SYMBOLS))
+        """Return the offsets of each order, [orders, 16, H/2, W/2]; -inf for impossible symbols."""
+        offsets = self.offset.unflatten(0, (self.orders, SYMBOLS))
+        return offsets if self.impossible is None else offsets.masked_fill(self.impossible, -torch.inf)
 
     def forward(
         self, images: Tensor, condition: Tensor | None = None, orders: Tensor | None = None
@@ -180,7 +188,7 @@ class CausalNetwork(nn.Module):
         """Compute logits [S * B, 16, H/2, W/2] for images [B, 1, H, W] and a condition [S * B, C, H/2, W/2].
 
         The S samples of an image are B apart from each other. A condition with one map is shared by all
-        images. Images and maps must be turned already, to the orders [S * B]; None for the first order.
+        images. Images are padded, and images and maps turned, to the orders [S * B]; None for the first.
         """
         x = self.first(_centered(space_to_depth(images, PATCH)))
         if condition is not None:
@@ -200,6 +208,7 @@ class CausalNetwork(nn.Module):
 
         Images and maps are in the original orientation.
         """
+        images = padded(images, PATCH)
         if orders is not None:
             images = each_by_its_order(turn, images.repeat(len(orders) // len(images), 1, 1, 1), orders)
             if condition is not None:
@@ -257,7 +266,18 @@ class CausalNetwork(nn.Module):
                 bits = _bits(symbols[:, row : row + 1, column : column + 1])
                 reach = self.first.reach
                 pixels[:, :, row + reach, column + reach] = _centered(bits)[:, :, 0, 0].to(pixels.dtype)
-        return each_by_its_order(turn_back, to_images(symbols).to(noise.dtype), orders)
+        images = each_by_its_order(turn_back, to_images(symbols).to(noise.dtype), orders)
+        return cropped(images, self.sides)
+
+
+def _impossible(sides: tuple[int, int], orders: int) -> Tensor | None:
+    """Return which symbols have a one in the padding, bool [orders, 16, H/2, W/2]; None without padding."""
+    padding = padded(torch.zeros(1, 1, *sides) - 1, PATCH) + 1
+    if not padding.any():
+        return None
+    bits = _bits(torch.arange(SYMBOLS).view(-1, 1, 1))  # [16, 4, 1, 1]
+    places = [space_to_depth(turn(padding, order), PATCH) for order in range(orders)]
+    return torch.stack([(bits * place).any(1) for place in places])
 
 
 def _centered(bits: Tensor) -> Tensor:

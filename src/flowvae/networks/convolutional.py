@@ -14,6 +14,34 @@ NECK = 16
 """channels of the quarter-sized map next to the dense layers, few since these have most of the weights"""
 
 
+def fewer(sides: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Return the height and width of maps that are smaller by ``factor``, rounded up.
+
+    >>> fewer((30, 45), 4)
+    (8, 12)
+    """
+    height, width = sides
+    return -(-height // factor), -(-width // factor)
+
+
+def padded(images: Tensor, factor: int) -> Tensor:
+    """Append zeros below and to the right of images [..., H, W], up to multiples of ``factor``.
+
+    >>> padded(torch.rand(2, 3, 30, 45), 4).shape
+    torch.Size([2, 3, 32, 48])
+    """
+    height, width = images.shape[-2:]
+    if height % factor == width % factor == 0:
+        return images
+    return F.pad(images, (0, -width % factor, 0, -height % factor))
+
+
+def cropped(maps: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Return the top left part of maps [..., H, W] that has these sides; it undoes `padded`."""
+    height, width = sides
+    return maps[..., :height, :width]
+
+
 def space_to_depth(images: Tensor, factor: int) -> Tensor:
     """Turn blocks of pixels into channels: [N, C, H, W] to [N, factor^2 C, H/factor, W/factor].
 
@@ -52,10 +80,11 @@ class Residual(nn.Module):
 
 
 class Downsampler(nn.Module):
-    """Maps images [N, C, H, W] to quarter-sized maps [N, channels, H/4, W/4].
+    """Maps images [N, C, H, W] of any size to quarter-sized maps [N, channels, H/4, W/4], rounded up.
 
     A convolution and residual blocks on the half-sized map, a convolution to the quarter-sized one, and
-    residual blocks there. `space_to_depth` halves the sides.
+    residual blocks there. `space_to_depth` halves the sides, of images that are padded with zeros to
+    multiples of 4.
 
     Args:
         image_channels: C.
@@ -72,7 +101,7 @@ class Downsampler(nn.Module):
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.hardswish(self.on_half(self.first(space_to_depth(images, 2))))
+        x = F.hardswish(self.on_half(self.first(space_to_depth(padded(images, STRIDE), 2))))
         return F.hardswish(self.on_quarter(self.down(space_to_depth(x, 2))))
 
 
@@ -83,17 +112,16 @@ class Encoder(nn.Module):
     some posteriors to a fiftieth, where hardswish is linear and the layers act as one.
 
     Args:
-        shape: (C, H, W) of the images; height and width must be multiples of 4.
+        shape: (C, H, W) of the images.
         features: width of the embedding.
         channels, blocks: as in `Downsampler`.
     """
 
     def __init__(self, shape: tuple[int, int, int], features: int, channels: int, blocks: int) -> None:
         super().__init__()
-        image_channels, height, width = shape
-        self.downsampler = Downsampler(image_channels, channels, blocks)
+        self.downsampler = Downsampler(shape[0], channels, blocks)
         self.neck = kaiming(nn.Conv2d(channels, NECK, 1))
-        inputs = NECK * (height // STRIDE) * (width // STRIDE)
+        inputs = NECK * math.prod(fewer(shape[1:], STRIDE))
         self.neck_norm = nn.LayerNorm(inputs)
         self.last = kaiming(nn.Linear(inputs, features))
         self.last_norm = nn.LayerNorm(features)
@@ -104,20 +132,19 @@ class Encoder(nn.Module):
 
 
 class VectorCode(nn.Module):
-    """Maps codes [N, D] to quarter-sized maps [N, channels, H/4, W/4], by two dense layers.
+    """Maps codes [N, D] to quarter-sized maps [N, channels, H/4, W/4], rounded up, by two dense layers.
 
     Args:
         dimension: D.
-        sides: (H, W) of the images, multiples of 4.
+        sides: (H, W) of the images.
         features: width of the first dense layer.
         channels: number of channels of the maps.
     """
 
     def __init__(self, dimension: int, sides: tuple[int, int], features: int, channels: int) -> None:
         super().__init__()
-        height, width = sides
         self.channels = channels
-        self.map = (height // STRIDE, width // STRIDE, NECK)
+        self.map = (*fewer(sides, STRIDE), NECK)
         self.first = kaiming(nn.Linear(dimension, features))
         self.second = kaiming(nn.Linear(features, math.prod(self.map)))
         self.neck = kaiming(nn.Conv2d(NECK, channels, 1))
@@ -144,27 +171,28 @@ class MapCode(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """Maps codes [N, D] to half-sized maps [N, channels / 2, H/2, W/2]: the `Downsampler` in reverse.
+    """Maps codes [N, D] to half-sized maps [N, channels / 2, H/2, W/2], rounded up.
 
-    A convolution with `depth_to_space`, which is a transposed convolution of stride 2, doubles the sides of
-    the quarter-sized map.
+    The `Downsampler` in reverse. A convolution with `depth_to_space`, which is a transposed convolution of
+    stride 2, doubles the sides of the quarter-sized map; what this has beyond the image is cut off.
 
     Args:
         code: layer from codes to quarter-sized maps; half-sized maps have half as many channels.
         blocks: number of residual blocks per size.
+        sides: (H, W) of the images.
     """
 
-    def __init__(self, code: VectorCode | MapCode, blocks: int) -> None:
+    def __init__(self, code: VectorCode | MapCode, blocks: int, sides: tuple[int, int]) -> None:
         super().__init__()
         channels, wide = code.channels, code.channels // 2
-        self.code = code
+        self.code, self.sides = code, fewer(sides, 2)
         self.on_quarter = nn.Sequential(*(Residual(channels) for _ in range(blocks)))
         self.up = kaiming(nn.Conv2d(channels, 4 * wide, 1))
         self.on_half = nn.Sequential(*(Residual(wide) for _ in range(blocks)))
 
     def forward(self, z: Tensor) -> Tensor:
         x = F.hardswish(self.on_quarter(self.code(z)))
-        return F.hardswish(self.on_half(depth_to_space(self.up(x), 2)))
+        return F.hardswish(self.on_half(cropped(depth_to_space(self.up(x), 2), self.sides)))
 
 
 class Decoder(nn.Module):
@@ -173,17 +201,18 @@ class Decoder(nn.Module):
     An `Upsampler`, a convolution and another `depth_to_space`.
 
     Args:
-        code, blocks: as in `Upsampler`.
+        code, blocks, sides: as in `Upsampler`.
         outputs: number of outputs per pixel.
     """
 
-    def __init__(self, code: VectorCode | MapCode, outputs: int, blocks: int) -> None:
+    def __init__(self, code: VectorCode | MapCode, outputs: int, blocks: int, sides: tuple[int, int]) -> None:
         super().__init__()
-        self.upsampler = Upsampler(code, blocks)
+        self.sides = sides
+        self.upsampler = Upsampler(code, blocks, sides)
         self.last = kaiming(nn.Conv2d(code.channels // 2, 4 * outputs, 3, padding=1), gain=0.5)
 
     def forward(self, z: Tensor) -> Tensor:
-        return depth_to_space(self.last(self.upsampler(z)), 2)
+        return cropped(depth_to_space(self.last(self.upsampler(z)), 2), self.sides)
 
 
 Layer = TypeVar("Layer", bound=nn.Module)
