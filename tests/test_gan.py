@@ -229,8 +229,6 @@ def test_options_without_an_effect_are_refused():
         options(regularization="spectral", gamma=2.0)
     with pytest.raises(UserError, match="gamma is -1"):
         options(gamma=-1.0)
-    with pytest.raises(UserError, match="multiples of 4"):
-        options().build(DataSpec((1, 10, 8)))
 
 
 def test_gamma_does_not_shape_the_model():

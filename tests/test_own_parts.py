@@ -262,8 +262,3 @@ def test_what_is_not_said_is_the_default():
 def test_parts_and_options_that_do_not_go_together_are_refused(parts, message):
     with pytest.raises(UserError, match=message):
         flowvae.vae(SHAPE, **parts)
-
-
-def test_sides_that_4_does_not_divide_are_refused():
-    with pytest.raises(UserError, match="images are 8 x 6; height and width must be multiples of 4"):
-        flowvae.vae((1, 8, 6))

@@ -121,11 +121,6 @@ def test_scales_go_on_while_sides_are_even(shape, scales):
     assert len(model.scales) == scales
 
 
-def test_odd_sides_are_refused():
-    with pytest.raises(UserError, match="images are 7 x 8; height and width must be multiples of 2"):
-        build((1, 7, 8), transformations=1)
-
-
 def test_act_norm_starts_from_images():
     model = build((3, 16, 16), transformations=1, hidden=8)
     torch.manual_seed(0)
