@@ -448,7 +448,10 @@ def test_sizes_that_are_none(size: str) -> None:
 def test_images_train_as_they_are_or_resized(tmp_path: Path) -> None:
     write_images(tmp_path / "set", np.repeat(np.repeat(drawings(9, 15), 2, 1), 3, 2))
     assert "images (train + valid + test) of 30 x 45, grey" in trained("set")[0]
-    assert "images (train + valid + test) of 32 x 44, grey" in trained("set", "--image-size", "32x44")[0]
+    assert (
+        "images (train + valid + test) of 32 x 44, grey"
+        in trained("set", "--image-size", "32x44", "--out", "resized")[0]
+    )
 
 
 # What deserves a second look
