@@ -35,6 +35,7 @@ from flowvae.models.vae import ImportanceWeighted, VAEOptions, VectorOptions
 from flowvae.parts import choices, from_dict, names, to_dict
 from flowvae.runs import Run, read_metrics
 from flowvae.runs.capability import needs
+from flowvae.runs.table import markdown
 
 # From one end to the other.
 
@@ -309,6 +310,20 @@ def test_a_table_says_why_there_is_no_paired_difference(workspace, options, reas
     result = flowvae("table", "flow", "plain")
     assert result.err == f"flowvae: note: no paired difference from flow: {reason}\n"
     assert "difference" not in result.out
+
+
+def test_a_narrow_table_keeps_a_difference_with_its_error():
+    numbers = {"kl": 25.0, "nll": 80.0, "nll_standard_error": 1.4, "active_units": 30, "images": 200}
+    other = {**numbers, "nll_difference": -1.9, "nll_difference_standard_error": 0.2}
+    rows = [{"name": "one", **numbers}, {"name": "other", **other}]
+    heads = {
+        width: [cell.strip() for cell in markdown(rows, width=width).splitlines()[0].split("|")[1:-1]]
+        for width in (20, 60, 80, 200)
+    }
+    assert heads[20] == ["model", "-log p(x)"]
+    assert heads[60] == ["model", "-log p(x)", "difference", "its standard error"]
+    assert heads[80] == ["model", "KL", "-log p(x)", "standard error", "difference", "its standard error"]
+    assert heads[200][-2:] == ["active units", "images"]
 
 
 def test_scores_of_single_images_may_be_missing_but_not_damaged(workspace):

@@ -33,6 +33,11 @@ def _default(text: str) -> Any:
     return arg(help_behavior_hint=f"(default: {text})")
 
 
+def _width() -> int | None:
+    """Characters that a line of the terminal holds; None for a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def train(words: list[str]) -> None:
     """Train a preset into a new directory, or resume a run."""
     name = words[0] if words and not words[0].startswith("-") else None
@@ -114,7 +119,7 @@ def evaluate(
     from flowvae.runs.table import markdown, titles
 
     evaluation = evaluate_run(run, samples, images, split, data, seed, device)
-    print(markdown([{"name": titles([run])[0], **evaluation}]), end="")
+    print(markdown([{"name": titles([run])[0], **evaluation}], width=_width()), end="")
 
 
 def score(
@@ -273,8 +278,7 @@ def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = 
     if note:
         print(f"flowvae: note: {note}", file=sys.stderr)
     if out is None:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print(markdown(rows, width=width), end="")
+        print(markdown(rows, width=_width()), end="")
     else:
         write_table(rows, out)
         print(out)

@@ -42,8 +42,8 @@ MEASURED = ".4g"  # what only some systems are measured by
 
 # What numbers must have in common to be compared; shown of rows that differ in it.
 PROTOCOL = {"dataset": "", "binarization": "", "split": ""}
-KEPT = ("nll", "nll_standard_error", "nll_difference", "nll_difference_standard_error")
-"""columns that a narrow table leaves out last"""
+KEPT = ("nll", "nll_difference", "nll_difference_standard_error", "nll_standard_error")
+"""columns that a narrow table leaves out after all others, the last one first"""
 PAIRED = (*PROTOCOL, "samples", "images")
 """what two runs must have in common for differences between them"""
 
@@ -176,7 +176,8 @@ def markdown(
         numbers = ["" if row.get(key) is None else format(row[key], columns[key]) for row in rows]
         written.append(_aligned([title(key), *numbers], str.rjust, "-{}:"))
     while width is not None and len(written) > 2 and sum(len(column[0]) + 1 for column in written) >= width:
-        least = next((key for key in reversed(keys) if key not in KEPT), keys[-1])
+        others = [key for key in keys if key not in KEPT]
+        least = others[-1] if others else max(keys, key=KEPT.index)
         del written[1 + keys.index(least)]
         keys.remove(least)
     return "".join("|" + "|".join(line) + "|\n" for line in zip(*written, strict=True))
