@@ -201,7 +201,9 @@ def test_a_stopped_evaluation_is_continued_to_the_same_bits(end, seconds, worksp
         return whole_bounds(model, images, num_samples)
 
     monkeypatch.setattr(report, "bounds", bounds)
-    assert flowvae(*words).code != 0
+    stopped = flowvae(*words)
+    assert stopped.code != 0
+    assert ("evaluating plain: 80%\n" in stopped.err) == (seconds == 0)
     (kept,) = (workspace / "plain").glob("*.unfinished.safetensors")
     assert not (workspace / "plain" / "evaluation.json").exists()
     succeeds(*words)

@@ -89,13 +89,14 @@ def evaluate(
     device = next(model.parameters()).device
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
     random: Any = torch if device.type == "cpu" else torch.get_device_module(device)
+    place = () if device.type in ("cpu", "mps") else (device,)  # several may have a generator each
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts: list[dict[str, Tensor]] = []
         done = 0
         if finished is not None and _fits(finished, dataset, split, chosen):
             try:
-                random.set_rng_state(finished.random)
+                random.set_rng_state(finished.random, *place)
             except RuntimeError:
                 raise UserError(NOT_CONTINUED) from None
             parts, done = [finished.scores], len(finished.scores["index"])
@@ -109,7 +110,7 @@ def evaluate(
             if parts[0].keys() != parts[-1].keys():
                 raise UserError(NOT_CONTINUED)
             parts = [{name: torch.cat([part[name] for part in parts]) for name in parts[-1]}]
-            keep(Finished(parts[0], random.get_rng_state()))
+            keep(Finished(parts[0], random.get_rng_state(*place)))
             report(len(parts[0]["index"]) / num_images)
         of_images = parts[0]
         few = dataset.batch(split, chosen[:2000]).images.to(device)
