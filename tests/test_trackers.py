@@ -72,3 +72,16 @@ def test_a_tracker_that_refuses_is_one_line(stand_in, halves, tmp_path, monkeypa
     ):
         train(tmp_path / "run", configuration(halves, steps=2, track="wandb"))
     assert files(tmp_path) == set(), "the same command, once the tracker is mended, would find that it exists"
+
+
+def test_tensorboard_gets_settings_and_samples(halves, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(tmp_path / "run", configuration(halves, steps=2, track="tensorboard"))
+    logs = sorted((tmp_path / "run" / "logs").rglob("events.out*"))
+    tags: set[str] = set()
+    for log in logs:
+        events = event_accumulator.EventAccumulator(str(log.parent))
+        events.Reload()
+        tags |= {tag for each in events.Tags().values() if isinstance(each, list) for tag in each}
+    assert {"valid/kl", "samples"} <= tags
+    assert "model.latent" in "".join(path.read_text() for path in (tmp_path / "run").rglob("hparams.yml"))

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from flowvae.objectives import elbo, importance_weighted_bound
     from flowvae.onnx import export_onnx
     from flowvae.runs import Run, load
-    from flowvae.training import train
+    from flowvae.training import Callback, train
 
     __version__: str
 
 # Imported when first used, so that `flowvae --help` need not wait for torch.
 _HOMES = {
     "Batch": "batch",
+    "Callback": "training",
     "Config": "config",
     "DataConfig": "config",
     "DataSpec": "batch",
@@ -53,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "Callback",
     "Config",
     "DataConfig",
     "DataSpec",

@@ -1,5 +1,6 @@
 """Training: loop, checkpoints, weight averaging, progress display."""
 
+from flowvae.training.callbacks import Callback, TrainingProgress
 from flowvae.training.loop import train
 
-__all__ = ["train"]
+__all__ = ["Callback", "TrainingProgress", "train"]

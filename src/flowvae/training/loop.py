@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
@@ -25,6 +25,7 @@ from flowvae.flows import checkpoint_transformations
 from flowvae.models import Model
 from flowvae.models.registry import SYSTEMS, build_model
 from flowvae.training.averaging import averaged
+from flowvae.training.callbacks import Callback, TrainingProgress, told_to_stop
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
 from flowvae.training.lock import locked
@@ -34,7 +35,7 @@ from flowvae.training.progress import display
 from flowvae.training.records import Records
 from flowvae.training.schedule import rate_factor, spent
 from flowvae.training.seeding import seed_everything
-from flowvae.training.trackers import check_tracker, start_tracker
+from flowvae.training.trackers import check_tracker, start_tracker, track_samples
 
 SAVE_EVERY = 60.0  # seconds
 IMAGES_AT_ONCE = 256  # in validation, and in the pass before training
@@ -42,9 +43,14 @@ START_IMAGES = 10_000  # to initialize a model from data
 
 
 def train(
-    run: str | Path, config: Config, resume: bool = False, model: Model | None = None, device: str = "auto"
+    run: str | Path,
+    config: Config,
+    resume: bool = False,
+    model: Model | None = None,
+    device: str = "auto",
+    callbacks: Sequence[Callback] = (),
 ) -> bool:
-    """Train into the directory ``run`` until the budget is used up, or until Ctrl-C or SIGTERM.
+    """Train into the directory ``run`` until the budget is used up, or until Ctrl-C, SIGTERM or a callback.
 
     Writes the averaged weights with the best validation score (``model.safetensors``), the metrics, and after
     every epoch and every minute the state to resume from. Batches and noise are a pure function of (seed,
@@ -60,9 +66,10 @@ def train(
         resume: resume the run in the directory.
         model: a newly built module of your own, in place of ``config.model``.
         device: "auto", "cpu" or an accelerator such as "cuda:1", as for `flowvae.devices.device`.
+        callbacks: called after every step and every validation, and may stop the run.
 
     Returns:
-        Whether the budget is used up; False after a signal.
+        Whether the budget is used up; False if the run was stopped before.
 
     Raises:
         UserError: if the directory exists (with ``resume``, if it has nothing to resume), another process
@@ -104,7 +111,9 @@ def train(
                 runs.create(run, config, dataset.spec, system)
             accelerator.wait_for_everyone()
             start_tracker(accelerator, run, config)
-            finished = _take_steps(accelerator, state, dataset, run, settings)
+            finished = _take_steps(accelerator, state, dataset, run, settings, callbacks)
+            if finished:
+                track_samples(accelerator, state)
             accelerator.end_training()
     return finished
 
@@ -146,9 +155,14 @@ def _removed_unless_saved(run: Path, made: bool) -> Iterator[None]:
 
 
 def _take_steps(
-    accelerator: Accelerator, state: State, dataset: Dataset, run: Path, settings: TrainingConfig
+    accelerator: Accelerator,
+    state: State,
+    dataset: Dataset,
+    run: Path,
+    settings: TrainingConfig,
+    callbacks: Sequence[Callback],
 ) -> bool:
-    """Train, validate and save until the budget is used up, or until a signal: then return False."""
+    """Train, validate and save until the budget is used up; return False after a signal or a callback."""
     main, processes = accelerator.is_main_process, accelerator.num_processes
     process = accelerator.process_index
     model, players = state.model, state.players
@@ -161,6 +175,7 @@ def _take_steps(
         (run / runs.METRICS).open("ab") as metrics,
         interruptible() as interrupted,
     ):
+        scores: dict[str, float] = {}
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
         fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
@@ -184,8 +199,13 @@ def _take_steps(
             share(accelerator, model.buffers())
             state.average.update_parameters(model)
             state.step += 1
-            seconds = time.monotonic() - began
-            state.seconds, ending, stop = agreed(accelerator, seconds, ending, interrupted())
+            seconds, wish = time.monotonic() - began, False
+            if main and callbacks:
+                fraction = spent(settings, state.step, per_epoch, seconds, ending)
+                latest = {name: value.item() for name, value in numbers.items()}
+                progress = TrainingProgress(state.step, state.step / per_epoch, seconds, fraction, latest)
+                wish = told_to_stop(callbacks, "on_step", progress)
+            state.seconds, ending, stop = agreed(accelerator, seconds, ending, interrupted() or wish)
             fraction = spent(settings, state.step, per_epoch, state.seconds, ending)
             records.training(numbers, fraction, min(settings.batch_size, images_at_hand))
 
@@ -202,6 +222,12 @@ def _take_steps(
                 ending = time.monotonic() - began - state.seconds
                 state.seconds += ending
                 records.validation(scores, fraction)
+            if validate and callbacks:
+                progress = TrainingProgress(
+                    state.step, state.step / per_epoch, state.seconds, fraction, scores
+                )
+                wish = main and told_to_stop(callbacks, "on_validation", progress)
+                state.seconds, ending, stop = agreed(accelerator, state.seconds, ending, stop or wish)
             if main and (validate or state.seconds - saved > SAVE_EVERY):
                 state.save(run, metrics)
                 saved = state.seconds
