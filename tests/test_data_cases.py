@@ -91,7 +91,7 @@ def test_train_alone_is_split_at_random(tmp_path: Path) -> None:
     assert everything(dataset) == sorted(map(bytes, images))
     assert sizes(dataset) == [6, 2, 2]
     assert dataset.classes == ("case0", "case1")
-    assert dataset.notes == ("there is no folder test: train is split at random",)
+    assert dataset.notes == ("there is no directory test; train is split at random",)
 
 
 def test_classes_are_named_with_their_counts(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_npy_that_is_cut_off_or_of_objects() -> None:
     Path("set.npy").write_bytes(Path("set.npy").read_bytes()[:-1])
     assert "is not as long as its header says" in user_error("set.npy")
     np.save("set.npy", np.array([None, 1]), allow_pickle=True)
-    assert "holds Python objects" in user_error("set.npy")
+    assert "contains Python objects" in user_error("set.npy")
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", "i2", "i8", ">u2"])
@@ -297,7 +297,7 @@ def test_a_stated_range_is_scaled_to_8_bits(scale: tuple[float, float]) -> None:
     dataset = load_dataset(saved(images=values), "none", value_range=scale)
     expected = np.rint(255 * (values - low) / (high - low)).astype(np.uint8)
     assert everything(dataset) == sorted(map(bytes, expected))
-    with pytest.raises(UserError, match=r"has the value .*; --value-range .* has to contain all values"):
+    with pytest.raises(UserError, match=r"has the value .*; --value-range .* must contain all values"):
         load_dataset(saved(images=values), value_range=(low, (low + high) / 2))
 
 
@@ -350,7 +350,7 @@ def test_labels_that_are_no_classes_are_left_out_with_a_line(labels: np.ndarray)
     assert dataset.train.labels is None
     assert dataset.test.labels is None
     assert dataset.notes == (
-        "left out: labels in array train_labels, as classes are one whole number an image",
+        "left out: labels in array train_labels, as classes are one whole number per image",
     )
 
 
@@ -412,7 +412,7 @@ def test_16_bits_in_colour_are_not_cut_silently(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (9, 8, 8, 3)).astype(np.uint16)
     for number, image in enumerate(pixels):
         (tmp_path / "set" / f"{number}.png").write_bytes(deep_colour(image))
-    assert "has 16 bits a channel" in user_error("set")
+    assert "has 16 bits per channel" in user_error("set")
     dataset = load_dataset("set", "none", value_range=(0, 65535))
     assert everything(dataset) == sorted(
         bytes((image.transpose(2, 0, 1) >> 8).astype(np.uint8)) for image in pixels

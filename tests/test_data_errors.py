@@ -49,7 +49,7 @@ def test_missing_path(tmp_path: Path) -> None:
 
 def test_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("1,2,3")
-    assert "data.csv is no data set; give an .npz file" in user_error(tmp_path / "data.csv")
+    assert "data.csv is not a data set; give an .npz file" in user_error(tmp_path / "data.csv")
 
 
 @pytest.mark.parametrize("source", ["~nobody-of-that-name", "~nobody\0", "plain\0", "a\ud800", "x" * 100_000])
@@ -98,8 +98,8 @@ BAD_ARRAYS = {
     "negative": ({"images": IMAGES.astype(int) - 1}, "int64 and values from -1 to 254"),
     "NaN": ({"images": np.where(IMAGES == 7, np.nan, IMAGES)}, "NaN or infinite; replace them"),
     "infinity": ({"images": np.where(IMAGES == 7, np.inf, IMAGES)}, "NaN or infinite; replace them"),
-    "objects": ({"train": np.array([None, 1]), "test": IMAGES}, "array train in .* holds Python objects"),
-    "no images": ({"train": IMAGES[:0], "test": IMAGES}, "array train in .* holds no images"),
+    "objects": ({"train": np.array([None, 1]), "test": IMAGES}, "array train in .* contains Python objects"),
+    "no images": ({"train": IMAGES[:0], "test": IMAGES}, "array train in .* contains no images"),
     "flat, not square": (
         {"train": IMAGES.reshape(18, 24)[:, :23], "test": IMAGES},
         "no square image, flat or packed",
@@ -117,8 +117,8 @@ BAD_ARRAYS = {
         "12 images but 11 labels",
     ),
     "one-hot labels too few": ({"images": IMAGES, "labels": np.eye(11)}, "12 images but 11 labels"),
-    "one train image": ({"train": IMAGES[:1], "test": IMAGES}, "too few train images"),
-    "two images": ({"images": IMAGES[:2]}, "holds 2 images, too few"),
+    "one train image": ({"train": IMAGES[:1], "test": IMAGES}, "too few training images"),
+    "two images": ({"images": IMAGES[:2]}, "has 2 images, too few"),
     "indices outside": (
         {"images": IMAGES, "train_idx": [0, 12], "valid_idx": [1], "test_idx": [2]},
         "array train_idx in .* points outside its images; count from 0 to 11",
@@ -199,7 +199,8 @@ def test_npz_compressed_by_a_method_without_bounds(tmp_path: Path) -> None:
     assert path.stat().st_size < 1000
     message = frugal_user_error(path)
     assert (
-        "cannot be read as an .npz file (it is compressed by another method than deflate or LZMA)" in message
+        "cannot be read as an .npz file (it is compressed with another method than deflate or LZMA)"
+        in message
     )
 
 
@@ -213,7 +214,7 @@ def test_npz_of_structures(tmp_path: Path) -> None:
     """They could have names of any length, which no message repeats."""
     path = write_npy_members(tmp_path / "set.npz", npy_header((3,), [("a" * 5000, "|u1")]), rest=b"abc")
     assert "array train in" in user_error(path)
-    assert "holds no plain numbers" in user_error(path)
+    assert "does not contain plain numbers" in user_error(path)
 
 
 def test_npz_whose_error_would_be_long(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_npz_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: 
     path = save(tmp_path / "bomb.npz", train=np.zeros((2000, 28, 28), np.uint8), test=IMAGES)
     assert path.stat().st_size < 20_000
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
-    assert f"{path} holds" in user_error(path)
+    assert f"{path} contains" in user_error(path)
 
 
 def test_packed_bits_count_as_what_they_unpack_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +268,7 @@ def test_labels_where_images_should_be(tmp_path: Path) -> None:
 def test_idx_that_is_longer_than_its_header_says(tmp_path: Path) -> None:
     path = idx_folder(tmp_path) / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes() + b"\0")
-    assert "promises 432 values, it holds more" in user_error(tmp_path)
+    assert "says 432 values, but it has more" in user_error(tmp_path)
 
 
 def test_gz_that_is_none(tmp_path: Path) -> None:
@@ -293,12 +294,12 @@ def test_idx_bomb(tmp_path: Path) -> None:
 def test_idx_that_promises_more_than_it_holds_takes_no_memory(tmp_path: Path) -> None:
     path = idx_folder(tmp_path, ".gz") / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 2**21, 28, 28)))
-    assert "promises 1,644,167,168 values, it holds only 0" in frugal_user_error(tmp_path)
+    assert "says 1,644,167,168 values, but it has only 0" in frugal_user_error(tmp_path)
 
 
 def test_idx_labels_of_another_length(tmp_path: Path) -> None:
     write_idx(idx_folder(tmp_path) / "train-labels-idx1-ubyte", np.zeros(11, np.uint8))
-    assert "holds 12 images but 11 labels" in user_error(tmp_path)
+    assert "has 12 images but 11 labels" in user_error(tmp_path)
 
 
 def test_idx_without_test_images(tmp_path: Path) -> None:
@@ -320,10 +321,10 @@ def amat_folder(folder: Path, change) -> Path:
 BAD_LINES = {
     "a two": (
         lambda lines: [lines[0], "2" + lines[1][1:], *lines[2:]],
-        "line 2 of .* is not made of 0 and 1",
+        "line 2 of .* must consist of 0 and 1",
     ),
     "decimals": (lambda lines: [lines[0], lines[1].replace("0", "0.0", 1), *lines[2:]], "line 2 of"),
-    "no space": (lambda lines: [*lines[:3], lines[3].replace(" ", "", 1)], "line 4 of .* is not made of"),
+    "no space": (lambda lines: [*lines[:3], lines[3].replace(" ", "", 1)], "line 4 of .* must consist of"),
     "a column short": (
         lambda lines: [*lines[:2], lines[2][:-2], lines[3]],
         "line 3 of .* has 783 numbers, not 784",
@@ -352,12 +353,12 @@ def test_amat_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    assert f"{tmp_path} holds no images; put files into it" in user_error(tmp_path)
+    assert f"{tmp_path} contains no images; add files" in user_error(tmp_path)
 
 
 def test_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing to see")
-    assert f"{tmp_path} holds no images" in user_error(tmp_path)
+    assert f"{tmp_path} contains no images" in user_error(tmp_path)
 
 
 def test_images_of_different_sizes(tmp_path: Path) -> None:
@@ -370,7 +371,7 @@ def test_images_of_different_sizes(tmp_path: Path) -> None:
 def test_sizes_that_differ_between_splits(tmp_path: Path) -> None:
     write_images(tmp_path / "train", random_images(5, 7, 5))
     write_images(tmp_path / "test", random_images(5, 6, 5))
-    assert "bring all images to one size" in user_error(tmp_path)
+    assert "resize all images to one size" in user_error(tmp_path)
 
 
 def test_file_that_is_not_an_image(tmp_path: Path) -> None:
@@ -468,16 +469,16 @@ def test_too_many_images_for_the_memory(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_16_bit_image(tmp_path: Path) -> None:
     Image.fromarray(random_images(7, 5).astype(np.uint16)).save(tmp_path / "deep.png")
-    assert "deep.png has more than 8 bits a pixel" in user_error(tmp_path)
+    assert "deep.png has more than 8 bits per pixel" in user_error(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        (("train", "val"), "has a folder train and val but no folder test; add it"),
-        (("Test",), "has a folder Test but no folder train; add it"),
-        (("test", "validation"), "has a folder validation and test but no folder train; add it"),
-        (("train", "Training", "test"), "which mean the same split; put the images into one"),
+        (("train", "val"), "has a directory train and val but no directory test; add it"),
+        (("Test",), "has a directory Test but no directory train; add it"),
+        (("test", "validation"), "has a directory validation and test but no directory train; add it"),
+        (("train", "Training", "test"), "which name the same split; move the images into one"),
     ],
 )
 def test_splits_that_are_missing_or_twice_there(tmp_path: Path, there: tuple[str, ...], said: str) -> None:
@@ -490,19 +491,19 @@ def test_splits_below_the_top(tmp_path: Path) -> None:
     for split in ("Train", "Test"):
         write_images(tmp_path / "images" / split, random_images(5, 7, 5))
     message = user_error(tmp_path)
-    assert f"has the folder Test below images; give {tmp_path / 'images'}, or put" in message
+    assert f"has the directory Test below images; give {tmp_path / 'images'}, or put" in message
     assert load_dataset(str(tmp_path / "images")).train.images.shape == (4, 1, 7, 5)
 
 
 def test_images_beside_class_folders(tmp_path: Path) -> None:
     write_images(tmp_path, random_images(5, 7, 5))
     write_images(tmp_path / "cats", random_images(5, 7, 5))
-    assert "(0000.png) beside folders of images (cats)" in user_error(tmp_path)
+    assert "(0000.png) beside directories of images (cats)" in user_error(tmp_path)
 
 
 def test_two_images(tmp_path: Path) -> None:
     write_images(tmp_path, random_images(2, 7, 5))
-    assert "holds 2 images, too few" in user_error(tmp_path)
+    assert "has 2 images, too few" in user_error(tmp_path)
 
 
 # Whatever else may be wrong with bytes

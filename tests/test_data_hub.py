@@ -173,7 +173,7 @@ def test_fewer_images_than_published(place: Place, monkeypatch: pytest.MonkeyPat
     place("svhn")
     source = dataclasses.replace(hub.SOURCES["svhn"], counts={"train": 21, "test": 5})
     monkeypatch.setitem(hub.SOURCES, "svhn", source)
-    assert "train of ufldl-stanford/svhn has 20 images, not 21; give --data a folder" in user_error("svhn")
+    assert "train of ufldl-stanford/svhn has 20 images, not 21; give --data a directory" in user_error("svhn")
 
 
 def test_images_of_another_size_than_published(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_images_of_another_size_than_published(place: Place, monkeypatch: pytest
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLOWVAE_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install 'flowvae[data]', or give --data the folder" in user_error("cifar10")
+    assert "pip install 'flowvae[data]', or give --data the directory" in user_error("cifar10")
 
 
 # The pinned revisions

@@ -51,7 +51,7 @@ def cut(path: Path) -> None:
 
 
 BAD_BATCHES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut off": (cut, r"data_batch_2.bin of .* has 12,287 bytes, which are no rows of 3073; get"),
+    "cut off": (cut, r"data_batch_2.bin of .* has 12,287 bytes, which are not rows of 3073; get"),
     "empty": (lambda path: path.write_bytes(b""), "data_batch_2.bin of .* has 0 bytes"),
     "label 10": (lambda path: path.write_bytes(b"\x0a" + path.read_bytes()[1:]), "labels above 9"),
     "missing": (Path.unlink, "data_batch_2.bin cannot be read as a file of CIFAR-10's binary version"),
@@ -84,7 +84,7 @@ def test_archive_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing to see")
     with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "notes.txt", "notes.txt")
-    assert "holds no data_batch_1.bin; get cifar-10-binary.tar.gz" in user_error(tmp_path / "c.tar.gz")
+    assert "has no file data_batch_1.bin; get cifar-10-binary.tar.gz" in user_error(tmp_path / "c.tar.gz")
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
@@ -94,7 +94,7 @@ def test_archive_with_a_header_of_any_length(tmp_path: Path, kind: bytes) -> Non
     path = tmp_path / "c.tar.gz"
     with gzip.open(path, "wb", 1) as file:
         file.write(head.tobuf(tarfile.USTAR_FORMAT) + bytes(2**26) + bytes(1024))
-    assert "holds no data_batch_1.bin" in frugal_user_error(path)
+    assert "has no file data_batch_1.bin" in frugal_user_error(path)
 
 
 def test_archive_whose_checksum_is_wrong(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_archive_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_of_png_of_another_width(tmp_path: Path) -> None:
     write_cifar10_png(tmp_path, colour_images(20), colour_images(4))
     Image.fromarray(random_images(4, 1000, 3)).save(tmp_path / "data_batch_3.png")
-    assert "data_batch_3.png has 1000 pixels a row, not the 1024 RGB pixels" in user_error(tmp_path)
+    assert "data_batch_3.png has 1000 pixels per row, not the 1024 RGB pixels" in user_error(tmp_path)
 
 
 @pytest.mark.parametrize("labels", ["[1, 2", '["cat"]', "[1, 2, 10]", "{}", "[]", "[1.5]", "[[1, 2], [3]]"])
@@ -136,7 +136,7 @@ def test_labels_of_more_bytes_than_a_list_has(tmp_path: Path, monkeypatch: pytes
 def test_labels_too_few(tmp_path: Path) -> None:
     write_cifar10_png(tmp_path, colour_images(20), colour_images(4))
     (tmp_path / "train_lables.json").write_text(json.dumps([1, 2, 3]))
-    assert "holds 20 images but 3 labels" in user_error(tmp_path)
+    assert "has 20 images but 3 labels" in user_error(tmp_path)
 
 
 # .mat
@@ -145,13 +145,13 @@ def test_labels_too_few(tmp_path: Path) -> None:
 IMAGES = np.zeros((32, 32, 3, 5), np.uint8)
 LABELS = np.ones((5, 1), np.uint8)
 BAD_SVHN = {
-    "no labels": ({"X": IMAGES}, "has no y among its arrays; get the published file"),
+    "no labels": ({"X": IMAGES}, "has no array y; get the published file"),
     "floats": ({"X": IMAGES / 2, "y": LABELS}, "X in .* is float64"),
     "other shape": ({"X": IMAGES[..., 0], "y": LABELS}, r"X in .* is uint8 \(32, 32, 3\), not uint8"),
-    "label 11": ({"X": IMAGES, "y": LABELS + 10}, "y in .* goes beyond 1 to 10"),
-    "text": ({"X": IMAGES, "y": "labels"}, "its y is no array of numbers"),
-    "cells": ({"X": IMAGES, "y": np.array([1, "a"], object)}, "its y is no array of numbers"),
-    "too few": ({"X": IMAGES, "y": LABELS[:3]}, "holds 5 images but 3 labels"),
+    "label 11": ({"X": IMAGES, "y": LABELS + 10}, "y in .* has values outside 1 to 10"),
+    "text": ({"X": IMAGES, "y": "labels"}, "its y is not an array of numbers"),
+    "cells": ({"X": IMAGES, "y": np.array([1, "a"], object)}, "its y is not an array of numbers"),
+    "too few": ({"X": IMAGES, "y": LABELS[:3]}, "has 5 images but 3 labels"),
 }
 
 
@@ -207,7 +207,7 @@ def test_mat_with_cells(tmp_path: Path) -> None:
     cell = np.empty(1, object)
     cell[0] = np.zeros(100)
     scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": cell, "y": cell})
-    assert "its X is no array of numbers" in user_error(tmp_path)
+    assert "its X is not an array of numbers" in user_error(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["4", "7.3"])
@@ -218,7 +218,9 @@ def test_mat_of_another_version(tmp_path: Path, form: str) -> None:
         (tmp_path / "chardata.mat").write_bytes(
             b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384)
         )
-    assert "not of version 5, little-endian, as MATLAB's save -v7" in user_error(tmp_path / "chardata.mat")
+    assert "not of version 5, little-endian, as written by MATLAB's save -v7" in user_error(
+        tmp_path / "chardata.mat"
+    )
 
 
 def test_any_byte_of_a_mat_may_be_wrong(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_any_byte_of_a_mat_may_be_wrong(tmp_path: Path) -> None:
     ("data", "expected"),
     [
         (np.ones((100, 4)), r"has shape \(100, 4\), not \(784, N\)"),
-        (np.full((784, 4), 255.0), "beyond 0 to 1"),
+        (np.full((784, 4), 255.0), "outside 0 to 1"),
     ],
 )
 def test_bad_chardata(tmp_path: Path, data: np.ndarray, expected: str) -> None:
@@ -258,9 +260,9 @@ def celeba(folder: Path) -> Path:
 BAD_PARTITIONS = {
     "no list": ("", "it has no train images"),
     "no test": ("000001.jpg 0\n000002.jpg 1\n", "it has no test images"),
-    "three": ("000001.jpg 3\n", "line 1 is '000001.jpg 3', no file name and 0, 1 or 2"),
-    "a path": ("../secret.jpg 0\n", "line 1 is '../secret.jpg 0', no file name"),
-    "something else": ("image_id,partition\n", "line 1 is 'image_id,partition', no file name"),
+    "three": ("000001.jpg 3\n", "line 1 is '000001.jpg 3', not a file name and 0, 1 or 2"),
+    "a path": ("../secret.jpg 0\n", "line 1 is '../secret.jpg 0', not a file name"),
+    "something else": ("image_id,partition\n", "line 1 is 'image_id,partition', not a file name"),
 }
 
 
@@ -277,13 +279,15 @@ def test_bad_partition(tmp_path: Path, case: str) -> None:
 def test_celeba_without_its_images(tmp_path: Path) -> None:
     folder = celeba(tmp_path)
     (folder / "img_align_celeba").rename(folder / "elsewhere")
-    assert f"{folder} has no folder img_align_celeba; unpack img_align_celeba.zip" in user_error(folder)
+    assert f"{folder} has no directory img_align_celeba; unpack img_align_celeba.zip" in user_error(folder)
 
 
 def test_celeba_with_a_missing_image(tmp_path: Path) -> None:
     folder = celeba(tmp_path)
     (folder / "img_align_celeba" / "000014.jpg").unlink()
-    assert "lacks 1 of the images in list_eval_partition.txt, such as '000014.jpg'" in user_error(folder)
+    assert "does not contain 1 of the images in list_eval_partition.txt, such as '000014.jpg'" in user_error(
+        folder
+    )
 
 
 def test_celeba_that_is_not_the_aligned_version(tmp_path: Path) -> None:
@@ -336,7 +340,7 @@ def test_a_folder_in_place_of_a_cached_array(tmp_path: Path, cache: Path) -> Non
 def test_cache_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.delenv("FLOWVAE_CACHE")
     monkeypatch.setenv(variable, "~nobody-of-that-name/cache")
-    assert "'~nobody-of-that-name/cache' is no path" in user_error(celeba(tmp_path))
+    assert "'~nobody-of-that-name/cache' is not a path" in user_error(celeba(tmp_path))
 
 
 # Omniglot
@@ -346,7 +350,7 @@ def test_omniglot_without_evaluation(tmp_path: Path) -> None:
     write_omniglot(tmp_path)
     (tmp_path / "images_evaluation").rename(tmp_path / "elsewhere")
     message = user_error(tmp_path)
-    assert "has neither a folder images_evaluation nor a file images_evaluation.zip; add one" in message
+    assert "has neither a directory images_evaluation nor a file images_evaluation.zip; add one" in message
 
 
 def test_omniglot_archive_that_is_none(tmp_path: Path) -> None:
@@ -367,7 +371,7 @@ def test_omniglot_archive_with_a_bomb(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_omniglot_without_drawings(tmp_path: Path) -> None:
     for part in ("images_background", "images_evaluation"):
         (tmp_path / part).mkdir()
-    assert "has no images in folders ALPHABET/CHARACTER" in user_error(tmp_path)
+    assert "has no images in directories ALPHABET/CHARACTER" in user_error(tmp_path)
 
 
 def test_omniglot_of_another_size(tmp_path: Path) -> None:
@@ -383,7 +387,7 @@ def test_omniglot_of_another_size(tmp_path: Path) -> None:
 def test_image_size_where_nothing_is_resized(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=random_images(20, 6, 7))
     with pytest.raises(
-        UserError, match="are 6 x 7, and only CelebA, Omniglot and folders of image files are"
+        UserError, match="are 6 x 7, and only CelebA, Omniglot and directories of image files are"
     ):
         load_dataset(str(tmp_path / "set.npz"), "none", image_size=28)
 

@@ -1,4 +1,4 @@
-"""Files in .zip and .tar.gz archives, in memory that is bounded whatever the archive says of itself."""
+"""Files in .zip and .tar.gz archives, read in bounded memory whatever their headers say."""
 
 import gzip
 import tarfile
@@ -10,7 +10,7 @@ from typing import IO
 from flowvae.data.reading import PIECE, Readable, check_memory, read_whole
 
 BLOCK = 512
-"""the bytes of a header in a .tar archive, and what a file's bytes are filled up to a multiple of"""
+"""number of bytes of a header in a .tar archive; files are padded to multiples of it"""
 EMPTY_TYPES = (
     tarfile.LNKTYPE,
     tarfile.SYMTYPE,
@@ -22,26 +22,26 @@ EMPTY_TYPES = (
 
 
 def open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    """A file of a .zip archive, to be read in pieces.
+    """Open a file of a .zip archive, to be read in pieces.
 
     Raises:
-        ValueError: it is compressed by bzip2, or by a method of later days. zipfile unpacks 4,096 bytes at
-            once, whatever they become: up to 4 MB by deflate, 30 MB by LZMA, but gigabytes by bzip2.
+        ValueError: if it is compressed by bzip2 or a newer method. zipfile unpacks 4,096 bytes at a time,
+            into up to 4 MB with deflate, 30 MB with LZMA, but gigabytes with bzip2.
     """
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
-        raise ValueError("it is compressed by another method than deflate or LZMA")
+        raise ValueError("it is compressed with another method than deflate or LZMA")
     return archive.open(info)
 
 
 def read_tar_gz(path: Path, names: Collection[str]) -> dict[str, bytearray]:
-    """The files of a .tar.gz archive with these ``names``, in whatever folders; absent ones are left out.
+    """Read the files of a .tar.gz archive with these ``names``, in any directories; absent ones are left out.
 
-    By hand and not with tarfile, which reads headers of any length at once. Everything is read to the end,
-    where gzip keeps its checksum.
+    tarfile is not used because it reads headers of any length at once. The archive is read to the end, where
+    gzip stores its checksum.
 
     Raises:
-        UserError: more would be unpacked than a data set may take.
-        Exception: of gzip, zlib or tarfile, or ValueError: it is no such archive, or damaged.
+        UserError: if it unpacks to more than the limit of a data set.
+        Exception: one of gzip, zlib or tarfile, or ValueError, if it is not such an archive, or damaged.
     """
     found: dict[str, bytearray] = {}
     with gzip.open(path) as file:
@@ -57,7 +57,7 @@ def read_tar_gz(path: Path, names: Collection[str]) -> dict[str, bytearray]:
                 found[name] = read_whole(file, size)
                 size = 0
             _skip(file, size + padding)
-        while file.read(PIECE):  # what fills the last record
+        while file.read(PIECE):  # the padding of the last record
             check_memory(path, file.tell())
     return found
 

@@ -1,4 +1,4 @@
-"""Arrays of numbers as images and labels: which forms are meant, and what loses nothing in 8 bits."""
+"""Arrays of numbers as images and labels: accepted forms, and lossless conversion to 8 bits."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,21 +10,21 @@ from flowvae.data.reading import check_memory
 from flowvae.errors import UserError
 
 ValueRange = tuple[float, float]
-"""the values of a source that become 0 and 255"""
+"""values of a source that become 0 and 255"""
 NUMBERS = "biuf"
 """kinds of NumPy types"""
 AT_ONCE = 2**22
-"""numbers that are converted at once"""
+"""number of values that are converted at a time"""
 ROUNDING = {2: 0.13, 4: 1e-3, 8: 1e-3}
-"""by how much 255 x may miss a whole number where x is k / 255, by the bytes of x"""
+"""largest distance of 255 x from a whole number where x is k / 255, by the number of bytes of x"""
 
 
 def as_images(path: Path, where: str, array: np.ndarray) -> np.ndarray:
-    """uint8 [N, C, H, W] from a uint8 array of one of these forms:
+    """Return uint8 [N, C, H, W] from a uint8 array of one of these forms:
 
     - [N, H, W], [N, C, H, W] or [N, H, W, C], with C = 1 or 3
     - [N, side * side]: flat square images
-    - [N, ceil(side * side / 8)]: the same, binary, packed eight pixels a byte by ``np.packbits(axis=1)``
+    - [N, ceil(side * side / 8)]: the same, binary, packed eight pixels to a byte by ``np.packbits(axis=1)``
     """
     if array.ndim == 2:
         return _unflatten(path, where, array)
@@ -48,7 +48,7 @@ def can_be_images(shape: tuple[int, ...]) -> bool:
 def _unflatten(path: Path, where: str, array: np.ndarray) -> np.ndarray:
     """[N, 1, side, side] from [N, side * side] pixels or [N, ceil(side * side / 8)] packed bytes.
 
-    A few lengths fit two forms (25 bytes: 5 x 5 pixels, or 14 x 14 bits); there we do not guess.
+    A few lengths fit two forms (25 bytes: 5 x 5 pixels, or 14 x 14 bits) and are refused.
     """
     count, length = array.shape
     flat_sides = [math.isqrt(length)] if math.isqrt(length) ** 2 == length else []
@@ -57,7 +57,8 @@ def _unflatten(path: Path, where: str, array: np.ndarray) -> np.ndarray:
     if len(flat_sides + packed_sides) != 1:
         fitting = "more than one" if flat_sides + packed_sides else "no"
         raise UserError(
-            f"{where} has rows of {length} bytes: {fitting} square image, flat or packed; give [N, H, W]"
+            f"{where} has rows of {length} bytes, which fit {fitting} square image, flat or packed; "
+            "give [N, H, W]"
         )
     if flat_sides:
         return array.reshape(count, 1, *2 * flat_sides)
@@ -70,14 +71,14 @@ def _unflatten(path: Path, where: str, array: np.ndarray) -> np.ndarray:
 
 
 def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = None) -> dict[str, np.ndarray]:
-    """The same arrays as uint8: scaled by ``value_range``, or, without, only where nothing is lost.
+    """Convert arrays to uint8: scaled by ``value_range``, or losslessly without it.
 
-    Lossless are whole numbers from 0 to 255, and k / 255 for such numbers, as floats; one of the two has to
-    hold for all arrays, so that a split of black and white images means what the others do. The keys of
+    Lossless are whole numbers from 0 to 255, and k / 255 for such numbers, as floats; one of the two must
+    hold for all arrays, so that a split of black and white images has the meaning of the others. The keys of
     ``arrays`` name them in errors.
 
     Raises:
-        UserError: a value is no number, lies outside of the range, or is no 8-bit level.
+        UserError: if a value is NaN or infinite, outside the range, or not an 8-bit level.
     """
     for where, array in arrays.items():
         if not all(np.isfinite(part).all() for part in _parts(array)):
@@ -98,22 +99,22 @@ def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = Non
     low, high = (float(end(array)) for end in (np.min, np.max))
     raise UserError(
         f"{where} has type {array.dtype} and values from {low:g} to {high:g}, which are not 8-bit levels; "
-        "save 0 to 255 as uint8, or give the darkest and the brightest value that there can be, such as "
+        "save 0 to 255 as uint8, or give the darkest and the brightest possible value, such as "
         f"--value-range {low:g} {high:g}"
     )
 
 
 def to_255(where: object, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """The values in float64, scaled so that the ends of ``value_range`` become 0 and 255.
+    """Scale values so that the ends of ``value_range`` become 0 and 255, in float64.
 
     Raises:
-        UserError: one lies outside.
+        UserError: if one is outside.
     """
     low, high = value_range
     outside = values[(values < low) | (values > high)]
     if outside.size:
         raise UserError(
-            f"{where} has the value {float(outside[0]):g}; --value-range {low:g} {high:g} has to contain all "
+            f"{where} has the value {float(outside[0]):g}; --value-range {low:g} {high:g} must contain all "
             "values"
         )
     return (values.astype(np.float64) - low) * 255 / (high - low)
@@ -137,7 +138,7 @@ def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _converted(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """``convert`` of each part, as uint8."""
+    """Apply ``convert`` to each part; return uint8."""
     result = np.empty(array.shape, np.uint8)
     for part, into in zip(_parts(array), _parts(result), strict=True):
         into[...] = convert(part)
@@ -145,7 +146,7 @@ def _converted(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -
 
 
 def as_classes(labels: np.ndarray) -> np.ndarray | None:
-    """Labels as integers [N], or None where they are no classes.
+    """Return labels as integers [N], or None if they are not classes.
 
     Classes are whole numbers [N] or [N, 1] of any type, or rows [N, K] with a single 1.
 

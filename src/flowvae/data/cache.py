@@ -1,4 +1,4 @@
-"""Arrays that took long to make, kept on the disk and memory-mapped: they need not fit into memory."""
+"""Arrays that take long to make, cached on disk and memory-mapped: they need not fit into memory."""
 
 import hashlib
 import io
@@ -24,18 +24,17 @@ def cache_folder() -> Path:
 
 
 def fingerprint(*parts: object) -> str:
-    """A short name for whatever ``parts`` say."""
+    """Return a short hash of ``parts``."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 def cached_array(
     name: str, shape: tuple[int, ...], dtype: type[np.generic], rows: Callable[[], Iterable[np.ndarray | int]]
 ) -> np.ndarray:
-    """The array of that shape whose first axis ``rows()`` gives one by one, made once and then mapped.
+    """Return the array of that shape with the rows of ``rows()``, made once and then memory-mapped.
 
-    The file NAME.npy of the cache is written beside its place and renamed into it. One that does not have the
-    header and the length of that array is made anew. What is written to the array stays in memory, and the
-    file as it is.
+    The file NAME.npy of the cache is written under another name, then renamed. One with another header or
+    length is made again. Changes to the array stay in memory; the file is not changed.
     """
     path = cache_folder() / f"{name}.npy"
     header = _header(shape, dtype)
@@ -47,7 +46,7 @@ def cached_array(
 
 
 def _header(shape: tuple[int, ...], dtype: type[np.generic]) -> bytes:
-    """What an .npy file of that array begins with."""
+    """Return the header of an .npy file of that array."""
     header = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
@@ -55,7 +54,7 @@ def _header(shape: tuple[int, ...], dtype: type[np.generic]) -> bytes:
 
 
 def _is_whole(path: Path, header: bytes, length: int) -> bool:
-    """Whether the file is there and is such an array, without decoding what may be damaged."""
+    """Whether the file exists and is such an array, without decoding its values."""
     try:
         with path.open("rb") as file:
             return file.read(len(header)) == header and file.seek(0, os.SEEK_END) == length
@@ -72,7 +71,7 @@ def _write(
     rows: Callable[[], Iterable[np.ndarray | int]],
 ) -> None:
     console = Console(stderr=True)
-    # Not by tempfile, whose files are for one user: others who share the cache read this one, too.
+    # Not by tempfile, whose files are readable by one user only: a cache may be shared.
     partial = path.with_name(f"{path.stem}{uuid.uuid4().hex}.part")
     with partial.open("xb") as file:
         try:

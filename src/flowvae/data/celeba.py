@@ -1,4 +1,4 @@
-"""CelebA, aligned and cropped, as published: a folder of JPEG files and list_eval_partition.txt.
+"""CelebA, aligned and cropped, as published: a directory of JPEG files and list_eval_partition.txt.
 
 Z. Liu et al., "Deep learning face attributes in the wild", ICCV 2015;
 http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html. 202,599 faces of 178 x 218 pixels, of which the square of
@@ -26,29 +26,31 @@ SIZE = (178, 218)
 FACE: images.Box = (15, 40, 163, 188)
 """left, top, right, bottom of the square around the face"""
 IMAGE_SIZE = 64
-"""the side that it is resized to where nothing else is asked for"""
+"""side in pixels that it is resized to by default"""
 PLACES = ("img_align_celeba", "Img/img_align_celeba", "img_align_celeba/img_align_celeba")
 
 
-def load(folder: Path, image_size: int | None = None) -> Dataset:
+def load(directory: Path, image_size: int | None = None) -> Dataset:
     """The published splits train, valid and test, uint8 [N, 3, image_size, image_size], without labels.
 
-    ``folder`` holds the list (or has it in Eval) and the folder img_align_celeba (or has it in Img). The
+    ``directory`` contains the list, or Eval with the list, and img_align_celeba, or Img with it. The
     resized images are kept in the cache and memory-mapped: at 64 x 64 they are 2.5 GB.
     """
     side = image_size or IMAGE_SIZE
     partition = next(
-        (path for path in (folder / PARTITION, folder / "Eval" / PARTITION) if path.exists()), None
+        (path for path in (directory / PARTITION, directory / "Eval" / PARTITION) if path.exists()), None
     )
     if partition is None:
-        raise UserError(f"{folder} has no file {PARTITION}; add it, which says what is train, valid and test")
-    pictures = next((folder / place for place in reversed(PLACES) if (folder / place).is_dir()), None)
+        raise UserError(
+            f"{directory} has no file {PARTITION}; add it: it assigns the images to train, valid and test"
+        )
+    pictures = next((directory / place for place in reversed(PLACES) if (directory / place).is_dir()), None)
     if pictures is None:
-        raise UserError(f"{folder} has no folder img_align_celeba; unpack img_align_celeba.zip there")
+        raise UserError(f"{directory} has no directory img_align_celeba; unpack img_align_celeba.zip there")
     names = _read_partition(partition)
     stamps = _stamps(pictures)
     train, valid, test = (_read_split(pictures, stamps, split, side) for split in names)
-    return make_dataset(folder, train, valid, test)
+    return make_dataset(directory, train, valid, test)
 
 
 def face(file: Path | IO[bytes], where: object, side: int) -> np.ndarray:
@@ -63,7 +65,9 @@ def _read_partition(path: Path) -> list[list[str]]:
     for number, line in enumerate(lines, 1):
         words = line.split()
         if len(words) != 2 or words[1] not in ("0", "1", "2") or Path(words[0]).name != words[0]:
-            raise unreadable(path, KIND, f"line {number} is {quoted(line, 60)}, no file name and 0, 1 or 2")
+            raise unreadable(
+                path, KIND, f"line {number} is {quoted(line, 60)}, not a file name and 0, 1 or 2"
+            )
         names[int(words[1])].append(words[0])
     for split, found in zip(("train", "valid", "test"), names, strict=True):
         if not found:
@@ -71,24 +75,24 @@ def _read_partition(path: Path) -> list[list[str]]:
     return names
 
 
-def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file: what says whether the cache is still right."""
-    with os.scandir(folder) as entries:
+def _stamps(directory: Path) -> dict[str, tuple[int, int]]:
+    """Return size and modification time of every file, which tell whether the cache is still valid."""
+    with os.scandir(directory) as entries:
         return {entry.name: (entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries}
 
 
-def _read_split(folder: Path, stamps: dict[str, tuple[int, int]], names: list[str], side: int) -> Split:
+def _read_split(directory: Path, stamps: dict[str, tuple[int, int]], names: list[str], side: int) -> Split:
     missing = [name for name in names if name not in stamps]
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing):,} of the images in {PARTITION}, such as {quoted(missing[0])}; "
-            "unpack img_align_celeba.zip again"
+            f"{directory} does not contain {len(missing):,} of the images in {PARTITION}, such as "
+            f"{quoted(missing[0])}; unpack img_align_celeba.zip again"
         )
 
     def faces() -> Iterator[np.ndarray]:
         for name in names:
-            yield face(folder / name, folder / name, side)
+            yield face(directory / name, directory / name, side)
 
-    key = fingerprint(folder.resolve(), FACE, *((name, *stamps[name]) for name in names))
+    key = fingerprint(directory.resolve(), FACE, *((name, *stamps[name]) for name in names))
     shape = (len(names), 3, side, side)
-    return make_split(str(folder), cached_array(f"celeba-{side}-{key}", shape, np.uint8, faces))
+    return make_split(str(directory), cached_array(f"celeba-{side}-{key}", shape, np.uint8, faces))

@@ -17,8 +17,8 @@ from flowvae.errors import UserError
 
 SIDE = 28
 HELD_OUT = Fraction(1_345, 24_345)
-"""The share of train, drawn at random, that becomes valid: 23,000 stay, as in J. Tomczak and M. Welling,
-"VAE with a VampPrior", AISTATS 2018 (whose draw is another)."""
+"""share of train, drawn at random, that becomes valid: 23,000 remain, as in J. Tomczak and M. Welling,
+"VAE with a VampPrior", AISTATS 2018 (with another draw)"""
 
 
 def load(path: Path) -> Dataset:
@@ -34,6 +34,6 @@ def _split(path: Path, name: str, data: np.ndarray, target: np.ndarray) -> Split
             f"{name} in {path} has shape {data.shape}, not ({SIDE * SIDE}, N); get the published file"
         )
     if not (np.min(data, initial=0) >= 0 and np.max(data, initial=0) <= 1):  # nor nan
-        raise UserError(f"{name} in {path} goes beyond 0 to 1; get the published file")
+        raise UserError(f"{name} in {path} has values outside 0 to 1; get the published file")
     images = np.rint(255 * data).astype(np.uint8).T.reshape(-1, 1, SIDE, SIDE)
     return make_split(f"{name} in {path}", np.ascontiguousarray(images.swapaxes(2, 3)), target.argmax(axis=0))

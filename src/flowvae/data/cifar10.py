@@ -23,12 +23,12 @@ TEST_FILE = "test_batch.bin"
 SHAPE = (3, 32, 32)
 ROW = 1 + 3 * 32 * 32
 HELD_OUT = Fraction(1, 10)
-"""The share of the training images, the last ones, that becomes valid: 5,000 of 50,000."""
+"""share of the training images, the last ones, that becomes valid: 5,000 of 50,000"""
 
 
-def load(folder: Path) -> Dataset:
-    """The folder cifar-10-batches-bin; valid is the last tenth of train."""
-    return _load(folder, lambda name: read_bytes(folder / name, KIND))
+def load(directory: Path) -> Dataset:
+    """The directory cifar-10-batches-bin; valid is the last tenth of train."""
+    return _load(directory, lambda name: read_bytes(directory / name, KIND))
 
 
 def load_archive(path: Path) -> Dataset:
@@ -37,21 +37,21 @@ def load_archive(path: Path) -> Dataset:
         files = read_tar_gz(path, (*TRAIN_FILES, TEST_FILE))
     except UserError:
         raise
-    except Exception as error:  # gzip, zlib and tarfile have a dozen ways to say that bytes are wrong
+    except Exception as error:  # gzip, zlib and tarfile raise many kinds of errors for damaged files
         raise unreadable(path, "a .tar.gz archive", error) from error
 
     def read(name: str) -> bytearray:
         if name not in files:
-            raise UserError(f"{path} holds no {name}; get cifar-10-binary.tar.gz")
+            raise UserError(f"{path} has no file {name}; get cifar-10-binary.tar.gz")
         return files[name]
 
     return _load(path, read)
 
 
-def refuse_pickles(folder: Path) -> Dataset:
-    """Why the Python version is not read."""
+def refuse_pickles(directory: Path) -> Dataset:
+    """Refuse the Python version."""
     raise UserError(
-        f"{folder} holds CIFAR-10's Python version, pickles that could run code; "
+        f"{directory} contains CIFAR-10's Python version, pickles that could run code; "
         "get its binary version, cifar-10-binary.tar.gz"
     )
 
@@ -71,7 +71,7 @@ def _rows(path: Path, name: str, data: bytearray) -> np.ndarray:
     """uint8 [N, 3073], with labels in range."""
     if not data or len(data) % ROW:
         raise UserError(
-            f"{name} of {path} has {len(data):,} bytes, which are no rows of {ROW}; get the file again"
+            f"{name} of {path} has {len(data):,} bytes, which are not rows of {ROW}; get the file again"
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, ROW)
     if rows[:, 0].max() > 9:
@@ -80,5 +80,5 @@ def _rows(path: Path, name: str, data: bytearray) -> np.ndarray:
 
 
 def _split(path: Path, rows: np.ndarray) -> Split:
-    # A copy, because torch wants memory that can be written to.
+    # A copy, because torch needs writable memory.
     return make_split(str(path), rows[:, 1:].reshape(-1, *SHAPE).copy(), rows[:, 0])

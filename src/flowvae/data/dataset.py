@@ -1,4 +1,4 @@
-"""What a data set is: three splits of equally shaped uint8 images."""
+"""Data sets: three splits of uint8 images of one shape."""
 
 from dataclasses import dataclass, replace
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from flowvae.batch import Batch, DataSpec
 
 LUMA = (19595, 38470, 7471)
-"""the shares of red, green and blue in the brightness of television, of 65,536 in all (ITU-R BT.601)"""
+"""weights of red, green and blue in the luma of ITU-R BT.601, which add up to 65,536"""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and, where the source has them, their labels.
+    """Images and, if the source has them, their labels.
 
-    images: uint8 [N, C, H, W]; 0 and 1 where the split is binary, otherwise 0 to 255.
+    images: uint8 [N, C, H, W]; 0 and 1 if the split is binary, otherwise 0 to 255.
     labels: int64 [N], or None.
     """
 
@@ -25,9 +25,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits and how their pixels become what the likelihood sees.
+    """Three splits, and how their pixels are binarized.
 
-    name: "mnist", "larochelle", or the stem of the file or folder.
+    name: "mnist", "larochelle", or the stem of the file or directory.
     binarization: "static", "dynamic", "threshold" or "none". With "dynamic" the training images stay
         8-bit intensities and are sampled anew for every batch; valid and test are binary.
     """
@@ -40,9 +40,9 @@ class Dataset:
     values: tuple[int, int] = (0, 255)
     """smallest and largest value of a pixel before binarization"""
     classes: tuple[str, ...] = ()
-    """names of the labels 0, 1, ..., where the source has names"""
+    """names of the labels 0, 1, ..., if the source has names"""
     notes: tuple[str, ...] = ()
-    """what a user should know of how the source was read, one line each"""
+    """lines about how the source was read"""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,26 +52,26 @@ class Dataset:
 
     @property
     def spec(self) -> DataSpec:
-        """What a model is told of the data before it is built."""
+        """The description of the data for which a model is built."""
         labels = self.train.labels
         classes = 0 if labels is None else int(labels.max()) + 1
         return DataSpec(self.shape, self.levels, len(self.train.images), classes)
 
     @property
     def levels(self) -> int:
-        """How many values a pixel takes where the likelihood sees it: 2, or 256 without binarization."""
+        """Number of values of a pixel in the likelihood: 2, or 256 without binarization."""
         return 256 if self.binarization == "none" else 2
 
     @property
     def training_levels(self) -> int:
-        """How many values a stored training pixel takes: 256 too where every batch is binarized anew."""
+        """Number of values of a stored training pixel: also 256 if every batch is binarized anew."""
         return 256 if self.binarization == "dynamic" else self.levels
 
     def batch(self, split: str, places: Tensor) -> Batch:
-        """The images at ``places`` [B] of train, valid or test, as the likelihood sees them.
+        """Return the images at positions ``places`` [B] of train, valid or test, as the likelihood sees them.
 
         Raises:
-            ValueError: training images under dynamic binarization, which ``training_batch`` draws.
+            ValueError: for training images under dynamic binarization, which ``training_batch`` draws.
         """
         chosen: Split = getattr(self, split)
         labels = None if chosen.labels is None else chosen.labels[places]
@@ -79,7 +79,7 @@ class Dataset:
 
 
 def in_grey(dataset: Dataset) -> Dataset:
-    """Images of three channels, uint8, as one of luma, rounded as Pillow does."""
+    """Convert images of three channels, uint8, to their luma, rounded as by Pillow."""
 
     def grey(split: Split) -> Split:
         parts = [
@@ -92,10 +92,10 @@ def in_grey(dataset: Dataset) -> Dataset:
 
 
 def as_float(images: Tensor, levels: int) -> Tensor:
-    """uint8 pixels 0 .. levels - 1 as float32 in [0, 1], same shape.
+    """Convert uint8 pixels 0 .. levels - 1 to float32 in [0, 1], in the same shape.
 
-    Raises ValueError for a pixel out of range: the 8-bit training images of a dynamic data set, for
-    one, have to go through ``training_batch``.
+    Raises ValueError for a pixel out of range, such as in the 8-bit training images of a dynamic data set,
+    which must go through ``training_batch``.
 
     >>> import torch
     >>> as_float(torch.tensor([0, 51, 255], dtype=torch.uint8), 256)

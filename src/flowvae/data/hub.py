@@ -53,8 +53,8 @@ class Source:
     held_out: Fraction = Fraction(1, 6)
 
 
-def _files(folder: str, *splits: str) -> dict[str, str]:
-    return {split: f"{folder}/{split}-*.parquet" for split in splits}
+def _files(directory: str, *splits: str) -> dict[str, str]:
+    return {split: f"{directory}/{split}-*.parquet" for split in splits}
 
 
 def _grey(file: IO[bytes], where: object, side: int) -> np.ndarray:
@@ -76,7 +76,7 @@ SOURCES = {
         decode=_colour,
         image="img",
         held_out=cifar10.HELD_OUT,
-        local="the folder cifar-10-batches-bin or the file cifar-10-binary.tar.gz",
+        local="the directory cifar-10-batches-bin or the file cifar-10-binary.tar.gz",
     ),
     "svhn": Source(
         "ufldl-stanford/svhn",
@@ -87,7 +87,7 @@ SOURCES = {
         side=32,
         decode=_colour,
         held_out=svhn.HELD_OUT,
-        local="a folder with train_32x32.mat and test_32x32.mat",
+        local="a directory with train_32x32.mat and test_32x32.mat",
     ),
     "celeba": Source(
         "flwrlabs/celeba",
@@ -99,7 +99,7 @@ SOURCES = {
         decode=celeba.face,
         resized=True,
         label=None,
-        local="a folder with img_align_celeba and list_eval_partition.txt",
+        local="a directory with img_align_celeba and list_eval_partition.txt",
     ),
     "omniglot": Source(
         "GATE-engine/omniglot",
@@ -110,7 +110,7 @@ SOURCES = {
         side=omniglot.IMAGE_SIZE,
         decode=omniglot.drawing,
         resized=True,
-        local="a folder with images_background and images_evaluation, or the file chardata.mat",
+        local="a directory with images_background and images_evaluation, or the file chardata.mat",
     ),
     "fashion-mnist": Source(
         "zalando-datasets/fashion_mnist",
@@ -120,7 +120,7 @@ SOURCES = {
         channels=1,
         side=28,
         decode=_grey,
-        local="the folder of its IDX files, as Debian's package dataset-fashion-mnist installs it",
+        local="the directory of its IDX files, as Debian's package dataset-fashion-mnist installs it",
     ),
 }
 
@@ -161,7 +161,7 @@ def _load_split(name: str, split: str, side: int) -> Split:
 
 
 def _rows(name: str, split: str) -> Any:
-    """The rows of a split, a ``datasets.Dataset``, whose images are still files; their number is checked."""
+    """The rows of a split, a ``datasets.Dataset`` whose images are still files; their number is checked."""
     source = SOURCES[name]
     try:
         import datasets

@@ -20,22 +20,22 @@ from flowvae.errors import UserError
 KIND = "an IDX file"
 
 
-def load(folder: Path) -> Dataset:
+def load(directory: Path) -> Dataset:
     """train-images-idx3-ubyte and t10k-images-idx3-ubyte with their labels; valid is held out from train."""
-    train, valid = hold_out(folder, _read_split(folder, "train"))
-    return make_dataset(folder, train, valid, _read_split(folder, "t10k"))
+    train, valid = hold_out(directory, _read_split(directory, "train"))
+    return make_dataset(directory, train, valid, _read_split(directory, "t10k"))
 
 
-def _read_split(folder: Path, prefix: str) -> Split:
-    images = _find(folder, f"{prefix}-images-idx3-ubyte")
-    labels = _find(folder, f"{prefix}-labels-idx1-ubyte")
+def _read_split(directory: Path, prefix: str) -> Split:
+    images = _find(directory, f"{prefix}-images-idx3-ubyte")
+    labels = _find(directory, f"{prefix}-labels-idx1-ubyte")
     if images is None:
-        raise UserError(f"{folder} has no file {prefix}-images-idx3-ubyte or ...-ubyte.gz; add it")
+        raise UserError(f"{directory} has no file {prefix}-images-idx3-ubyte or ...-ubyte.gz; add it")
     return make_split(str(images), read_idx(images, 3)[:, None], read_idx(labels, 1) if labels else None)
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
+def _find(directory: Path, name: str) -> Path | None:
+    return next((path for path in (directory / name, directory / f"{name}.gz") if path.exists()), None)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -55,5 +55,5 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise unreadable(path, KIND, error) from error
     if len(values) != size:
         found = "more" if len(values) > size else f"only {len(values):,}"
-        raise unreadable(path, KIND, f"its header promises {size:,} values, it holds {found}")
+        raise unreadable(path, KIND, f"its header says {size:,} values, but it has {found}")
     return np.frombuffer(values, np.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""One image file to pixels: checked, cropped, brought to a size."""
+"""Image files to pixels: checked, cropped and resized."""
 
 import logging
 import math
@@ -18,21 +18,21 @@ from flowvae.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""what is read, whatever a file is called; others Pillow hands to programs, such as EPS to Ghostscript"""
+"""formats that are read, whatever the name of a file; for some others Pillow starts programs (Ghostscript)"""
 GREY_MODES = {"1", "L", "LA"}
 EIGHT_BIT_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}
 DEEP_MODES = {"I;16", "I;16B", "I;16L", "I", "F"}
 DEEP_COLOUR = "more than 8 bits"
-"""what is noted of an image of 16 bits a channel, of which Pillow drops the lower 8"""
+"""key of an image's ``info`` that marks 16 bits per channel, of which Pillow drops the lower 8"""
 SIXTEEN_BITS = (0.0, 65535.0)
 LYING = {5, 6, 7, 8}
-"""The orientations of EXIF in which width and height change places."""
+"""orientations of EXIF in which width and height are swapped"""
 MAX_PIXELS = 64 * 2**20
-"""The most pixels of one image; a small file can claim far more than memory holds."""
+"""largest number of pixels of one image; a small file can claim more than fits in memory"""
 MAX_METADATA = 2**16
-"""the most bytes of EXIF data, which are what fits into one segment of a JPEG"""
+"""largest number of bytes of EXIF data, which fit into one segment of a JPEG"""
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong is said by the error, and once
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # errors report what is wrong, once
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom"""
@@ -41,7 +41,7 @@ Sides = tuple[int, int]
 
 
 def centred(width: int, height: int, sides: Sides) -> Box:
-    """The largest box in the middle with the proportions of ``sides``.
+    """Return the largest centred box with the proportions of ``sides``.
 
     >>> centred(178, 218, (64, 64)), centred(178, 218, (28, 44))
     ((0, 20, 178, 198), (0, 52, 178, 165))
@@ -54,16 +54,16 @@ def centred(width: int, height: int, sides: Sides) -> Box:
 
 
 def read_headers(file: Path, value_range: ValueRange | None = None) -> list[tuple[int, int, int]]:
-    """(width, height, channels) of every page or frame once upright: 1 channel where it is grey, otherwise 3.
+    """Return (width, height, channels) of every page or frame, upright: 1 channel if it is grey, otherwise 3.
 
-    Nothing is decoded but a PNG, in which the orientation may follow the pixels, and the frames of an
-    animation before the last.
+    Only a PNG, in which the orientation may follow the pixels, and the frames of an animation before the
+    last are decoded.
     """
     headers = []
     with _opened(file, file, value_range) as image:
         for page in _pages(image, file, value_range):
             width, height = page.size
-            # Pillow gives the sides of a TIFF as they are once it is upright.
+            # Pillow returns the sides of a TIFF as if it were upright.
             if page.format != "TIFF" and _orientation(page) in LYING:
                 width, height = height, width
             headers.append((width, height, 1 if page.mode in GREY_MODES | DEEP_MODES else 3))
@@ -79,19 +79,18 @@ def decode(
     box: Box | None = None,
     side: int | None = None,
 ) -> np.ndarray:
-    """The pixels of the upright image, uint8 [C, H, W]: grey where ``channels`` is 1, opaque RGB if 3.
+    """Decode the upright image, uint8 [C, H, W]: grey if ``channels`` is 1, opaque RGB if 3.
 
-    What is transparent shows white (see `opaque`). Of several pages the first is decoded.
+    Transparent pixels are composited on white (see `opaque`). Only the first of several pages is decoded.
 
     Args:
         file: a path or an open file.
         channels: 1 or 3.
         where: names the image in errors; the path by default.
         size: (width, height) that it must have.
-        box: what is cut out, before anything else.
-        side: the side of the square that the rest is resized to, where it is not that already. A rest that
-            is no square is cut to the one in its middle. The filter is Pillow's bilinear one, which averages
-            over the area that becomes one pixel.
+        box: part that is cropped first.
+        side: side of the square that the crop is resized to, from the centred square in it. The filter is
+            Pillow's bilinear one, which averages over the area that becomes one pixel.
     """
     where = where or file
     with _opened(file, where) as image:
@@ -107,14 +106,14 @@ def decode(
 def decode_pages(
     file: Path, channels: int, sides: Sides | None = None, value_range: ValueRange | None = None
 ) -> Iterator[np.ndarray]:
-    """Every page or frame of a file, each as `decode` has it, resized to ``sides``.
+    """Yield every page or frame of a file, decoded as by `decode`, resized to ``sides``.
 
-    With ``value_range``, whose ends become 0 and 255, also of more than 8 bits a pixel.
+    With ``value_range``, whose ends become 0 and 255, pixels may have more than 8 bits.
     """
     with _opened(file, file, value_range) as image:
         for page in _pages(image, file, value_range):
             with _readable(file):
-                # A copy: to turn the file's own image would move its later pages.
+                # A copy: turning the file's own image would affect its later pages.
                 upright = page.copy() if getattr(page, "n_frames", 1) > 1 else page
                 turn_upright(upright)
                 if value_range is None or upright.info[DEEP_COLOUR]:
@@ -125,7 +124,7 @@ def decode_pages(
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The image on white: what is transparent has colours that nobody has seen."""
+    """Composite the image on white: the colours of transparent pixels are arbitrary."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -143,7 +142,7 @@ def _as_array(image: Image.Image, channels: int, box: Box | None, sides: Sides |
 def _scaled(
     image: Image.Image, where: object, channels: int, sides: Sides | None, value_range: ValueRange
 ) -> np.ndarray:
-    """As `_as_array`, of any number of bits: scaled before anything is resized."""
+    """Do as `_as_array` for any number of bits: scale, then resize."""
     if image.mode in EIGHT_BIT_MODES:
         bands = opaque(image).convert("L" if channels == 1 else "RGB").split()
     else:
@@ -161,7 +160,7 @@ def _resized(image: Image.Image, sides: Sides | None) -> Image.Image:
 
 @contextmanager
 def _readable(where: object) -> Iterator[None]:
-    """Errors of Pillow inside are those of the file."""
+    """Turn errors of Pillow into those of the file."""
     try:
         yield
     except UserError:
@@ -171,7 +170,7 @@ def _readable(where: object) -> Iterator[None]:
 
 
 def _pages(image: Image.Image, where: object, value_range: ValueRange | None) -> Iterator[Image.Image]:
-    """The same image at every page or frame, one after the other, each checked as the first was."""
+    """Yield the same image at every page or frame in turn, each checked like the first."""
     with _readable(where):
         count = getattr(image, "n_frames", 1)
     for number in range(count):
@@ -183,12 +182,12 @@ def _pages(image: Image.Image, where: object, value_range: ValueRange | None) ->
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
-    """Pillow's image of a file of one of FORMATS, not decoded yet."""
+    """Open a file of one of FORMATS with Pillow, without decoding it."""
     return Image.open(_Rationed(file), formats=FORMATS)  # pyright: ignore[reportArgumentType]
 
 
 class _Rationed:
-    """A file that can be read four times over and no more, and that has one part of EXIF data.
+    """A file that can be read at most four times over, with at most one part of EXIF data.
 
     Pillow keeps a copy of what every tag of a TIFF file or of EXIF data points to, and thousands of tags can
     point to the same bytes: a megabyte would become gigabytes. EXIF data is joined from any number of parts.
@@ -197,7 +196,7 @@ class _Rationed:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
-        self._left = 4 * file.seek(0, os.SEEK_END) + 2**16  # more than a tiny file has is asked for, too
+        self._left = 4 * file.seek(0, os.SEEK_END) + 2**16  # Pillow also asks for more than a tiny file has
         self._parts = 0
         file.seek(0)
 
@@ -211,19 +210,19 @@ class _Rationed:
 
 
 def turn_upright(image: Image.Image) -> None:
-    """In place, as a camera notes it beside the pixels."""
+    """Turn the image upright in place, by the orientation in its metadata."""
     if _orientation(image) != 1:
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _orientation(image: Image.Image) -> int:
-    """As EXIF numbers them; 1, which is upright, where nothing is noted that can be read."""
+    """Return the orientation as in EXIF; 1, which is upright, if there is none that can be read."""
     metadata = image.info.get("exif") or image.info.get("Raw profile type exif", "")
     if len(metadata) > MAX_METADATA:
         return 1
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # what is wrong with a file's metadata does not concern its pixels
+    except Exception:  # damaged metadata does not matter to the pixels
         return 1
 
 
@@ -232,7 +231,7 @@ def _opened(
     file: Path | IO[bytes], where: object, value_range: ValueRange | None = None
 ) -> Iterator[Image.Image]:
     with warnings.catch_warnings(), ExitStack() as stack:
-        # What is wrong with a file's metadata does not concern its pixels, and what does is an error.
+        # Damaged metadata does not matter to the pixels, and damaged pixels are an error.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -240,7 +239,7 @@ def _opened(
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _too_large(where) from error
         except Exception as error:  # each of Pillow's formats has errors of its own
-            raise unreadable(where, "an image", "damaged, or no image at all") from error
+            raise unreadable(where, "an image", "damaged, or not an image") from error
         with image:
             _check_form(image, where, value_range)
             yield image
@@ -254,11 +253,11 @@ def _check_form(image: Image.Image, where: object, value_range: ValueRange | Non
     if image.info[DEEP_COLOUR]:
         if value_range != SIXTEEN_BITS:
             raise UserError(
-                f"{where} has 16 bits a channel, of which the upper 8 can be read; give --value-range 0 "
-                "65535 for them, or convert it to 8 bits"
+                f"{where} has 16 bits per channel, of which only the upper 8 can be read; give "
+                "--value-range 0 65535 to read them, or convert it to 8 bits"
             )
     elif image.mode not in EIGHT_BIT_MODES and (value_range is None or image.mode not in DEEP_MODES):
-        said = f"{where} has more than 8 bits a pixel (mode {image.mode}"
+        said = f"{where} has more than 8 bits per pixel (mode {image.mode}"
         if image.mode not in DEEP_MODES:
             raise UserError(f"{said}); convert it to 8 bits")
         with _readable(where):

@@ -1,4 +1,4 @@
-"""Larochelle's static binarization of MNIST, as published: 784 numbers 0 or 1 a line.
+"""Larochelle's static binarization of MNIST, as published: 784 numbers 0 or 1 per line.
 
 H. Larochelle and I. Murray, "The neural autoregressive distribution estimator", AISTATS 2011.
 """
@@ -20,28 +20,28 @@ FILE_NAME = "binarized_mnist_{}.amat"
 ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 """where the files are published; their content is checked, since the address has no certificate"""
 SECONDS = 30.0
-"""the longest wait for the server"""
+"""longest wait for the server, in seconds"""
 SPLITS = ("train", "valid", "test")
 SIDE = 28
 COUNTS = (50_000, 10_000, 10_000)
 CONTENT_SHA256 = "c462f82a020638a4d5d8d44e4c83242ee0145ee1d125869d0e030c35011837e6"
-"""Of the bits of train, valid and test, one after the other, each packed eight to a byte by image."""
+"""of the bits of train, valid and test, one after the other, each packed eight to a byte by image"""
 
 
-def load(folder: Path) -> Dataset:
+def load(directory: Path) -> Dataset:
     """The splits from binarized_mnist_train.amat, ..._valid.amat and ..._test.amat; no labels."""
     train, valid, test = (
         make_split(str(path), read_amat(path))
-        for path in (folder / FILE_NAME.format(split) for split in SPLITS)
+        for path in (directory / FILE_NAME.format(split) for split in SPLITS)
     )
-    return make_dataset(folder, train, valid, test, larochelle_name(train, valid, test))
+    return make_dataset(directory, train, valid, test, larochelle_name(train, valid, test))
 
 
 def fetch() -> Dataset:
     """The published images from the cache, or else downloaded; no labels.
 
     Raises:
-        UserError: they cannot be downloaded, or the content of what was downloaded is another.
+        UserError: if they cannot be downloaded, or the downloaded content is different.
     """
     train, valid, test = (_cached(split, count) for split, count in zip(SPLITS, COUNTS, strict=True))
     if larochelle_name(train, valid, test) is None:
@@ -80,7 +80,7 @@ def _not_at_hand(reason: str) -> UserError:
 def larochelle_name(train: Split, valid: Split, test: Split) -> str | None:
     """ "larochelle" for exactly the published images in their order, else None.
 
-    The name stands beside published likelihoods, so the content decides and not what a file is called.
+    The name appears beside published likelihoods, so the content decides, not the name of a file.
     """
     splits = (train, valid, test)
     if any(tuple(split.images.shape) != (n, 1, SIDE, SIDE) for split, n in zip(splits, COUNTS, strict=True)):
@@ -109,9 +109,9 @@ def _parse(data: bytearray, path: object) -> np.ndarray:
     if bad.any():
         line = 1 + np.count_nonzero(is_newline[: bad.argmax()])
         raise UserError(
-            f"line {line} of {path} is not made of 0 and 1 with spaces between; get the file again"
+            f"line {line} of {path} must consist of 0 and 1 separated by spaces; get the file again"
         )
-    # Without the spaces every line is as long as the next.
+    # Without the spaces, all lines have the same length.
     symbols = text[~is_space]
     columns = np.diff(np.flatnonzero(symbols == ord("\n")), prepend=-1) - 1
     if np.any(columns != SIDE * SIDE):

@@ -1,4 +1,4 @@
-"""One door to all sources: what a path is decides how it is read."""
+"""Loading a data set from any source, by its name or the content of its path."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,8 +34,8 @@ FILES: dict[str, Callable[..., Dataset]] = {
     ".gz": cifar10.load_archive,
     ".tgz": cifar10.load_archive,
 }
-# A folder is what the first pattern that matches one of its files says.
-FOLDERS: list[tuple[str, Callable[..., Dataset]]] = [
+# A directory is read by the first entry whose pattern matches one of its files.
+DIRECTORIES: list[tuple[str, Callable[..., Dataset]]] = [
     ("*-idx?-ubyte*", idx.load),
     ("*.amat", larochelle.load),
     ("data_batch_?.bin", cifar10.load),
@@ -49,9 +49,9 @@ FOLDERS: list[tuple[str, Callable[..., Dataset]]] = [
     ("*", image_folder.load),
 ]
 RESIZING = (celeba.load, omniglot.load)
-"""those that resize images to squares; directories of image files are resized to any sides"""
+"""sources whose images are resized to squares; those of directories of image files to any sides"""
 SCALING = (npz.load, npz.load_npy, image_folder.load)
-"""those that scale pixels from another range than 0 to 255"""
+"""sources whose pixels are scaled from another range than 0 to 255"""
 
 
 def load_dataset(
@@ -62,25 +62,26 @@ def load_dataset(
     value_range: tuple[float, float] | None = None,
     grey: bool = False,
 ) -> Dataset:
-    """Load a data set by its name, from a file or from a folder.
+    """Load a data set by its name, or from a file or a directory.
 
     Names are "mnist", bundled, and "larochelle" and those of ``flowvae.data.hub.SOURCES``, downloaded;
-    docs/data.md says what files and directories look like.
+    docs/data.md describes files and directories.
 
     Args:
         source: a name or a path.
         binarization: "static", "dynamic", "threshold" or "none". Images that are binary already are static
             as they are.
-        seed: of the frozen draws (see ``flowvae.data.binarization``). The splits do not depend on it.
+        seed: random seed of the frozen draws (see ``flowvae.data.binarization``). The splits do not depend
+            on it.
         image_size: side of the square images that CelebA (64 by default), Omniglot (28) and directories of
-            image files (as they are) are brought to; of the latter also "HEIGHTxWIDTH". Images of other
-            sources are never resized.
+            image files (unchanged by default) are resized to; for the latter also "HEIGHTxWIDTH". Images of
+            other sources are never resized.
         value_range: the values of an array, or of the pixels in a directory of image files, that become 0 and
             255. Without it they must be 8-bit levels.
-        grey: make one channel of three.
+        grey: convert three channels to one.
 
     Raises:
-        UserError: whatever cannot be loaded.
+        UserError: if it cannot be loaded.
     """
     if binarization not in BINARIZATIONS:
         raise UserError(
@@ -95,8 +96,8 @@ def load_dataset(
     if sides not in (None, dataset.shape[1:]):
         height, width = dataset.shape[1:]
         raise UserError(
-            f"the images of {quoted(source)} are {height} x {width}, and only CelebA, Omniglot and folders "
-            "of image files are resized; leave the image size out"
+            f"the images of {quoted(source)} are {height} x {width}, and only CelebA, Omniglot and "
+            "directories of image files are resized; leave the image size out"
         )
     if grey and dataset.shape[0] == 3:
         dataset = in_grey(dataset)
@@ -106,7 +107,7 @@ def load_dataset(
 
 
 def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
-    """The data set that a configuration describes, or another ``source`` read in the same way."""
+    """Load the data set of a configuration, or another ``source`` in the same way."""
     return load_dataset(
         config.data if source is None else source,
         config.binarization,
@@ -119,7 +120,7 @@ def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
 def read_source(
     source: str, sides: Sides | None = None, value_range: tuple[float, float] | None = None
 ) -> Dataset:
-    """The images of a source as they are: grey ones where it has grey ones. As `load_dataset` otherwise.
+    """Load the images of a source without binarization, otherwise like `load_dataset`.
 
     ``sides`` is (height, width).
     """
@@ -131,17 +132,17 @@ def read_source(
         return mnist.load() if source == "mnist" else larochelle.fetch()
     path = user_path(source)
     if path.is_dir():
-        load = next((load for pattern, load in FOLDERS if any(path.glob(pattern))), image_folder.load)
+        load = next((load for pattern, load in DIRECTORIES if any(path.glob(pattern))), image_folder.load)
     elif path.is_file() and path.suffix.lower() in FILES:
         load = FILES[path.suffix.lower()]
     elif path.is_file():
         raise UserError(
-            f"{path} is no data set; give an .npz file or a folder of IDX, .amat or image files, or another "
-            "form that docs/data.md lists"
+            f"{path} is not a data set; give an .npz file or a directory of IDX, .amat or image files, or "
+            "another form that docs/data.md lists"
         )
     else:
         raise UserError(
-            f"no data set, file or folder {quoted(source)}; {did_you_mean(source, NAMES)}, or give a path"
+            f"no data set, file or directory {quoted(source)}; {did_you_mean(source, NAMES)}, or give a path"
         )
     if value_range is not None and load not in SCALING:
         raise _without_range(source)

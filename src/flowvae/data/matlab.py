@@ -26,19 +26,19 @@ HEADER = 128
 TAG = struct.Struct("<II")
 MATRIX, COMPRESSED = 14, 15
 TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
-"""what the numbers of an element are, by its type"""
+"""NumPy type of the numbers of an element, by its type"""
 NUMBERS = range(6, 16)
 """the classes of matrices that are plain numbers; others are cells, structures, text and sparse"""
 COMPLEX = 0x800
 LONGEST = 4096
-"""the most bytes of flags, dimensions and names"""
+"""largest number of bytes of flags, dimensions and names"""
 
 
 def read_mat(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """The arrays of numbers called ``names``, in the types in which the file keeps them.
+    """Read the arrays of numbers called ``names``, in the types of the file.
 
     Raises:
-        UserError: it is no such file, it lacks one of them, or they take more than a data set may.
+        UserError: if it is not such a file, lacks one of them, or they exceed the limit of a data set.
     """
     try:
         with path.open("rb") as file:
@@ -47,7 +47,7 @@ def read_mat(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         raise unreadable(path, KIND, error) from error
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise UserError(f"{path} has no {' and no '.join(missing)} among its arrays; get the published file")
+        raise UserError(f"{path} has no array {' and no array '.join(missing)}; get the published file")
     return [arrays[name] for name in names]
 
 
@@ -62,10 +62,10 @@ def _read_arrays(path: Path, file: IO[bytes], names: tuple[str, ...]) -> dict[st
         (word,) = struct.unpack_from("<I", flags)
         shape = np.frombuffer(dimensions, "<i4").tolist()
         if word & 0xFF not in NUMBERS or word & COMPLEX:
-            raise ValueError(f"its {name} is no array of numbers")
+            raise ValueError(f"its {name} is not an array of numbers")
         kind, size, numbers = _next_element(stream)
         if kind not in TYPES or min(shape, default=-1) < 0:
-            raise ValueError(f"its {name} is no array of numbers")
+            raise ValueError(f"its {name} is not an array of numbers")
         count += math.prod(shape)
         check_memory(path, 8 * count)  # at most 8 bytes a number, whatever its type
         dtype = np.dtype(TYPES[kind])
@@ -79,7 +79,7 @@ def _read_arrays(path: Path, file: IO[bytes], names: tuple[str, ...]) -> dict[st
 
 
 class _Unpacked:
-    """The zlib stream in the next ``size`` bytes of a file, unpacked no further than it is read."""
+    """The zlib stream in the next ``size`` bytes of a file, unpacked only as far as it is read."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._left = file, size
@@ -97,9 +97,9 @@ class _Unpacked:
 
 
 def _matrices(file: IO[bytes]) -> Iterator[Readable]:
-    """For each matrix, where its elements are read from."""
+    """Yield, for each matrix, the stream of its elements."""
     if file.read(HEADER)[-4:] != b"\x00\x01IM":
-        raise ValueError("it is not of version 5, little-endian, as MATLAB's save -v7 writes it")
+        raise ValueError("it is not of version 5, little-endian, as written by MATLAB's save -v7")
     while tag := file.read(TAG.size):
         kind, size = TAG.unpack(tag)
         end = file.tell() + size
@@ -114,7 +114,7 @@ def _matrices(file: IO[bytes]) -> Iterator[Readable]:
 
 
 def _next_element(stream: Readable) -> tuple[int, int, Readable]:
-    """Its type, its number of bytes, and where they are read from."""
+    """Return its type, its number of bytes, and the stream to read them from."""
     tag = read_whole(stream, TAG.size)
     kind, size = TAG.unpack(tag)
     if kind >> 16:
@@ -123,10 +123,10 @@ def _next_element(stream: Readable) -> tuple[int, int, Readable]:
 
 
 def _read_short(stream: Readable) -> bytearray:
-    """The bytes of an element of flags, dimensions or names."""
+    """Read the bytes of an element of flags, dimensions or names."""
     _, size, source = _next_element(stream)
     if size > LONGEST:
-        raise ValueError("it has an array whose head is too long")
+        raise ValueError("it has an array whose header is too long")
     data = read_whole(source, size)
     if source is stream:
         read_whole(stream, -size % 8)

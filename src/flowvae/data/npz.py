@@ -1,9 +1,9 @@
 """Data sets in one .npz file of NumPy arrays, or images in one .npy file.
 
-Arrays of images for train, test and perhaps valid, in a form that ``flowvae.data.arrays`` reads. They may be
-called as other projects do: ``train``, ``x_train``, ``train_images``, ``Test_imgs``. Or one array of images,
-called ``images``, ``imgs``, or anything where it is the only one that can be images, with its splits as
-``train_idx``, ``valid_idx``, ``test_idx``, or without them. Labels stand beside the images as ``labels``,
+Arrays of images for train, test and optionally valid, in a form that ``flowvae.data.arrays`` reads. They may
+have the names of other projects: ``train``, ``x_train``, ``train_images``, ``Test_imgs``. Or one array of
+images, called ``images`` or ``imgs``, or anything if no other can be images, with its splits as
+``train_idx``, ``valid_idx``, ``test_idx``, or without them. Labels are ``labels``,
 ``train_labels`` or ``y_train``.
 """
 
@@ -37,14 +37,14 @@ WORDS = {
     "labels": {"labels", "label", "y", "targets", "target", "inferred"},
     "indices": {"idx", "indices", "index"},
 }
-"""what an array's name says that it holds, beside its split; of a split alone, images"""
+"""words for the content in an array's name; the name of a split alone means images"""
 LONGEST_HEADER = 2**16
-"""the most bytes before the numbers of an array; 128 are usual"""
+"""largest number of bytes before the values of an array; usually 128"""
 MOST_NAMED = 10
-"""arrays that a message lists"""
+"""largest number of arrays that a message lists"""
 
 Role = tuple[str, str | None]
-"""what an array holds, and of which split: images, labels or indices; a split, or None for all images"""
+"""content of an array: images, labels or indices; and its split, or None for all images"""
 
 
 class Header(NamedTuple):
@@ -52,11 +52,11 @@ class Header(NamedTuple):
     fortran_order: bool
     dtype: np.dtype
     start: int
-    """where its numbers begin"""
+    """offset of its numbers, in bytes"""
 
 
 def load(path: Path, value_range: ValueRange | None = None) -> Dataset:
-    """The data set in the file at ``path``. Raises UserError for one that is corrupt or of no known form."""
+    """Read the data set in a file; raise UserError if it is damaged or of an unknown form."""
     try:
         with path.open("rb") as file:
             return load_open(file, path, value_range)
@@ -65,7 +65,7 @@ def load(path: Path, value_range: ValueRange | None = None) -> Dataset:
 
 
 def load_npy(path: Path, value_range: ValueRange | None = None) -> Dataset:
-    """The images in an .npy file, split at random."""
+    """Read the images in an .npy file, split at random."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -74,14 +74,14 @@ def load_npy(path: Path, value_range: ValueRange | None = None) -> Dataset:
             array = _read_array(f"the array in {path}", file, size)
     except UserError:
         raise
-    except Exception as error:  # NumPy has many ways to say that bytes are wrong
+    except Exception as error:  # NumPy raises many kinds of errors for damaged files
         raise unreadable(path, "an .npy file", error) from error
     (images,) = _as_images(path, {f"the array in {path}": array}, value_range).values()
     return make_dataset(path, *split_at_random(path, make_split(str(path), images)))
 
 
 def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None) -> Dataset:
-    """The data set in an open file; ``path`` names it in errors and gives the data set its name."""
+    """Read the data set in an open file; ``path`` names it, also in errors."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -99,7 +99,7 @@ def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None
             }
     except UserError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy have many ways to say that bytes are wrong
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files
         raise unreadable(path, "an .npz file", error) from error
     where = {role: f"array {key} in {path}" for role, key in keys.items()}
     images = _as_images(
@@ -111,7 +111,7 @@ def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None
         notes = (f"left out: array {_listed(unused)}",)
     if odd := [keys["labels", split] for split, found in labels.items() if found is None]:
         labels = {}
-        notes += (f"left out: labels in array {_listed(odd)}, as classes are one whole number an image",)
+        notes += (f"left out: labels in array {_listed(odd)}, as classes are one whole number per image",)
     splits = {
         split: make_split(where["images", split], part, labels.get(split)) for split, part in parts.items()
     }
@@ -131,7 +131,7 @@ def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None
 
 
 def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[Role, str]:
-    """The arrays that are read, by what they hold: as their names say, or the one that can be images."""
+    """Return the arrays to read by their content: by their names, or the only one that can be images."""
     keys: dict[Role, str] = {}
     for key in sorted(members, key=lambda key: (len(_words(key)), key)):
         if (role := _role(key)) is not None:
@@ -162,7 +162,7 @@ def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipI
 
 
 def _words(key: str) -> list[str]:
-    """The words in the name of an array.
+    """Split the name of an array into words.
 
     >>> _words("X_train"), _words("trainImages")
     (['x', 'train'], ['train', 'images'])
@@ -187,7 +187,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header | None:
-    """The header of an array; None for what is none."""
+    """Read the header of an array; None if the member is not an array."""
     if not info.filename.endswith(".npy"):
         return None
     with open_zipped(archive, info) as file:
@@ -210,7 +210,7 @@ def _read_member(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.Z
 
 
 def _read_labels(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray | None:
-    """Integers [N]; None where the array holds no classes."""
+    """Read labels as integers [N]; None if they are not classes."""
     header = _header_of(archive, info)
     if header is None or header.dtype.kind not in NUMBERS:
         return None
@@ -218,12 +218,12 @@ def _read_labels(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.Z
 
 
 def _read_array(where: str, file: IO[bytes], length: int) -> np.ndarray:
-    """The numbers of an .npy file. Object arrays, which would need pickle, are refused by their header."""
+    """Read the numbers of an .npy file. Object arrays, which need pickle, are refused by their header."""
     header = _read_header(file)
     if header.dtype.hasobject:
-        raise UserError(f"{where} holds Python objects, which could run code; save uint8")
+        raise UserError(f"{where} contains Python objects, which could run code; save uint8")
     if header.dtype.kind not in NUMBERS:
-        raise UserError(f"{where} holds no plain numbers; save uint8")
+        raise UserError(f"{where} does not contain plain numbers; save uint8")
     size = math.prod(header.shape) * header.dtype.itemsize
     if length - header.start != size:
         raise ValueError(f"{where.partition(' in ')[0]} is not as long as its header says")
@@ -242,7 +242,7 @@ def _as_images(
 
 
 def _indexed(path: Path, everything: Split, split: str, key: str | None, indices: np.ndarray | None) -> Split:
-    """The images that the array of indices of one split picks out."""
+    """Select the images of one split by its array of indices."""
     if indices is None:
         raise UserError(f"{path} has indices for other splits but not {split}; add {split}_idx")
     count = len(everything.images)

@@ -1,8 +1,8 @@
-"""Omniglot as published: images_background and images_evaluation, as folders or as the .zip files.
+"""Omniglot as published: images_background and images_evaluation, as directories or as the .zip files.
 
 B. Lake et al., "Human-level concept learning through probabilistic program induction", Science 2015;
-https://github.com/brendenlake/omniglot. A folder for each of 50 alphabets, in it one for each character, in
-it 20 drawings of 105 x 105 pixels, ink black on white. Here ink is white on black, as in MNIST.
+https://github.com/brendenlake/omniglot. Directories of 50 alphabets contain one for each character, with 20
+drawings of 105 x 105 pixels, ink black on white. Here ink is white on black, as in MNIST.
 """
 
 import io
@@ -22,62 +22,63 @@ from flowvae.errors import UserError, quoted
 
 SIZE = (105, 105)
 IMAGE_SIZE = 28
-"""the side that drawings are resized to where nothing else is asked for"""
+"""side in pixels that drawings are resized to by default"""
 MAX_FILE = 2**20
-"""the most bytes of one file in an archive; the drawings have a few hundred"""
+"""largest size of a file in an archive in bytes; the drawings have a few hundred"""
 
 
-def load(folder: Path, image_size: int | None = None) -> Dataset:
+def load(directory: Path, image_size: int | None = None) -> Dataset:
     """Train and valid are the background alphabets, split at random, test the evaluation alphabets.
 
-    Labels number all characters by the names of their alphabets and folders, in alphabetical order.
+    Labels number all characters by the names of their alphabets and directories, in alphabetical order.
     """
     side = image_size or IMAGE_SIZE
     inside = next(
-        (path for path in (folder, folder / "python") if any(path.glob("images_background*"))), folder
+        (path for path in (directory, directory / "python") if any(path.glob("images_background*"))),
+        directory,
     )
     parts = [_read_part(inside, f"images_{part}", side) for part in ("background", "evaluation")]
     characters = sorted({character for _, names in parts for character in names})
     numbers = {character: number for number, character in enumerate(characters)}
     background, test = (
-        make_split(f"{part} of {folder}", drawings, np.array([numbers[name] for name in names]))
+        make_split(f"{part} of {directory}", drawings, np.array([numbers[name] for name in names]))
         for part, (drawings, names) in zip(("background", "evaluation"), parts, strict=True)
     )
-    train, valid = hold_out(folder, shuffled(background))
-    return make_dataset(folder, train, valid, test)
+    train, valid = hold_out(directory, shuffled(background))
+    return make_dataset(directory, train, valid, test)
 
 
 def drawing(file: Path | IO[bytes], where: object, side: int) -> np.ndarray:
     """One published file as uint8 [1, side, side], white on black; ``where`` names it in errors.
 
-    Paper is what there is more of: copies of the set have it black as well as white.
+    The more frequent colour is the paper: some copies of the set have black paper.
     """
     pixels = images.decode(file, 1, where=where, size=SIZE, side=side)
     return 255 - pixels if pixels.mean() > 127.5 else pixels
 
 
-def _read_part(folder: Path, part: str, side: int) -> tuple[np.ndarray, list[str]]:
+def _read_part(directory: Path, part: str, side: int) -> tuple[np.ndarray, list[str]]:
     """Drawings [N, 1, side, side] and the name of each one's character, in alphabetical order."""
-    if (folder / part).is_dir():
-        files = _files_of_folder(folder / part)
-    elif (folder / f"{part}.zip").is_file():
-        files = _files_of_archive(folder / f"{part}.zip")
+    if (directory / part).is_dir():
+        files = _files_of_directory(directory / part)
+    elif (directory / f"{part}.zip").is_file():
+        files = _files_of_archive(directory / f"{part}.zip")
     else:
-        raise UserError(f"{folder} has neither a folder {part} nor a file {part}.zip; add one")
+        raise UserError(f"{directory} has neither a directory {part} nor a file {part}.zip; add one")
     drawings, characters = [], []
     for character, where, file in files:
         drawings.append(drawing(file, where, side))
         characters.append(character)
-        check_memory(folder, len(drawings) * side * side)
+        check_memory(directory, len(drawings) * side * side)
     if not drawings:
         raise UserError(
-            f"{folder / part} has no images in folders ALPHABET/CHARACTER; get the published files"
+            f"{directory / part} has no images in directories ALPHABET/CHARACTER; get the published files"
         )
     return np.stack(drawings), characters
 
 
-def _files_of_folder(folder: Path) -> Iterator[tuple[str, object, Path]]:
-    for path in sorted(folder.glob("*/*/*.png")):
+def _files_of_directory(directory: Path) -> Iterator[tuple[str, object, Path]]:
+    for path in sorted(directory.glob("*/*/*.png")):
         yield "/".join(path.parts[-3:-1]), path, path
 
 
@@ -90,11 +91,11 @@ def _files_of_archive(path: Path) -> Iterator[tuple[str, object, IO[bytes]]]:
                     continue
                 where = f"{quoted(info.filename)} in {path}"
                 if info.file_size > MAX_FILE:
-                    raise UserError(f"{where} is no drawing: it is too large; get {path.name} again")
+                    raise UserError(f"{where} is too large for a drawing; get {path.name} again")
                 with open_zipped(archive, info) as file:
                     data = io.BytesIO(read_up_to(file, info.file_size))
                 yield "/".join(parts[-3:-1]), where, data
     except UserError:
         raise
-    except Exception as error:  # zipfile and zlib have a dozen ways to say that bytes are wrong
+    except Exception as error:  # zipfile and zlib raise many kinds of errors for damaged files
         raise unreadable(path, "a .zip archive", error) from error

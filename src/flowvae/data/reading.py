@@ -6,17 +6,17 @@ from typing import Protocol
 from flowvae.errors import UserError, quoted
 
 MAX_BYTES = 4 * 2**30
-"""The most that one data set may take, decoded to one byte a pixel."""
+"""largest size of a data set in bytes, decoded to one byte per pixel"""
 MAX_TEXT = 64 * 2**20
-"""The most bytes of a list; its lines and numbers take a multiple of them in memory."""
+"""largest size of a list in bytes; its lines and numbers take several times that in memory"""
 PIECE = 4096
-"""How many bytes are read at once where a promise alone says that they are there. For so many, zipfile
-unpacks as many of the archive's at once, which is the least that it does."""
+"""number of bytes per read where only a header says how many there are; zipfile unpacks at least as many of
+an archive's bytes at a time"""
 LONGEST_REASON = 200
 
 
 class Readable(Protocol):
-    """What bytes are read from: a file, a member of an archive, a stream that is unpacked on the way."""
+    """A source of bytes: a file, a member of an archive, or a stream that is unpacked while it is read."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -24,13 +24,13 @@ class Readable(Protocol):
 def check_memory(path: Path, num_bytes: int) -> None:
     if num_bytes > MAX_BYTES:
         raise UserError(
-            f"{path} holds {num_bytes / 2**30:,.1f} GiB of images when decoded, more than the "
+            f"{path} contains {num_bytes / 2**30:,.1f} GiB of images when decoded, more than the "
             f"{MAX_BYTES / 2**30:g} GiB allowed; use fewer or smaller images"
         )
 
 
 def unreadable(path: object, kind: str, reason: object) -> UserError:
-    """The error for a file that is no ``kind``, with the reason squeezed into one line of no great length."""
+    """Return the error for a file that is not ``kind``, with the reason in one line, shortened."""
     text = " ".join(str(reason).split()) or type(reason).__name__
     if len(text) > LONGEST_REASON:
         text = f"{text[:LONGEST_REASON]}..."
@@ -38,9 +38,9 @@ def unreadable(path: object, kind: str, reason: object) -> UserError:
 
 
 def read_up_to(file: Readable, count: int) -> bytearray:
-    """The next ``count`` bytes, or all that are left where there are fewer.
+    """Read the next ``count`` bytes, or all that are left if there are fewer.
 
-    Memory grows with the bytes that are there, not with ``count``, which a header may have made up.
+    Memory grows with the bytes that are read, not with ``count``, which a header may misstate.
     """
     data = bytearray()
     while len(data) < count and (piece := file.read(min(PIECE, count - len(data)))):
@@ -49,7 +49,7 @@ def read_up_to(file: Readable, count: int) -> bytearray:
 
 
 def read_whole(file: Readable, count: int) -> bytearray:
-    """The next ``count`` bytes. Raises EOFError where there are fewer."""
+    """Read the next ``count`` bytes; raise EOFError if there are fewer."""
     data = read_up_to(file, count)
     if len(data) < count:
         raise EOFError("it is cut off")
@@ -57,11 +57,11 @@ def read_whole(file: Readable, count: int) -> bytearray:
 
 
 def read_bytes(path: Path, kind: str, limit: int | None = None) -> bytearray:
-    """All of a file of at most ``limit`` bytes, MAX_BYTES where None."""
+    """Read a file of at most ``limit`` bytes, by default MAX_BYTES."""
     most = MAX_BYTES if limit is None else limit
     try:
         with path.open("rb") as file:
-            data = read_up_to(file, most + 1)  # not by the size that is stated: a device states none
+            data = read_up_to(file, most + 1)  # not by the stated size: a device has none
     except (OSError, ValueError) as error:
         raise unreadable(path, kind, getattr(error, "strerror", None) or error) from error
     if len(data) > most:
@@ -70,15 +70,15 @@ def read_bytes(path: Path, kind: str, limit: int | None = None) -> bytearray:
 
 
 def user_path(name: str) -> Path:
-    """The path that ``name`` means, with ~ as a home folder.
+    """Return the path ``name``, with ~ expanded to a home directory.
 
     Raises:
-        UserError: there is no such user, or a path cannot have such a name.
+        UserError: if there is no such user, or a path cannot have such a name.
     """
     try:
         path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{quoted(name)} is no path ({reason}); give another") from error
+        raise UserError(f"{quoted(name)} is not a path ({reason}); give another") from error
     return path

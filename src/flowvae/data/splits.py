@@ -18,7 +18,7 @@ SPLIT_NAMES = {
 
 
 def split_called(name: str) -> str | None:
-    """The split that a directory or an array of this name holds, in whatever case; None for other names.
+    """Return the split that a directory or an array of this name contains, in any case; None for other names.
 
     >>> split_called("Training"), split_called("VAL"), split_called("cats")
     ('train', 'valid', None)
@@ -27,18 +27,18 @@ def split_called(name: str) -> str | None:
 
 
 def make_split(where: str, images: np.ndarray, labels: np.ndarray | None = None) -> Split:
-    """A split from uint8 [N, C, H, W] and integers [N] or [N, 1]; ``where`` names the source in errors."""
+    """Make a split from uint8 [N, C, H, W] and integers [N] or [N, 1]; errors name the source ``where``."""
     if 0 in images.shape:
-        raise UserError(f"{where} holds no images (its shape is {images.shape}); give at least one")
+        raise UserError(f"{where} contains no images (its shape is {images.shape}); give at least one")
     if labels is None:
         return Split(torch.from_numpy(images))
     of_each = labels.ndim > 0 and labels.size == len(labels)
     if not np.issubdtype(labels.dtype, np.integer) or not of_each:
         raise UserError(
-            f"the labels of {where} are {labels.dtype} of shape {labels.shape}; give one integer an image"
+            f"the labels of {where} are {labels.dtype} of shape {labels.shape}; give one integer per image"
         )
     if len(labels) != len(images):
-        raise UserError(f"{where} holds {len(images)} images but {len(labels)} labels; give one an image")
+        raise UserError(f"{where} has {len(images)} images but {len(labels)} labels; give one per image")
     return Split(torch.from_numpy(images), torch.from_numpy(labels.reshape(-1).astype(np.int64)))
 
 
@@ -51,13 +51,13 @@ def make_dataset(
     classes: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Unbinarized splits as a data set, named after its path unless it has a name of its own."""
+    """Make a data set of unbinarized splits, named after its path unless ``name`` is given."""
     dataset = Dataset(name or path.resolve().stem, "none", train, valid, test, classes=classes, notes=notes)
     for other, split in (("valid", valid), ("test", test)):
         if split.images.shape[1:] != train.images.shape[1:]:
             raise UserError(
                 f"{path} has train images of shape {tuple(train.images.shape[1:])} and {other} images of "
-                f"shape {tuple(split.images.shape[1:])} (channels, height, width); bring them to one shape"
+                f"shape {tuple(split.images.shape[1:])} (channels, height, width); give all of them one shape"
             )
     return dataset
 
@@ -67,16 +67,18 @@ def take(split: Split, indices: slice | torch.Tensor) -> Split:
 
 
 def hold_out(path: Path, train: Split, share: Fraction = Fraction(1, 6)) -> tuple[Split, Split]:
-    """(train, valid): the last ``share`` of train becomes valid; a sixth, as 10,000 of MNIST's 60,000."""
+    """Return (train, valid): the last ``share`` of train becomes valid; by default a sixth, as for MNIST."""
     count = len(train.images)
     if count < 2:
-        raise UserError(f"{path} has no valid images and too few train images to hold some out; add images")
+        raise UserError(
+            f"{path} has no validation images and too few training images to hold some out; add images"
+        )
     held_out = max(1, int(count * share))
     return take(train, slice(count - held_out)), take(train, slice(count - held_out, count))
 
 
 def shuffled(split: Split) -> Split:
-    """The images in a random order that is always the same.
+    """Put the images into a random order that is always the same.
 
     It does not depend on the user's seed: another seed must not move test images into train.
     """
@@ -85,13 +87,13 @@ def shuffled(split: Split) -> Split:
 
 
 def split_at_random(path: Path, everything: Split) -> tuple[Split, Split, Split]:
-    """(train, valid, test) in the order of ``shuffled``: a tenth each valid and test, the rest train.
+    """Return (train, valid, test) in the order of ``shuffled``: valid and test are a tenth each.
 
-    At least two of ten images or more, so that there are an interpolation and a standard error.
+    From ten images on they are at least two, enough for an interpolation and a standard error.
     """
     count = len(everything.images)
     if count < 3:
-        raise UserError(f"{path} holds {count} images, too few for train, valid and test; add some")
+        raise UserError(f"{path} has {count} images, too few for train, valid and test; add some")
     tenth = max(1, count // 10, min(2, count // 5))
     everything = shuffled(everything)
     return (

@@ -1,4 +1,4 @@
-"""What was read, in a line, and what in it deserves a second look."""
+"""The line that says what was read, and warnings about likely mistakes."""
 
 from collections.abc import Iterator
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from flowvae.data.dataset import Dataset
 
 LOOKED_AT = 2000
-"""the training images that tell what kind of images they are"""
+"""largest number of training images that are examined"""
 MOST_NOISE = 0.35
-"""of MNIST's binary pixels 16 per cent of the variance are noise, of Omniglot's 27, of CIFAR-10's 75"""
+"""share of noise above which there is a warning; 0.16 in MNIST, 0.27 in Omniglot, 0.75 in CIFAR-10"""
 LARGEST_OF_SCALES = {*range(2, 33), 63, 64, 100, 127, 128}
-"""largest values that look like the end of another scale than 0 to 255"""
+"""largest values that suggest another scale than 0 to 255"""
 MOST_CLASSES = 10
-"""that a line names"""
+"""largest number of classes that the line names"""
 
 
 def describe(dataset: Dataset) -> str:
-    """One line: images of each split, their size, channels and values, binarization, classes."""
+    """Return one line: images of each split, their size, channels and values, binarization, classes."""
     splits = (dataset.train, dataset.valid, dataset.test)
     counts = " + ".join(f"{len(split.images):,}" for split in splits)
     channels, height, width = dataset.shape
@@ -45,9 +45,9 @@ def _classes(names: tuple[str, ...], labels: Tensor) -> str:
 
 
 def values_of(dataset: Dataset) -> tuple[int, int]:
-    """The smallest and the largest value of all pixels."""
+    """Return the smallest and the largest value of all pixels."""
     low, high = 255, 0
-    # By parts: the first one nearly always has both ends, and the whole may be gigabytes on a disk.
+    # In parts: the first one nearly always has both ends, and all of them may be gigabytes on disk.
     splits = (dataset.train, dataset.valid, dataset.test)
     for part in (part for split in splits for part in split.images.split(1000)):
         low, high = min(low, int(part.min())), max(high, int(part.max()))
@@ -57,7 +57,7 @@ def values_of(dataset: Dataset) -> tuple[int, int]:
 
 
 def oddities(dataset: Dataset, binarization: str) -> Iterator[str]:
-    """What in 8-bit images is likely to be a mistake under a binarization, one line each."""
+    """Yield a line for each likely mistake with 8-bit images under a binarization."""
     high = dataset.values[1]
     images = dataset.train.images[:: max(1, len(dataset.train.images) // LOOKED_AT)]
     if dataset.shape[0] == 3 and bool((images == images[:, :1]).all()):
@@ -69,16 +69,16 @@ def oddities(dataset: Dataset, binarization: str) -> Iterator[str]:
         )
     elif high > 1 and binarization in ("static", "dynamic") and (share := noise_share(images)) > MOST_NOISE:
         yield (
-            f"{share:.0%} of the variance of the binarized pixels is noise, as of photographs; keep 8 bits "
+            f"{share:.0%} of the variance of the binarized pixels is noise, as for photographs; keep 8 bits "
             "with --binarization none --likelihood logistic-mixture, or cut at 128 with --binarization "
             "threshold"
         )
 
 
 def noise_share(images: Tensor) -> float:
-    """The share of the variance of pixels drawn from Bernoulli(intensity / 255) that the draw adds.
+    """Return the share of the draw in the variance of pixels drawn from Bernoulli(intensity / 255).
 
-    0 for images of black and white. With p the intensity, the variance is mean(p) (1 - mean(p)), of which
+    It is 0 for black and white images. With p the intensity, the variance is mean(p) (1 - mean(p)), of which
     mean(p (1 - p)) is within pixels.
 
     >>> noise_share(torch.tensor([0, 255, 255], dtype=torch.uint8))

@@ -15,14 +15,14 @@ from flowvae.data.splits import hold_out, make_dataset, make_split
 from flowvae.errors import UserError
 
 HELD_OUT = Fraction(1, 10)
-"""The share of the training images that becomes valid. The last ones: neighbours come from one photograph,
-and a random choice would put the digits of one house into train and valid."""
+"""share of the training images, the last ones, that becomes valid; neighbours come from one photograph, and a
+random choice would put the digits of one house into both train and valid"""
 
 
-def load(folder: Path) -> Dataset:
-    """The two files in ``folder``; the larger, easier set called extra is left alone."""
-    train, valid = hold_out(folder, _read_split(folder / "train_32x32.mat"), HELD_OUT)
-    return make_dataset(folder, train, valid, _read_split(folder / "test_32x32.mat"))
+def load(directory: Path) -> Dataset:
+    """Read the two files in ``directory``; the larger, easier set called extra is not used."""
+    train, valid = hold_out(directory, _read_split(directory / "train_32x32.mat"), HELD_OUT)
+    return make_dataset(directory, train, valid, _read_split(directory / "test_32x32.mat"))
 
 
 def _read_split(path: Path) -> Split:
@@ -34,6 +34,6 @@ def _read_split(path: Path) -> Split:
             f"X in {path} is {images.dtype} {images.shape}, not uint8 (32, 32, 3, N); get the published file"
         )
     if labels.size and (labels.min() < 1 or labels.max() > 10):
-        raise UserError(f"y in {path} goes beyond 1 to 10; get the published file")
+        raise UserError(f"y in {path} has values outside 1 to 10; get the published file")
     pixels = np.ascontiguousarray(images.transpose(3, 2, 0, 1))
     return make_split(str(path), pixels, labels.astype(np.int64) % 10)
