@@ -554,3 +554,6 @@ def test_few_test_images_are_all_taken(tmp_path: Path) -> None:
     is_refusal(flowvae("evaluate", "run", "--images", 1000), "images is 1000", "--images 1 to 2")
     is_refusal(flowvae("reconstruct", "run", "--images", 3), "3 test images are needed", "--images")
     is_refusal(flowvae("interpolate", "run", "--pairs", 2), "4 test images are needed", "--pairs")
+    write_images(tmp_path / "few", drawings(3))
+    refused = flowvae("interpolate", "run", "--data", "few")
+    is_refusal(refused, "2 test images are needed; few has 1: add images")

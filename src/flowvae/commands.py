@@ -436,7 +436,7 @@ def picture_interpolations(
     panels, opened = {}, [Run(path) for path in compared]
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     if pairs is None:
-        pairs = max(1, _up_to(2 * USUAL_PAIRS, opened, data) // 2)
+        pairs = _up_to(2 * USUAL_PAIRS, opened, data, least=2) // 2
     check_range("pairs", pairs, 1, MOST_IMAGES)
     check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
     out = out or opened[0].place_for("interpolations.png")
@@ -510,10 +510,19 @@ def _finite(run: Run, images: Tensor) -> Tensor:
     return images
 
 
-def _up_to(usual: int, compared: Sequence[Run], data: str | None) -> int:
-    """The usual number of test images, or as many as every run has; where they are fewer, a line says so."""
+def _up_to(usual: int, compared: Sequence[Run], data: str | None, least: int = 1) -> int:
+    """Return the usual number of test images, or as many as every run has; if they are fewer, print a line.
+
+    Raises:
+        UserError: if they are fewer than ``least``.
+    """
     fewest = min((run.read_dataset(data) for run in compared), key=lambda dataset: len(dataset.test.images))
     available = len(fewest.test.images)
+    if available < least:
+        raise UserError(
+            f"{least} test images are needed; {fewest.name} has {available}: add images, or choose another "
+            "source with --data"
+        )
     if available < usual:
         count = f"{available} test image{'s' * (available > 1)}"
         print(f"flowvae: {fewest.name} has {count}; all of them are taken", file=sys.stderr)
