@@ -7,7 +7,7 @@ import numpy as np
 
 
 def histogram(values: Sequence[float], mark: float, title: str, flagged: bool = False, bins: int = 30) -> str:
-    """How often values occur, with a line at ``mark``, which may lie outside of them."""
+    """Draw a histogram of values with a line at ``mark``, which may lie outside their range."""
     width, height, foot = 600, 180, 24
     low, high = min(*values, mark), max(*values, mark)
     span = (high - low) or 1.0
@@ -44,7 +44,7 @@ def histogram(values: Sequence[float], mark: float, title: str, flagged: bool = 
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to nine round numbers between low and high.
+    """Choose four to nine round numbers between low and high.
 
     >>> _ticks(57.0, 143.0)
     [60.0, 80.0, 100.0, 120.0, 140.0]

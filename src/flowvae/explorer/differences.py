@@ -1,4 +1,4 @@
-"""What is not the same in two configurations."""
+"""Settings that differ between two configurations."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from flowvae.parts import to_dict
 
 
 def differences(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
-    """The settings that differ, in their order: (name, value of one, value of the other).
+    """List the settings that differ, in their order: (name, value of one, value of the other).
 
-    A setting that one has not got is the empty text there.
+    The value of a setting that a configuration does not have is the empty string.
 
     >>> from flowvae.models.registry import preset
     >>> differences(preset("realnvp-2"), preset("realnvp-5"))

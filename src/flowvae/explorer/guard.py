@@ -1,8 +1,8 @@
-"""What a client may ask of the page: what the page's own scripts do, and of files its uploads alone.
+"""What a client may request: only what the page's own scripts request, and no files but its uploads.
 
-gradio trusts a client further. It copies the files that a value names into its cache, and serves them from
-there; it checks their paths only after its own ``launch``, which a mounted page never has. It answers under
-any ``Host``, too: another site, whose name is made to mean 127.0.0.1, could ask it (DNS rebinding).
+gradio alone trusts a client further. It copies the files that a value names into its cache and serves them
+from there; it checks their paths only after its own ``launch``, which a mounted page never calls. It also
+answers under any ``Host``, so another site whose name resolves to 127.0.0.1 could query it (DNS rebinding).
 """
 
 import json
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from flowvae.errors import UserError
 
 LIMIT = 20 * 2**20
-"""Bytes of a request's body, and so of an upload."""
+"""Maximum size of a request's body, and so of an upload, in bytes"""
 
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 ASKED = {
@@ -27,7 +27,7 @@ ASKED = {
     "HEAD": re.compile("/"),
     "POST": re.compile(rf"{UPLOAD}|/gradio_api/(queue/join|component_server/?)"),
 }
-"""The paths that the page's scripts ask for, by method. All else that gradio serves is off."""
+"""Paths that the page's scripts request, by method; everything else that gradio serves is refused"""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -36,7 +36,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class _RefusedError(Exception):
-    """A request that goes no further, with the status of the answer."""
+    """A refused request, with the HTTP status of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -44,15 +44,15 @@ class _RefusedError(Exception):
 
 
 class Guard:
-    """ASGI middleware; what it refuses, the application never sees.
+    """ASGI middleware; the application never sees what it refuses.
 
-    A request must be one of ASKED, under an allowed name, and from no page of another origin. Its body is at
-    most LIMIT bytes, and unless it is an upload, JSON in which no object names a file outside of the cache.
+    A request must be one of ASKED, under an allowed name, and not from a page of another origin. Its body is
+    at most LIMIT bytes and, unless it is an upload, JSON in which no object names a file outside the cache.
 
     Args:
-        app: gradio's.
-        cache: the directory that uploads are written to, absolute and without links.
-        hosts: the names under which the page is reached, beside 127.0.0.1 and localhost.
+        app: the application of gradio.
+        cache: directory that uploads are written to, absolute and without symbolic links.
+        hosts: names under which the page is reached, besides 127.0.0.1 and localhost.
     """
 
     def __init__(self, app: Application, cache: Path, hosts: Iterable[str] = ()) -> None:
@@ -60,7 +60,7 @@ class Guard:
         self.hosts = {"127.0.0.1", "localhost", *(host.lower() for host in hosts)}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # gradio has none
+        if scope["type"] == "websocket":  # gradio uses none
             return await send({"type": "websocket.close"})
         if scope["type"] == "http":
             try:
@@ -70,11 +70,11 @@ class Guard:
         await self.app(scope, receive, send)
 
     async def _checked(self, scope: Message, receive: Receive) -> Receive:
-        """What the application shall receive."""
+        """Check a request; return what the application receives it from."""
         origins = self._origins(scope)
         asked = ASKED.get(scope["method"])
         if asked is None or not asked.fullmatch(scope["path"]):
-            raise _RefusedError(404, "this is no part of the page")
+            raise _RefusedError(404, "this is not part of the page")
         if scope["method"] != "POST":
             return receive
         body = await _body(receive)
@@ -82,24 +82,24 @@ class Guard:
             if not all(kind.startswith("application/json") for kind in _headers(scope, b"content-type")):
                 raise _RefusedError(415, "the request is not JSON")
             try:
-                # Of two fields of one name, both are seen here, whichever of them gradio takes.
+                # If a field occurs twice, both are checked, whichever of them gradio takes.
                 json.loads(body, object_pairs_hook=partial(self._check, origins))
             except (ValueError, RecursionError):
                 raise _RefusedError(400, "the JSON of the request cannot be read") from None
         return _replayed(body, receive)
 
     def _origins(self, scope: Message) -> set[str]:
-        """The page's own, after a look at the names that the request gives."""
+        """The page's own origins; checks the names in the request's headers."""
         hosts = _headers(scope, b"host")
         if len(hosts) != 1 or re.sub(r":\d+$", "", hosts[0]) not in self.hosts:
-            raise _RefusedError(403, "the page has another name than this; --host NAME adds one")
+            raise _RefusedError(403, "the page is not served under this name; add it with --host NAME")
         origins = {f"http://{hosts[0]}", f"https://{hosts[0]}"}
         if not origins.issuperset(_headers(scope, b"origin")):
             raise _RefusedError(403, "the request comes from another page")
         return origins
 
     def _check(self, origins: set[str], fields: list[tuple[str, object]]) -> None:
-        """One object of a body, at any depth: gradio's objects name files by their ``path`` and ``url``."""
+        """Check one object of a body, at any depth: gradio names files in ``path`` and ``url``."""
         for name, value in fields:
             if (name == "path" and not self._is_upload(value)) or (
                 name == "url" and not self._is_address_of_upload(value, origins)
@@ -107,7 +107,7 @@ class Guard:
                 raise _RefusedError(403, "a value names a file that was not uploaded")
 
     def _is_upload(self, path: object) -> bool:
-        # By its letters alone: to look whether a file is there would tell.
+        # By the text of the path alone: looking the file up would reveal whether it exists.
         return (
             isinstance(path, str)
             and PurePath(path).is_relative_to(self.cache)
@@ -115,7 +115,7 @@ class Guard:
         )
 
     def _is_address_of_upload(self, address: object, origins: set[str]) -> bool:
-        """So, too, if it is left open."""
+        """Whether it is the address of an upload, or missing."""
         if not isinstance(address, str):
             return address is None
         origin, _, path = unquote(address).partition(FILE)
@@ -123,10 +123,10 @@ class Guard:
 
 
 def host_name(text: str) -> str:
-    """A name for ``--host``, as it is.
+    """Check a name for ``--host`` and return it unchanged.
 
     Raises:
-        UserError: it is more than a name, or less.
+        UserError: if it is not just a host name.
 
     >>> host_name("models.example.org")
     'models.example.org'
@@ -141,7 +141,7 @@ def _headers(scope: Message, name: bytes) -> list[str]:
 
 
 async def _body(receive: Receive) -> bytes:
-    """All of it. What is too large is read to its end: a client that still sends hears no answer."""
+    """Read the body; all of it even if it is too large, because a client that is sending hears no answer."""
     body, size, more = bytearray(), 0, True
     while more:
         message = await receive()
@@ -168,5 +168,5 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 async def _answer(send: Send, refused: _RefusedError) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    # In the form of gradio's own refusals, which the page shows.
+    # In the format of gradio's own refusals, which the page shows.
     await send({"type": "http.response.body", "body": json.dumps({"detail": str(refused)}).encode()})

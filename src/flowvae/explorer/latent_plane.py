@@ -21,15 +21,15 @@ class Plane(NamedTuple):
         return self.origin + x.unsqueeze(1) * self.across + y.unsqueeze(1) * self.up
 
     def coordinates(self, codes: Tensor) -> Tensor:
-        """Where the codes [N, D] come to lie when they are dropped onto the plane, [N, 2]."""
+        """Coordinates [N, 2] of the orthogonal projections of codes [N, D] onto the plane."""
         axes = torch.stack([self.across, self.up], 1)  # [D, 2]
         return torch.linalg.lstsq(axes, (codes - self.origin).T).solution.T
 
 
 def principal_plane(codes: Tensor) -> Plane:
-    """Through the mean of codes [N, D], along the two directions in which they vary most; of unit deviation.
+    """Plane through the mean of codes [N, D], along their two principal components, in standard deviations.
 
-    In a latent space of one dimension, up leads nowhere.
+    In a latent space of one dimension, ``up`` is zero.
     """
     mean = codes.mean(0)
     _, deviations, directions = torch.linalg.svd(codes - mean, full_matrices=False)
@@ -39,12 +39,12 @@ def principal_plane(codes: Tensor) -> Plane:
 
 
 def plane_through(first: Tensor, second: Tensor, third: Tensor) -> Plane:
-    """The plane in which ``first`` [D] lies at (0, 0), ``second`` at (1, 0) and ``third`` at (0, 1)."""
+    """Plane in which ``first`` [D] lies at (0, 0), ``second`` at (1, 0) and ``third`` at (0, 1)."""
     return Plane(first, second - first, third - first)
 
 
 def grid(low: float, high: float, steps: int) -> tuple[Tensor, Tensor]:
-    """x and y of steps x steps points, row by row from the top left, each [steps^2]: y falls as rows go down.
+    """Coordinates x and y of steps x steps points, [steps^2] each: rows from the top, where y is largest.
 
     >>> x, y = grid(0, 1, 2)
     >>> x.tolist(), y.tolist()
@@ -56,10 +56,10 @@ def grid(low: float, high: float, steps: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def decode(model: Coded, codes: Tensor, noise: Noise = None) -> Tensor:
-    """Images [N, C, H, W] for codes [N, D], a few at a time."""
+    """Decode codes [N, D] to images [N, C, H, W], 256 at a time."""
     return torch.cat([model.decode(few, noise) for few in codes.split(256)])
 
 
 def nearest_labels(points: Tensor, labelled: Tensor, labels: Tensor) -> Tensor:
-    """For each of the points [N, D], the label [N] of the nearest of the labelled ones [M, D]."""
+    """Labels [N] of the points [N, D]: each that of the nearest of the labelled points [M, D]."""
     return labels[torch.cdist(points, labelled).argmin(1)]

@@ -1,4 +1,4 @@
-"""The page: one tab a view, on one local server, without a request to anywhere else."""
+"""The page: one tab per view, on a local server, without requests to other machines."""
 
 import atexit
 import os
@@ -22,17 +22,17 @@ STATIC = Path(__file__).parent / "static"
 
 
 def serve(runs: Sequence[Path], port: int = 7860, data: str | None = None, hosts: Sequence[str] = ()) -> None:
-    """Serve the page for the runs, to this machine alone, until Ctrl-C.
+    """Serve the page for the runs, to this machine only, until Ctrl-C.
 
     Args:
         runs: directories of runs with the same test images.
-        port: of 127.0.0.1.
-        data: a source of images in place of the runs' own.
-        hosts: names under which the page may be asked, beside 127.0.0.1 and localhost.
+        port: port on 127.0.0.1.
+        data: source of images to use instead of the runs' own.
+        hosts: names under which the page is reached, besides 127.0.0.1 and localhost.
 
     Raises:
-        UserError: gradio is missing, the port is taken, a host is no name, or a run cannot be shown (see
-            `open_runs`).
+        UserError: if gradio is missing, the port is taken, a host is not a name, or a run cannot be shown
+            (see `open_runs`).
     """
     names = [host_name(host) for host in hosts]
     with _ended_in_order(), _listener(port) as listener:
@@ -57,7 +57,7 @@ def _listener(port: int) -> socket.socket:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Inside, SIGTERM and a terminal that closes end Python as an error does, with what is due at exit."""
+    """Make SIGTERM and a closing terminal end Python as an error does, so that exit handlers run."""
 
     def leave(number: int, frame: object) -> None:
         sys.exit(128 + number)
@@ -76,15 +76,15 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _private_folder() -> Path:
-    """An empty directory that its owner alone can open; it goes when Python exits."""
+    """An empty directory that only its owner can open; it is deleted when Python exits."""
     folder = Path(tempfile.mkdtemp(prefix="flowvae-explorer-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def build_app(explored: Sequence[Explored], hosts: Sequence[str] = ()) -> Any:
-    """The page for opened runs, as a web application (ASGI), asked under ``hosts`` too (see `serve`)."""
-    # gradio's statistics and look-ups of newer versions are requests to other machines.
+    """Build the page for opened runs as a web application (ASGI); ``hosts`` as in `serve`."""
+    # gradio's statistics and checks for newer versions would be requests to other machines.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     cache = _private_folder()
@@ -121,7 +121,7 @@ def build_app(explored: Sequence[Explored], hosts: Sequence[str] = ()) -> Any:
         server_name=ADDRESS,
         footer_links=[],
         max_file_size=LIMIT,
-        show_error=False,  # of what is not a UserError, the text may name files; it goes to the terminal
+        show_error=False,  # the text of an unexpected error may name files; it goes to the terminal
         ssr_mode=False,
         mcp_server=False,
         # The theme's own subdued colour has a contrast of 2.6 to white, its accent 4.47; these exceed 4.5.

@@ -1,4 +1,4 @@
-"""What a flow does to a posterior, step by step, in the plane where it does most."""
+"""A posterior after each step of its flow, in the plane in which the flow changes it most."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ from flowvae.models import Inferring
 from flowvae.noise import Noise
 
 MASSES = (0.3, 0.6, 0.9)
-"""Share of the samples that lie within each contour."""
+"""share of the samples within each contour"""
 
 SAMPLES_PER_DIMENSION = 20
-"""A covariance of so many dimensions that there are fewer samples for each would be noise."""
+"""minimum number of samples per dimension of a covariance; with fewer it would be mostly noise"""
 
 
 class Unrolled(NamedTuple):
@@ -28,7 +28,7 @@ class Unrolled(NamedTuple):
 
     @property
     def log_determinants(self) -> Tensor:
-        """Mean ``log|det df_k/dz_{k-1}|`` over samples, [K]: how much each transformation widens q."""
+        """Mean of ``log|det df_k/dz_{k-1}|`` over samples, [K], in nats: how much each one widens q."""
         return (self.log_density[:-1] - self.log_density[1:]).mean(1)
 
 
@@ -40,17 +40,17 @@ def unroll(model: Inferring, image: Tensor, num_samples: int, noise: Noise = Non
 
 
 def directions(unrolled: Unrolled) -> Tensor:
-    """The two linear functionals [2, D] of z in which the flow changes the posterior's spread most.
+    """Two linear functionals [2, D] of z along which the flow changes the posterior's spread most.
 
     With ``C_0`` and ``C_K`` the covariances of z_0 and z_K, they are the generalized eigenvectors of
-    ``C_K a = lambda C_0 a`` with the largest ``lambda - 1 - log lambda``: twice what the direction
-    contributes to the divergence between Gaussians of these covariances. They are scaled so that z_0 has unit
-    variance along both and no correlation between them: a round cloud before the first transformation,
-    whatever it is after the last. Where the samples are too few for all D dimensions, as of a code that is a
-    map, they are sought among the directions in which the samples move furthest from one another.
+    ``C_K a = lambda C_0 a`` with the largest ``lambda - 1 - log lambda``: twice the direction's
+    contribution to the divergence between Gaussians of these covariances. They are scaled so that z_0 has
+    unit variance along both and no correlation between them: before the first transformation the cloud is
+    round. If there are too few samples for all D dimensions, as for a code that is a map, the search is among
+    the directions in which the displacements of the samples vary most.
 
     Raises:
-        UserError: the latent space has a single dimension.
+        UserError: if the latent space has a single dimension.
     """
     before, after = unrolled.z[0].double(), unrolled.z[-1].double()
     if before.shape[1] < 2:
@@ -69,15 +69,15 @@ def directions(unrolled: Unrolled) -> Tensor:
 
 
 def project(unrolled: Unrolled, functionals: Tensor) -> Tensor:
-    """The samples in the plane, [K + 1, S, 2], with the mean of z_0 at the origin."""
+    """Project the samples onto the plane, [K + 1, S, 2], with the mean of z_0 at the origin."""
     return (unrolled.z - unrolled.z[0].mean(0)) @ functionals.T
 
 
 def contours(points: Tensor, bins: int = 96) -> list[list[list[list[float]]]]:
     """Lines of equal density around points [S, 2], one list of lines [[x, y], ...] for each of MASSES.
 
-    The density is a histogram blurred by a Gaussian whose width follows Scott's rule, and each level is the
-    one above which that share of the samples lies.
+    The density is a histogram blurred by a Gaussian whose width follows Scott's rule; each level is the one
+    above which that share of the samples lies.
     """
     values = points.double().numpy()
     deviation = values.std(0).clip(1e-9)

@@ -17,15 +17,15 @@ from flowvae.models.completion import Completions
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Paint over what to hide. Each completion is a draw of its own given the rest, by "
-        "pseudo-Gibbs sampling whose codes are resampled by their importance weights. Where completions "
-        "differ, the rest leaves room for it."
+        "Paint over the pixels to hide. Each completion is an independent draw given the visible pixels, "
+        "by pseudo-Gibbs sampling with codes resampled by their importance weights. Completions differ where "
+        "the visible pixels leave the hidden ones open."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
             run = choose_run(explored)
             source = image_source(explored, 4700, mask=_upper_half(explored[0].dataset.shape))
-            # All at their most are 15,000 decoded images, ten seconds on a slow machine: others wait for it.
+            # All at their maximum are 15,000 decoded images: ten seconds on a slow machine.
             count = gr.Slider(4, 24, 16, step=4, label="completions")
             sweeps = gr.Slider(1, 40, 20, step=1, label="sweeps")
             candidates = gr.Slider(1, 16, 8, step=1, label="candidates, S")
@@ -56,7 +56,7 @@ def _filled(run: Explored, text: str, count: int, sweeps: int, candidates: int, 
 
 
 def _upper_half(shape: tuple[int, int, int]) -> str:
-    """What is hidden at first."""
+    """Mask that is shown first: the upper half."""
     _, height, width = shape
     return base64.b64encode(bytes(row < height // 2 for row in range(height) for _ in range(width))).decode()
 
@@ -68,7 +68,7 @@ def _mask(text: str, shape: tuple[int, int, int]) -> Tensor:
     except (binascii.Error, ValueError):
         places = b""
     if len(places) != shape[1] * shape[2]:
-        raise UserError("the mask has another size than the image; paint it anew")
+        raise UserError("the mask and the image differ in size; paint the mask again")
     return (torch.frombuffer(bytearray(places), dtype=torch.uint8) > 0).view(1, *shape[1:]).expand(shape)
 
 
@@ -90,7 +90,7 @@ def _sheet(completions: Completions, hidden: Tensor, candidates: int) -> str:
 
 
 def _tinted(image: Tensor, hidden: Tensor) -> str:
-    """Ink on paper, where the hidden part's paper is tinted."""
+    """The image on paper that is tinted where pixels are hidden."""
     paper = torch.ones(3, *image.shape[1:])
     tint = torch.tensor([0.88, 0.89, 1.0]).view(3, 1, 1)
     paper = torch.where(hidden[:1], tint, paper)

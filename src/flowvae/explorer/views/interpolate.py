@@ -1,4 +1,4 @@
-"""Interpolate: the way from one image to another in several runs at once, with -ELBO along it."""
+"""Interpolate: the interpolation between two images in several runs, with -ELBO along it."""
 
 import json
 from collections.abc import Sequence
@@ -19,10 +19,9 @@ SAMPLES = 16
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     titles = [run.title for run in explored]
     gr.Markdown(
-        "From one image to the other through the codes of a model, for an autoencoder in a straight line "
-        "through the encoder's embedding. Move the slider, or drag over a strip. The curve is -ELBO of each "
-        "image on the way, in nats, for models that have a bound: a hump is a stretch that the model finds "
-        "unlikely."
+        "An interpolation between the codes of two images; for an autoencoder, the encoder's embedding moves "
+        "in a straight line. Move the slider, or drag over a strip. The curve is -ELBO of each image on the "
+        "way, in nats, for models that have a bound: images at a peak are the least likely."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
@@ -36,7 +35,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     @told
     def walk(names: list[str], one: str, other: str) -> str:
         if not names:
-            raise UserError("no run is chosen; tick one")
+            raise UserError("no run is chosen; select one")
         return json.dumps([_strip(run, one, other) for run in explored if run.title in names])
 
     inputs = [chosen, first.image, second.image]

@@ -1,4 +1,4 @@
-"""Latent plane: a flat slice of the latent space as a map of what it decodes to."""
+"""Latent plane: a plane in latent space as a map of decoded images."""
 
 import json
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ DOTS = 800
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Every point of the plane is a code, and the map shows what the codes decode to. Drag over it, or "
-        "move with the arrow keys: the image beside it is that of the very point. The colour of the ink is "
-        "the label of the test image, of 2,000 random ones, that looks most like it."
+        "Every point of the plane is a code, and the map shows the images that codes decode to. Drag over "
+        "it, or move with the arrow keys: the image beside it is decoded at exactly that point. The colour "
+        "of the ink is the label of the nearest test image in pixel distance, among 2,000 random ones."
     )
     count = len(explored[0].dataset.test.images)
     with gr.Row():
@@ -60,14 +60,14 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
 
 def decoder(explored: Sequence[Explored]):
     def decode_code(request: dict[str, Any]) -> dict[str, str]:
-        """The image of one code, on its way while the pointer moves.
+        """Decode one code while the pointer moves.
 
-        Asked for as {"run": title, "code": D numbers}; the answer is {"image": address} or {"error": reason}.
-        What is raised would not reach the page.
+        The request is {"run": title, "code": D numbers}, the answer {"image": address} or {"error": reason}:
+        an exception would not reach the page.
         """
         run = next((run for run in explored if run.title == request["run"]), None)
         if run is None:
-            return {"error": f"there is no run {request['run']} any more; load the page again"}
+            return {"error": f"the run {request['run']} is not open; load the page again"}
         code = torch.tensor(request["code"], dtype=torch.float32)
         if code.shape != (run.model.dimension,):
             return {"error": f"a code of {run.title} has {run.model.dimension} numbers; load the page again"}
@@ -82,7 +82,7 @@ def map_of(run: Explored, principal: bool, numbers: Sequence[float | None]) -> d
     else:
         anchors = [run.test_image(int(number)) for number in numbers if number is not None]
         if len(anchors) < 2:
-            raise UserError("a plane goes through three points; name at least two test images")
+            raise UserError("a plane needs three points; choose at least two test images")
         plane, low, high = _plane_through(run, anchors), -0.5, 1.5
     x, y = grid(low, high, STEPS)
     points = plane.at(x, y)
@@ -118,7 +118,7 @@ def _plane_through(run: Explored, images: Sequence[Tensor]) -> Plane:
 
 
 def _inked(images: Tensor, labels: Tensor | None) -> np.ndarray:
-    """The sheet of images [N, C, H, W], row by row, in the colours of their labels."""
+    """Arrange images [N, C, H, W] row by row, in the colours of their labels."""
     if labels is None or images.shape[1] != 1:
         return canvas(images, STEPS)
     table = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in TEN]) / 255

@@ -1,4 +1,4 @@
-"""Runs: their evaluations, training curves, and what is not the same in two of them."""
+"""Runs: their evaluations, training curves, and the settings in which two of them differ."""
 
 import html
 import io
@@ -17,8 +17,8 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     keys = list(dict.fromkeys(key for run in explored for key in ("name", *columns, *run.evaluation)))
     keys = [key for key in keys if any(run.evaluation.get(key) is not None for run in explored)]
     gr.Markdown(
-        "Nats per image, lower is better. Select a column's head, and its menu (⋮) sorts by it. "
-        "A run without numbers has not been evaluated: `flowvae evaluate RUN`."
+        "Nats per image, lower is better. The menu (⋮) of a column sorts by it. A run without numbers has "
+        "not been evaluated: `flowvae evaluate RUN`."
     )
     gr.Dataframe(
         [[_shown(run.evaluation.get(key)) for key in keys] for run in explored],
@@ -35,7 +35,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         with gr.Column(scale=2, min_width=280):
             with gr.Row():
                 one = _choice(titles, 0, "settings of")
-                other = _choice(titles, len(titles) - 1, "beside those of")
+                other = _choice(titles, len(titles) - 1, "compared with")
             table = gr.HTML(_differences(explored, 0, len(titles) - 1), apply_default_css=False)
     # Without triggers: when the page is opened, and at every change.
     gr.on(None, lambda names: _curves(explored, names), chosen, curves, show_progress="hidden")
@@ -50,7 +50,7 @@ def _choice(titles: list[str], value: int, label: str) -> gr.Dropdown:
 
 
 def _shown(value: object) -> object:
-    """Numbers stay numbers, so that they are sorted as such."""
+    """Round a number; it stays a number, so that columns are sorted by value."""
     return round(value, 4) if isinstance(value, float) else value
 
 
@@ -68,7 +68,7 @@ def _curves(explored: Sequence[Explored], names: Sequence[str]) -> str:
 def _differences(explored: Sequence[Explored], one: int, other: int) -> str:
     rows = differences(explored[one].config, explored[other].config)
     if not rows:
-        return "<p class='fv-note'>These two have the same settings.</p>"
+        return "<p class='fv-note'>Both have the same settings.</p>"
     cells = "".join(
         "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
