@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flowvae.batch import Batch, DataSpec
     from flowvae.config import Config, DataConfig, TrainingConfig
     from flowvae.data import load_dataset
+    from flowvae.estimator import FlowVAE
     from flowvae.evaluation import evaluate, log_marginal, score
     from flowvae.hub import from_pretrained, push_to_hub, save_pretrained
     from flowvae.models.base import Model, Update
@@ -31,6 +32,7 @@ _HOMES = {
     "Config": "config",
     "DataConfig": "config",
     "DataSpec": "batch",
+    "FlowVAE": "estimator",
     "Model": "models.base",
     "Run": "runs",
     "TrainingConfig": "config",
@@ -58,6 +60,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DataSpec",
+    "FlowVAE",
     "Model",
     "Run",
     "TrainingConfig",

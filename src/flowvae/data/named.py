@@ -93,12 +93,12 @@ def _read_files(files: list[tuple[str, Path]], spec: DataSpec, config: DataConfi
                     f"{width} x {height}; resize it"
                 )
             names.append(name if len(pages) == 1 else f"{name}#{number}")
-            read.append(_seen(torch.from_numpy(np.array(pixels)), config.binarization, seed))
+            read.append(seen(torch.from_numpy(np.array(pixels)), config.binarization, seed))
         check_memory(file, 4 * len(read) * channels * height * width)
     return Named(names, torch.stack(read))
 
 
-def _seen(pixels: Tensor, binarization: str, seed: int) -> Tensor:
+def seen(pixels: Tensor, binarization: str, seed: int) -> Tensor:
     """Intensities, uint8 [C, H, W], as the likelihood sees them, in [0, 1]."""
     if binarization == "none":
         return as_float(pixels, 256)

@@ -13,6 +13,7 @@ from flowvae.runs.folder import (
     load,
     load_weights,
     revise,
+    save_model,
     write_weights,
 )
 from flowvae.runs.metrics import METRICS, cut_metrics, first_number, judged_by, read_metrics
@@ -37,6 +38,7 @@ __all__ = [
     "reason",
     "replacing",
     "revise",
+    "save_model",
     "write_json",
     "write_weights",
 ]

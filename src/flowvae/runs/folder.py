@@ -229,6 +229,18 @@ def write_weights(path: Path, model: nn.Module) -> None:
         partial.write_bytes(as_safetensors(model.state_dict()))
 
 
+def save_model(path: Path, config: Config, spec: DataSpec, model: nn.Module) -> None:
+    """Make the directory of a run that holds a trained model of one of flowvae's systems, and no state.
+
+    Raises:
+        UserError: it is there already.
+    """
+    assert config.model is not None
+    create(path, config, spec, config.model.name)
+    write_weights(path, model)
+    (path / BEGUN).unlink()
+
+
 def load_weights(path: Path, config: System | None, model: nn.Module) -> None:
     """Load the trained weights of a run into a model built from ``config``.
 

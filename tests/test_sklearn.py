@@ -1,0 +1,200 @@
+"""`flowvae.FlowVAE`: the interface of scikit-learn."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import succeeds, write_images
+from torch.utils.data import DataLoader, TensorDataset
+
+import flowvae
+from flowvae import FlowVAE
+from flowvae.errors import UserError
+
+SMALL: dict[str, Any] = {"features": 8, "channels": 4, "latent": 3, "batch_size": 16, "steps": 6}
+"""of the preset vae"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    write_images(path)
+    with np.load(path) as arrays:
+        return arrays["train"]
+
+
+@pytest.fixture(scope="module")
+def fitted(images):
+    return FlowVAE("vae", num_samples=3, **SMALL).fit(images)
+
+
+def test_results_have_the_shapes_of_the_input(fitted, images):
+    few = images[:5]
+    assert fitted.score_samples(few).shape == (5,)
+    codes = fitted.transform(few)
+    assert codes.shape == (5, 3)
+    assert fitted.inverse_transform(codes).shape == few.shape
+    assert fitted.sample(4).shape == (4, 8, 8)
+    np.testing.assert_array_equal(fitted.sample(4, seed=1), fitted.sample(4, seed=1))
+    assert fitted.score(few) == pytest.approx(fitted.score_samples(few).mean())
+
+
+def test_scores_and_codes_are_those_of_the_functions(fitted, images):
+    pixels = torch.from_numpy(images[:5, None]).float()
+    scores = flowvae.score(fitted.run_.model, pixels, 3, torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(fitted.score_samples(images[:5]), -scores["nll"].numpy())
+    with torch.no_grad():
+        codes = fitted.run_.model.center(pixels)
+    np.testing.assert_array_equal(fitted.transform(images[:5]), codes.numpy())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: x[:, None],
+        lambda x: x.reshape(len(x), -1),
+        lambda x: x.astype(float),
+        lambda x: x * np.uint8(255),
+        torch.from_numpy,
+        lambda x: TensorDataset(torch.from_numpy(x), torch.zeros(len(x))),
+        lambda x: DataLoader(TensorDataset(torch.from_numpy(x)), batch_size=2),
+    ],
+    ids=["channels", "flat", "floats", "to 255", "tensor", "Dataset", "DataLoader"],
+)
+def test_every_form_of_the_images_has_the_same_scores(fitted, images, form):
+    few = images[:5]
+    np.testing.assert_array_equal(fitted.score_samples(form(few)), fitted.score_samples(few))
+
+
+def test_flat_images_stay_flat_and_the_training_is_the_same(fitted, images):
+    flat = FlowVAE("vae", num_samples=3, **SMALL).fit(images.reshape(len(images), -1))
+    assert flat.sample(2).shape == (2, 64)
+    assert flat.inverse_transform(np.zeros((2, 3))).shape == (2, 64)
+    np.testing.assert_array_equal(flat.transform(images), fitted.transform(images))
+
+
+def test_grey_images_keep_their_levels(images):
+    options: dict[str, Any] = {"binarization": "none", "likelihood": "logistic-mixture", **SMALL}
+    grey = (images * 200 + 20).astype(np.uint8)
+    estimator = FlowVAE("vae", num_samples=3, **options).fit(grey)
+    scores = estimator.score_samples(grey[:3])
+    np.testing.assert_array_equal(estimator.score_samples(grey[:3] / 255), scores)
+    np.testing.assert_array_equal(estimator.score_samples((grey[:3] / 255).astype(np.float32)), scores)
+    dark = np.zeros((1, 8, 8), np.uint8)
+    dark[0, 0, 0] = 1
+    assert estimator.score_samples(dark) != estimator.score_samples(dark.astype(float))
+
+
+def test_saved_and_loaded_it_is_the_same_and_a_run(fitted, images, tmp_path):
+    fitted.save(tmp_path / "saved")
+    for again in (FlowVAE.load(tmp_path / "saved"), pickle.loads(pickle.dumps(fitted))):  # noqa: S301
+        np.testing.assert_array_equal(again.transform(images[:5]), fitted.transform(images[:5]))
+    np.savez(tmp_path / "few.npz", images=images[:9])
+    succeeds("score", tmp_path / "saved", tmp_path / "few.npz", "--samples", 2)
+    with pytest.raises(UserError, match="exists"):
+        fitted.save(tmp_path / "saved")
+
+
+def test_a_directory_keeps_a_run_that_the_command_line_continues(images, tmp_path):
+    FlowVAE("vae", directory=tmp_path / "kept", **SMALL).fit(images)
+    succeeds("train", "--resume", tmp_path / "kept" / "run", "--steps", 8)
+    with pytest.raises(UserError, match="contains a run already"):
+        FlowVAE("vae", directory=tmp_path / "kept", **SMALL).fit(images)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (np.zeros((4, 10)), "rows of 10 numbers"),
+        (np.full((4, 8, 8), np.nan), "NaN"),
+        (np.full((4, 8, 8), 0.3), "not 8-bit levels"),
+        (np.zeros((4, 12, 12)), "was trained on"),
+        (np.zeros((4, 8, 8), complex), "real numbers"),
+        (np.zeros((0, 8, 8)), "shape"),
+        (np.zeros(8), "shape"),
+    ],
+)
+def test_what_is_no_image_of_the_model_is_refused(fitted, wrong, what):
+    with pytest.raises(UserError, match=what):
+        fitted.score_samples(wrong)
+    with pytest.raises(ValueError, match=what):
+        fitted.transform(wrong)
+
+
+def test_options_are_parameters_and_fit_checks_them(images):
+    estimator = FlowVAE("vae", latent=3).set_params(features=8, minutes=2.0)
+    parameters = estimator.get_params()
+    assert (parameters["latent"], parameters["features"], parameters["minutes"]) == (3, 8, 2.0)
+    with pytest.raises(UserError, match="did you mean latent"):
+        FlowVAE("vae", laten=3).fit(images)
+    with pytest.raises(ValueError, match="not fitted"):
+        estimator.transform(images)
+    with pytest.raises(UserError, match="no code"):
+        FlowVAE("pixelcnn", steps=1, causal_channels=4, causal_blocks=1).fit(images).transform(images)
+
+
+NO_IMAGES = "its data are no images"
+WAIVED = {
+    "check_complex_data": "refused, in other words",
+    "check_estimators_empty_data_messages": "refused, in other words",
+    "check_fit2d_1feature": "refused, in other words",
+    "check_fit2d_1sample": "refused, in other words",
+    "check_no_attributes_set_in_init": "options of the preset are attributes as well",
+    **{
+        f"check_{name}": NO_IMAGES
+        for name in (
+            "dict_unchanged",
+            "dont_overwrite_parameters",
+            "dtype_object",
+            "estimators_dtypes",
+            "estimators_fit_returns_self",
+            "estimators_nan_inf",
+            "estimators_overwrite_params",
+            "estimators_pickle",
+            "f_contiguous_array_estimator",
+            "fit2d_predict1d",
+            "fit_check_is_fitted",
+            "fit_idempotent",
+            "fit_score_takes_y",
+            "methods_sample_order_invariance",
+            "methods_subset_invariance",
+            "n_features_in",
+            "n_features_in_after_fitting",
+            "pipeline_consistency",
+            "positive_only_tag_during_fit",
+            "readonly_memmap_input",
+            "transformer_data_not_an_array",
+            "transformer_general",
+            "transformer_preserve_dtypes",
+        )
+    },
+}
+"""scikit-learn's checks that do not pass, and why"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_own_checks_pass_except_those_that_need_tables():
+    checks = pytest.importorskip("sklearn.utils.estimator_checks", reason="scikit-learn is not installed")
+    estimator = FlowVAE("vae", num_samples=2, **{**SMALL, "steps": 2})
+    results = checks.check_estimator(estimator, on_skip=None, on_fail=None)
+    failed = {result["check_name"] for result in results if result["status"] == "failed"}
+    assert failed == WAIVED.keys()
+    assert sum(result["status"] == "passed" for result in results) > 10
+
+
+def test_it_works_in_pipelines_searches_and_clones(images):
+    base = pytest.importorskip("sklearn.base", reason="scikit-learn is not installed")
+    from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]
+    from sklearn.model_selection import GridSearchCV  # pyright: ignore[reportMissingImports]
+    from sklearn.pipeline import make_pipeline  # pyright: ignore[reportMissingImports]
+
+    flat = images.reshape(len(images), -1)
+    estimator = FlowVAE("vae", num_samples=2, **SMALL)
+    assert base.clone(estimator).get_params() == estimator.get_params()
+    search = GridSearchCV(estimator, {"latent": [2, 3], "seed": [1]}, cv=2).fit(flat)
+    assert search.best_params_["latent"] in (2, 3)
+    bright = flat[:, 7] > 0
+    classifier = make_pipeline(estimator, LogisticRegression()).fit(flat, bright)
+    assert classifier.predict(flat).shape == (len(flat),)
