@@ -130,7 +130,7 @@ def test_the_training_split_of_dynamic_data_is_refused(workspace):
     words = ["--data", "grey.npz", "--binarization", "dynamic", "--steps", "1", "--track", "none"]
     succeeds("train", "vae", *SMALL, *words, "--out", "run")
     refusal = flowvae("evaluate", "run", "--split", "train", "--images", "3", "--samples", "2")
-    is_refusal(refusal, "redrawn for every batch", "evaluate valid or test")
+    is_refusal(refusal, "redrawn for every batch", "choose valid or test")
     succeeds("evaluate", "run", "--split", "test", "--images", "3", "--samples", "2")
 
 

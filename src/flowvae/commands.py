@@ -78,10 +78,6 @@ def evaluate_run(
     run = Run(path)
     run.model.to(device(on))
     dataset = run.read_dataset(data)
-    if split == "train" and dataset.binarization == "dynamic":
-        raise UserError(
-            "with dynamic binarization, training images are redrawn for every batch; evaluate valid or test"
-        )
     own = data in (None, run.config.data.data)
     if num_images is None and own:
         num_images = min(USUAL_EVALUATED, len(getattr(dataset, split).images))

@@ -17,9 +17,8 @@ from flowvae.data.dataset import as_float
 from flowvae.data.load import load_configured
 from flowvae.data.reading import check_memory, user_path
 from flowvae.data.seeding import Purpose, generator
-from flowvae.errors import UserError, did_you_mean
-
-SPLITS = ("train", "valid", "test")
+from flowvae.data.splits import check_split
+from flowvae.errors import UserError
 
 
 class Named(NamedTuple):
@@ -54,8 +53,6 @@ def named_images(
     """
     if not sources:
         raise UserError("no images are given; name image files, a directory or a data set")
-    if split is not None and split not in SPLITS:
-        raise UserError(f"split is {split}; {did_you_mean(split, SPLITS)}")
     parts = []
     for source in sources:
         files = [] if split is not None else _image_files(user_path(source))
@@ -126,9 +123,6 @@ def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | No
         theirs, mine = (" x ".join(map(str, shape)) for shape in (dataset.shape, spec.shape))
         raise UserError(f"the images of {source} are {theirs}; the model was trained on {mine}")
     split = split or "test"
-    if split == "train" and dataset.binarization == "dynamic":
-        raise UserError(
-            "with dynamic binarization, training images are redrawn for every batch; choose valid or test"
-        )
+    check_split(split, dataset)
     places = torch.arange(len(getattr(dataset, split).images))
     return Named([f"{split}/{place}" for place in places.tolist()], dataset.batch(split, places).images)

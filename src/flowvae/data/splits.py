@@ -8,13 +8,27 @@ import torch
 
 from flowvae.data.dataset import Dataset, Split
 from flowvae.data.seeding import Purpose, generator
-from flowvae.errors import UserError
+from flowvae.errors import UserError, did_you_mean
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "valid": ("valid", "val", "validation"),
     "test": ("test", "testing"),
 }
+
+
+def check_split(split: str, dataset: Dataset) -> None:
+    """Make sure that the images of a split can be scored.
+
+    Raises:
+        UserError: if there is no such split, or its images are drawn anew for every batch.
+    """
+    if split not in SPLIT_NAMES:
+        raise UserError(f"split is {split}; {did_you_mean(split, SPLIT_NAMES)}")
+    if split == "train" and dataset.binarization == "dynamic":
+        raise UserError(
+            "with dynamic binarization, training images are redrawn for every batch; choose valid or test"
+        )
 
 
 def split_called(name: str) -> str | None:

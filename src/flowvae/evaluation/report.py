@@ -11,7 +11,8 @@ from torch import Tensor
 from flowvae.batch import Batch
 from flowvae.data import Dataset
 from flowvae.data.named import number_of
-from flowvae.errors import UserError, check_range, did_you_mean, quoted
+from flowvae.data.splits import check_split
+from flowvae.errors import UserError, check_range, quoted
 from flowvae.evaluation.likelihood import bounds
 from flowvae.evaluation.reliability import weight_diagnostics
 from flowvae.evaluation.usage import active_units
@@ -20,7 +21,6 @@ from flowvae.models.base import evaluating
 from flowvae.parts import MOST
 
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
-SPLITS = ("train", "valid", "test")
 PARTS_OF_A_SUM = ("reconstruction", "kl")  # whose standard errors would say little
 WEIGHTS = ("effective_sample_size", "pareto_k")
 NOT_CONTINUED = (
@@ -75,8 +75,7 @@ def evaluate(
     Raises:
         UserError: if the options do not fit the data or ``finished``, or a score is not finite.
     """
-    if split not in SPLITS:
-        raise UserError(f"split is {split}; {did_you_mean(split, SPLITS)}")
+    check_split(split, dataset)
     available = len(getattr(dataset, split).images)
     num_images = available if num_images is None else num_images
     check_levels(model, dataset)
