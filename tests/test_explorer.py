@@ -1,6 +1,7 @@
 """What the explorer computes, apart from its page."""
 
 import base64
+import io
 import json
 import math
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import flowvae, is_refusal
+from command_line import flowvae, is_refusal, succeeds
 from linear_gaussian import NOISE, SHAPE, likelihood_of, linear_gaussian, marginal
 from made_runs import CONFIG, SPEC, moved_model
 from pages import REPOSITORY, blocks, run_blocks
@@ -24,6 +25,7 @@ from torch import Tensor
 from flowvae.batch import DataSpec
 from flowvae.densities import FlowPosterior, FlowPrior
 from flowvae.errors import UserError
+from flowvae.evaluation.scoring import score
 from flowvae.explorer import images, scoring
 from flowvae.explorer.charts import histogram
 from flowvae.explorer.differences import differences
@@ -331,7 +333,116 @@ def test_both_tails_of_the_test_images_look_out_of_distribution():
     others = torch.arange(1000.0)
     assert scoring.verdict(scoring.place(500, others)) is None
     assert "less likely than 100%" in str(scoring.verdict(scoring.place(2000, others)))
-    assert "likelier than 100%" in str(scoring.verdict(scoring.place(-1, others)))
+    assert "more likely than 100%" in str(scoring.verdict(scoring.place(-1, others)))
+
+
+@pytest.fixture
+def run(workspace, monkeypatch) -> Explored:
+    """A run without kept scores, and an empty cache."""
+    monkeypatch.setenv("FLOWVAE_CACHE", "cache")
+    (run,) = open_runs([Path("flow")])
+    return replace(run, scores=None)
+
+
+def test_test_images_are_scored_piece_by_piece_and_once(run, monkeypatch):
+    reference = scoring.Reference(run)
+    assert list(reference.progress()) == [4, 8, 12, 16, 20, 24, 28, 30]
+    others = reference.scores()
+    alone = score(run.model, run.sample_images, scoring.SAMPLES, seeded(0))["nll"]
+    torch.testing.assert_close(others, alone, atol=0, rtol=0)
+    monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("scored again"))
+    kept = scoring.Reference(run).scores()
+    assert torch.equal(kept, others)
+
+
+def test_requests_share_the_scoring_of_test_images(run, monkeypatch):
+    scored = []
+
+    def counting(model, images, *others):
+        scored.extend(images)
+        return score(model, images, *others)
+
+    monkeypatch.setattr(scoring, "score", counting)
+    reference = scoring.Reference(run)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: reference.scores(), range(4)))
+    assert len(scored) == 30
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other length", "not finite", "not an array"])
+def test_scores_in_the_cache_are_checked(run, damage):
+    others = scoring.Reference(run).scores()
+    (file,) = Path("cache/explorer").iterdir()
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+    elif damage == "not an array":
+        file.write_bytes(b"no array")
+    else:
+        np.save(file, np.zeros(7) if damage == "other length" else np.full(30, np.nan))
+    again = scoring.Reference(run).scores()
+    assert torch.equal(again, others)
+
+
+def test_other_weights_have_other_scores(run):
+    others = scoring.Reference(run).scores()
+    with torch.no_grad():
+        next(iter(run.model.parameters())).add_(0.5)
+    moved = scoring.Reference(run).scores()
+    assert not torch.equal(moved, others)
+
+
+def test_without_a_cache_images_are_scored_all_the_same(run):
+    Path("cache").write_text("not a directory")
+    others = scoring.Reference(run).scores()
+    assert others.shape == (30,)
+
+
+def test_scores_of_an_evaluation_are_taken(workspace):
+    succeeds("evaluate", "flow", "--samples", 2)
+    (run,) = open_runs([Path("flow")])
+    reference = scoring.Reference(run)
+    others = reference.scores()
+    assert (reference.samples, len(others)) == (2, 30)
+    assert others.mean().item() == pytest.approx(run.evaluation["nll"])
+    (elsewhere,) = open_runs([Path("flow")], "images.npz")
+    assert elsewhere.scores is None, "the evaluation was of the run's own images"
+
+
+def test_several_files_become_a_table(run, tmp_path):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.score import _files
+
+    paths = [written(tmp_path / f"<{ink}>.png", digit(255, ink)) for ink in (0, 100)]
+    shown = _files(scoring.Reference(run), paths)
+    assert shown.count("<tr>") == 3
+    assert "&lt;100&gt;.png" in shown
+    address = shown.split("href='data:text/csv;base64,")[1].split("'")[0]
+    head, *rows = base64.b64decode(address).decode().splitlines()
+    assert head == 'file,-ELBO,-log p(x),"less likely than, % of test images"'
+    assert [row.split(",")[0] for row in rows] == ["<0>.png", "<100>.png"]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"broken\.png: the file cannot be read"):
+        _files(scoring.Reference(run), [*paths, broken])
+    with pytest.raises(UserError, match="101 files at once"):
+        _files(scoring.Reference(run), [paths[0]] * 101)
+
+
+def test_an_upload_is_shown_in_its_own_colours(tmp_path):
+    path = written(tmp_path / "wide.png", np.full((300, 600, 3), (200, 30, 30), np.uint8))
+    address = images.preview(path)
+    with Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))) as picture:
+        assert picture.size == (256, 128)
+        assert picture.getpixel((5, 5)) == (200, 30, 30)
+
+
+def test_a_model_whose_pixels_depend_on_each_other_does_not_open_fill_in(kinds):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views import VIEWS
+
+    causal = moved_model(CONFIG.revised(likelihood="causal", causal_channels=4, causal_blocks=1)).eval()
+    assert VIEWS["Fill in"].runs([*kinds, replace(kinds[0], title="causal", model=causal)]) == [kinds[0]]
 
 
 def test_a_chart_marks_where_the_image_falls():
@@ -353,9 +464,6 @@ def test_runs_are_opened_with_their_data_once(workspace):
     assert flow.sample_codes.shape == (30, 3)
     assert sorted(flow.sample.tolist()) == list(range(30))
     torch.testing.assert_close(flow.test_image(31), flow.test_image(1))
-    others = scoring.reference(flow, num_images=10, num_samples=2)
-    assert (others.diff() >= 0).all()
-    torch.testing.assert_close(others, scoring.reference(flow, num_images=10, num_samples=2))
 
 
 def test_runs_of_other_images_are_explored_apart(workspace):
@@ -435,15 +543,19 @@ def test_a_score_has_the_numbers_that_the_model_gives(kinds):
     image = flow.test_image(3).unsqueeze(0)
     with torch.no_grad():
         exact = -pixels.model.log_prob(image)
-    ((name, value, note),) = _numbers(pixels.model, image, 5)
+    (((name, value, note),), nll) = _numbers(pixels.model, image, 5)
+    assert nll == float(value)
     assert (name, note) == ("-log p(x)", "exact")
     torch.testing.assert_close(value.float(), exact)
-    values = {name: float(value) for name, value, _ in _numbers(flow.model, image, 5)}
+    values = {name: float(value) for name, value, _ in _numbers(flow.model, image, 5)[0]}
     assert list(values) == ["-log p(x|z)", "KL", "-ELBO", "-log p(x), S = 5", "effective samples"]
     assert 1 <= values["effective samples"] <= 5
+    scored = score(flow.model, image, 5, seeded(0))
+    assert values["-ELBO"] == scored["negative_elbo"].item()
+    assert values["-log p(x), S = 5"] == scored["nll"].item(), "as on the command line"
     assert values["-ELBO"] == pytest.approx(values["-log p(x|z)"] + values["KL"])
     density = RealNVPDensityOptions(transformations=1, hidden=4).build(DataSpec((1, 8, 8))).eval()
-    names = [name for name, _, _ in _numbers(density, image, 5)]
+    names = [name for name, _, _ in _numbers(density, image, 5)[0]]
     assert names == ["-ELBO", "-log p(x), S = 5", "effective samples"], (
         "without a code there are no two terms"
     )

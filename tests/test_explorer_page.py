@@ -435,7 +435,7 @@ def test_samples_are_drawn_and_kept(page):
         page.get_by_text("Download as PNG").click()
     assert download.value.suggested_filename == "realnvp-2-samples-1.png"
     with Image.open(download.value.path()) as picture:
-        assert picture.size == (8 * 30 + 2, 3 * 30 + 2)
+        assert picture.size == (8 * (8 * 30 + 2), 8 * (3 * 30 + 2))
 
 
 def test_what_is_hidden_is_filled_in(page):

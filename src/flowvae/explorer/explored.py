@@ -13,6 +13,7 @@ from flowvae.config import Config
 from flowvae.data import Dataset, as_float
 from flowvae.errors import UserError
 from flowvae.runs import EVALUATION, Run
+from flowvae.runs.scores import scores_of
 from flowvae.runs.table import collect, titles
 
 SAMPLE = 2000
@@ -30,6 +31,8 @@ class Explored:
     dataset: Dataset
     records: list[dict[str, Any]]
     evaluation: dict[str, Any]
+    scores: Tensor | None = None
+    """-log p(x) of test images in nats, [N], that ``evaluation`` is the average of"""
 
     def test_image(self, number: int) -> Tensor:
         """[C, H, W] in [0, 1]; numbers past the end begin anew."""
@@ -86,6 +89,9 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
                 "explore them apart"
             )
         evaluated = (run.path / EVALUATION).exists()
+        evaluation = {**collect([run.path])[0], "name": title} if evaluated else {"name": title}
+        own = data is None and evaluation.get("split") == "test"
+        scores = scores_of(run, evaluation) if own else None
         explored.append(
             Explored(
                 title,
@@ -94,7 +100,8 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
                 run.model,
                 datasets[source],
                 run.records,
-                {**collect([run.path])[0], "name": title} if evaluated else {"name": title},
+                evaluation,
+                None if scores is None else scores["nll"],
             )
         )
     return explored

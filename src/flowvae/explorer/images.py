@@ -5,7 +5,9 @@ import binascii
 import io
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,10 @@ from torch import Tensor
 
 from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, opaque, open_image, turn_upright
 from flowvae.errors import UserError
+
+T = TypeVar("T")
+PREVIEW = 256
+"""largest side of a picture of an upload, in pixels"""
 
 
 def png(canvas: np.ndarray) -> str:
@@ -64,25 +70,49 @@ def from_text(text: object, shape: tuple[int, int, int], levels: int) -> Tensor:
 def from_file(path: Path, shape: tuple[int, int, int], levels: int) -> Tensor:
     """An uploaded image, [C, H, W] in [0, 1]: turned upright, scaled to fit, centered.
 
-    Of one channel, it is ink on paper, whichever of the two is darker: what the border is made of is paper,
-    0, and the contrast is stretched to the full range.
+    With one channel, it is ink on paper, whichever of the two is darker: the shade of the border is paper, 0,
+    and the contrast is stretched to the full range.
 
     Raises:
-        UserError: it is empty, no image, of more than 8 bits a pixel, or larger than what is safe to decode.
+        UserError: if it is empty, not an image, has more than 8 bits per channel, or is larger than what is
+            safe to decode.
     """
+    channels, height, width = shape
+
+    def fitted(opened: Image.Image) -> Tensor:
+        picture = _flattened(opened, channels)
+        border = _border_of(picture)
+        return _pixels(ImageOps.pad(picture, (width, height), Image.Resampling.BOX, border), levels)
+
+    return _decoded(path, fitted)
+
+
+def preview(path: Path) -> str:
+    """An uploaded image in its own colours, at most PREVIEW pixels wide and high, as a data address.
+
+    Raises:
+        UserError: as `from_file`.
+    """
+
+    def small(opened: Image.Image) -> str:
+        picture = _flattened(opened, 3)
+        picture.thumbnail((PREVIEW, PREVIEW))
+        return png(np.asarray(picture))
+
+    return _decoded(path, small)
+
+
+def _decoded(path: Path, use: Callable[[Image.Image], T]) -> T:
+    """Apply ``use`` to an image that is safe to decode."""
     if not path.stat().st_size:
         raise UserError("the file is empty; upload a PNG, JPEG, or another image")
-    channels, height, width = shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here, before anything is decoded
         try:
             with path.open("rb") as file, open_image(file) as opened:
                 size, mode = opened.size, opened.mode
                 if math.prod(size) <= MAX_PIXELS and mode in EIGHT_BIT_MODES:
-                    picture = _flattened(opened, channels)
-                    border = _border_of(picture)
-                    picture = ImageOps.pad(picture, (width, height), Image.Resampling.BOX, border)
-                    return _pixels(picture, levels)
+                    return use(opened)
         except Image.DecompressionBombError:
             size, mode = None, None
         except Exception:  # each of Pillow's formats has errors of its own

@@ -11,7 +11,7 @@ import gradio as gr
 
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored
-from flowvae.explorer.images import from_file, to_text
+from flowvae.explorer.images import from_file, preview, to_text
 
 STATIC = Path(__file__).parent / "static"
 
@@ -56,6 +56,8 @@ class ImageSource(NamedTuple):
     """An image to work on, and what to listen to: each is called with (function, inputs, outputs)."""
 
     image: gr.HTML
+    upload: gr.State
+    """the file that the image was made from, as a picture in its own colours; empty if it was not uploaded"""
     listeners: list[Callable]
 
 
@@ -75,6 +77,7 @@ def image_source(
     form = f"{'ink' if mask is None else 'mask'} {channels} {height} {width}"
     begun = to_text(first.test_image(number))
     image = scripted("pad", begun if mask is None else f"{begun}|{mask}", f"{label}: {form}")
+    original = gr.State("")
     with gr.Row(elem_classes="fv-tools"):
         another = gr.Button("Another", size="sm", min_width=60)
         upload = gr.UploadButton("Upload", size="sm", min_width=60, file_types=["image"])
@@ -96,17 +99,20 @@ def image_source(
         return "|".join([text, *before.split("|")[1:]])
 
     @told
-    def take(index: float | None, before: str) -> str:
-        return with_mask_of(before, to_text(first.test_image(int(index or 0))))
+    def take(index: float | None, before: str) -> tuple[str, str]:
+        return with_mask_of(before, to_text(first.test_image(int(index or 0)))), ""
 
     @told
-    def read(path: str, before: str) -> str:
-        return with_mask_of(before, to_text(from_file(Path(path), shape, levels)))
+    def read(path: str, before: str) -> tuple[str, str]:
+        image = to_text(from_file(Path(path), shape, levels))
+        return with_mask_of(before, image), preview(Path(path))
 
     another.click(draw, None, chosen, show_progress="hidden")
-    taken = chosen.change(take, [chosen, image], image, show_progress="hidden")
-    uploaded = upload.upload(read, [upload, image], image, show_progress="hidden", trigger_mode="always_last")
-    return ImageSource(image, [image.input, taken.success, uploaded.success])
+    taken = chosen.change(take, [chosen, image], [image, original], show_progress="hidden")
+    uploaded = upload.upload(
+        read, [upload, image], [image, original], show_progress="hidden", trigger_mode="always_last"
+    )
+    return ImageSource(image, original, [image.input, taken.success, uploaded.success])
 
 
 def on_first_visit(tab: gr.Tab, function: Callable, inputs: Any, outputs: Any) -> None:

@@ -34,6 +34,11 @@ class Completing:
     prior: Prior
     likelihood: Likelihood
 
+    @property
+    def completes(self) -> bool:
+        """Whether hidden pixels can be drawn without the known ones, given the code."""
+        return self.likelihood.independent != "none"
+
     @torch.no_grad()
     def complete(
         self,
@@ -58,7 +63,7 @@ class Completing:
         Raises:
             UserError: if hidden pixels depend on known ones given the code.
         """
-        if self.likelihood.independent == "none":
+        if not self.completes:
             raise UserError(
                 "pixels of this model are not independent given the code; choose a model where they are"
             )

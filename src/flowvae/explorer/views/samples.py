@@ -12,6 +12,9 @@ from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
 from flowvae.explorer.parts import choose_run, on_first_visit
 
+SCALE = 8
+"""of downloads: pixels per pixel"""
+
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
@@ -57,7 +60,7 @@ def _sheet(run: Explored, count: int, temperature: float, seed: int) -> str:
             zip(samples, as_float(training[indices], levels), distances, strict=True)
         )
     )
-    download = png(tile(samples, columns=8))
+    download = png(tile(samples, columns=8).repeat(SCALE, 0).repeat(SCALE, 1))
     name = html.escape(f"{run.title.replace('/', '-')}-samples-{seed}.png", quote=True)
     return (
         f"<a class='fv-download' download='{name}' href='{download}'>Download as PNG</a>"
