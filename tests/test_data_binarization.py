@@ -80,7 +80,7 @@ def test_binary_images_are_static_and_nothing_else(tmp_path: Path, binarization:
     np.savez(tmp_path / "bits.npz", train=images, valid=images, test=images)
     message = user_error(tmp_path / "bits.npz", binarization)
     assert "bits is binary already" in message
-    assert "use static" in message
+    assert "choose static" in message
     dataset = load_dataset(str(tmp_path / "bits.npz"), "static", seed=9)
     assert (dataset.binarization, dataset.levels) == ("static", 2)
     assert np.array_equal(dataset.test.images[:, 0].numpy(), images)

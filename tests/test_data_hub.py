@@ -163,7 +163,7 @@ def test_hub_that_cannot_be_reached(
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     monkeypatch.delenv("http_proxy", raising=False)
     message = user_error(name)
-    assert f"{name} cannot be fetched from the Hugging Face hub" in message
+    assert f"{name} cannot be downloaded from the Hugging Face hub" in message
     assert f"to use local files, give --data {hub.SOURCES[name].local}" in message
     assert capfd.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []

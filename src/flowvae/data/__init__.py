@@ -1,4 +1,4 @@
-"""Images as uint8 tensors, where they come from, and the batches that training sees."""
+"""Images as uint8 tensors, their sources, and training batches."""
 
 from flowvae.data.batches import steps_per_epoch, training_batch
 from flowvae.data.dataset import Dataset, Split, as_float

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, step): a resumed run sees what an unbroken one saw."""
+"""Training batches as a pure function of (seed, step), the same in a resumed and in an uninterrupted run."""
 
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from flowvae.errors import UserError
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Full batches in one pass over the images; the partial last one is dropped. At least 1.
+    """Return the number of full batches per epoch, at least 1; the partial last one is dropped.
 
     >>> steps_per_epoch(50_000, 128), steps_per_epoch(5, 128)
     (390, 1)
@@ -25,26 +25,29 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
 
 @lru_cache(maxsize=2)
 def _epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
-    """A permutation of the training images, int64 [N]. Cached: a step would pay for its whole epoch."""
+    """Return a permutation of the training images, int64 [N]. Cached for the steps of an epoch."""
     return torch.from_numpy(generator(seed, Purpose.EPOCH_ORDER, epoch).permutation(num_images))
 
 
 def training_batch(
     dataset: Dataset, batch_size: int, seed: int, step: int, rank: int = 0, world_size: int = 1
 ) -> Batch:
-    """The images of training step ``step`` (counted from 0 over all epochs), and what is known of them.
+    """Return the batch of training step ``step``, counted from 0 over all epochs.
 
     Every epoch goes through the images in a new order drawn from (seed, epoch); under dynamic
     binarization the pixels are drawn from (seed, step). B is ``batch_size``, or the number of images
-    where there are fewer. With ``world_size`` processes each gets its own B / world_size images of the
-    same global batch; a batch that does not divide is a UserError.
+    if there are fewer. With ``world_size`` processes, each gets its own B / world_size images of the same
+    global batch.
+
+    Raises:
+        UserError: if B is not a multiple of ``world_size``.
     """
     images = dataset.train.images
     epoch, position = divmod(step, steps_per_epoch(len(images), batch_size))
     size = min(batch_size, len(images))
     if size % world_size:
         raise UserError(
-            f"a batch of {size} images does not divide among {world_size} processes; "
+            f"a batch of {size} images cannot be split evenly among {world_size} processes; "
             f"choose a batch size that is a multiple of {world_size}"
         )
     share = slice(rank * size // world_size, (rank + 1) * size // world_size)

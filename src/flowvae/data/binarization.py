@@ -1,11 +1,11 @@
 """From 8-bit intensities to the binary images that a Bernoulli likelihood scores.
 
-The ways are different data sets, and their likelihoods must never be mixed:
+Each way makes another data set; likelihoods must not be compared between them:
 
 - static: every pixel is one draw from Bernoulli(intensity / 255), made once with one seed
 - dynamic: valid and test as in static; training images are drawn anew for every batch
-- threshold: 1 where the intensity is at least 128
-- none: the 8-bit values stay
+- threshold: 1 if the intensity is at least 128
+- none: the 8-bit values are kept
 """
 
 from dataclasses import replace
@@ -22,27 +22,29 @@ BINARIZATIONS = ("static", "dynamic", "threshold", "none")
 
 
 def bernoulli_thresholds(random: np.random.Generator, shape: torch.Size) -> Tensor:
-    """uint8 u, uniform on 0 .. 254: then P(intensity > u) = intensity / 255 exactly."""
+    """Draw uint8 u, uniform on 0 .. 254: then P(intensity > u) = intensity / 255 exactly."""
     return torch.from_numpy(random.integers(0, 255, tuple(shape), dtype=np.uint8))
 
 
 def frozen_sample(images: Tensor, seed: int, split: int) -> Tensor:
-    """One Bernoulli(intensity / 255) draw of every pixel, the same for the same seed and split number."""
+    """Draw every pixel from Bernoulli(intensity / 255), fixed by the seed and the number of the split."""
     thresholds = bernoulli_thresholds(generator(seed, Purpose.FROZEN_NOISE, split), images.shape)
     return torch.gt(images, thresholds, out=thresholds)
 
 
 def binarize(dataset: Dataset, binarization: str, seed: int) -> Dataset:
-    """The 8-bit (or already binary) ``dataset`` under one of BINARIZATIONS.
+    """Binarize an 8-bit, or already binary, data set by one of BINARIZATIONS.
 
-    Images that hold nothing but 0 and 1 are static as they are; asking for anything else of them is a
-    UserError.
+    Binary images are unchanged.
+
+    Raises:
+        UserError: if images are binary already, and the binarization is not static.
     """
     if dataset.values[1] <= 1:
         if binarization != "static":
             raise UserError(
-                f"{dataset.name} is binary already, so binarization {binarization} means nothing for it; "
-                "use static, which takes its pixels as they are"
+                f"{dataset.name} is binary already, so binarization {binarization} does not apply; "
+                "choose static, which keeps its pixels"
             )
         return replace(dataset, binarization="static")
 

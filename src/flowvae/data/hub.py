@@ -1,4 +1,4 @@
-"""Published data sets from the Hugging Face hub, fetched once: names and revisions are pinned here."""
+"""Published data sets from the Hugging Face hub, downloaded once, with pinned names and revisions."""
 
 import io
 import sys
@@ -17,26 +17,26 @@ from flowvae.data.splits import hold_out, make_dataset, make_split, split_at_ran
 from flowvae.errors import UserError
 
 Decode = Callable[[IO[bytes], object, int], np.ndarray]
-"""(file, what to call it in errors, side) -> uint8 [C, side, side]"""
+"""(file, its name in errors, side) -> uint8 [C, side, side]"""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set lies on the hub, and what has to be found there.
+    """The location of a data set on the hub, and its expected content.
 
     Attributes:
-        repository: its name.
-        revision: the commit, or the beginning of its hash.
-        files: the Parquet files of each split.
-        counts: how many images each split has.
+        repository: name of the repository.
+        revision: hash of the commit, or its beginning.
+        files: Parquet files of each split.
+        counts: number of images in each split.
         channels: 1 or 3.
-        side: of the square images; of those that are resized where nothing else is asked for.
-        decode: from a row's image file to its pixels.
-        local: what --data takes instead, in words.
-        resized: whether another side may be asked for.
-        image: the column of the images.
-        label: the column of the labels, if there is one.
-        held_out: the share of train that becomes valid where no valid is published.
+        side: side of the square images in pixels; for those that are resized, the default.
+        decode: function from a row's image file to its pixels.
+        local: description of the local files that --data takes instead.
+        resized: whether images can be resized to another side.
+        image: name of the column of images.
+        label: name of the column of labels, if there is one.
+        held_out: share of train that becomes valid if no valid split is published.
     """
 
     repository: str
@@ -120,16 +120,16 @@ SOURCES = {
         channels=1,
         side=28,
         decode=_grey,
-        local="the directory of its IDX files, as Debian's package dataset-fashion-mnist installs it",
+        local="the directory of its IDX files, as installed by Debian's package dataset-fashion-mnist",
     ),
 }
 
 
 def load(name: str, image_size: int | None = None) -> Dataset:
-    """The data set ``name`` of SOURCES, from the cache or else from the hub.
+    """Load the data set ``name`` of SOURCES, from the cache or else from the hub.
 
-    Splits are the published ones; what becomes valid where none is published is held out as from files.
-    ``image_size`` is for those that are resized.
+    The splits are the published ones; if there is no valid split, it is held out as for local files.
+    ``image_size`` is used by sources that are resized.
     """
     source = SOURCES[name]
     side = image_size if image_size and source.resized else source.side
@@ -143,7 +143,7 @@ def load(name: str, image_size: int | None = None) -> Dataset:
 
 
 def _load_split(name: str, split: str, side: int) -> Split:
-    """One split, of which images and labels are cached apart: with both in the cache no hub is asked."""
+    """Load one split. Images and labels are cached separately; the hub is only used if one is missing."""
     source, count = SOURCES[name], SOURCES[name].counts[split]
     key = f"{name}-{split}-{side}-{source.revision[:7]}"
 
@@ -161,13 +161,13 @@ def _load_split(name: str, split: str, side: int) -> Split:
 
 
 def _rows(name: str, split: str) -> Any:
-    """The rows of a split, a ``datasets.Dataset`` whose images are still files; their number is checked."""
+    """Return the rows of a split, a ``datasets.Dataset`` with encoded images, and check their number."""
     source = SOURCES[name]
     try:
         import datasets
     except ImportError as error:
         raise UserError(
-            f"{name} is fetched with Hugging Face datasets; pip install 'flowvae[data]', or give --data "
+            f"{name} is downloaded with Hugging Face datasets; pip install 'flowvae[data]', or give --data "
             f"{source.local}"
         ) from error
     if not sys.stderr.isatty():
@@ -176,10 +176,10 @@ def _rows(name: str, split: str) -> Any:
         files = {split: f"{_place(source)}/{source.files[split]}"}
         rows = datasets.load_dataset("parquet", data_files=files, split=split)
         rows = rows.cast_column(source.image, datasets.Image(decode=False))
-    except Exception as error:  # datasets, the hub's client and Arrow have errors of their own
+    except Exception as error:  # datasets, the hub's client and Arrow have many kinds of errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{name} cannot be fetched from the Hugging Face hub ({reason}); to use local files, give --data "
+            f"{name} cannot be downloaded from the Hugging Face hub ({reason}); to use local files, give --data "
             f"{source.local}"
         ) from error
     if len(rows) != source.counts[split]:
@@ -191,7 +191,7 @@ def _rows(name: str, split: str) -> Any:
 
 
 def _place(source: Source) -> str:
-    """The address of the pinned commit. Whether the hub can be reached shows at once, without retries."""
+    """Return the address of the pinned commit; fails fast, without retries, if the hub is not reachable."""
     from huggingface_hub import HfApi
 
     commit = HfApi().dataset_info(source.repository, timeout=10).sha or ""

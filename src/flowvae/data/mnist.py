@@ -1,4 +1,4 @@
-"""The bundled MNIST: all 70,000 images and labels, 8 bit. MNIST.md says where it comes from."""
+"""The bundled MNIST: all 70,000 images and labels, 8 bit. MNIST.md describes its origin."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Images with their names, from files, directories and data sets: what commands on single images read."""
+"""Images with their names, from files, directories and data sets: the input of commands on single images."""
 
 import hashlib
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def named_images(
     Args:
         sources: paths, and names of data sets.
         spec: description of the data that the model was built for.
-        config: of the model's own data; its path is not used.
+        config: options of the model's own data; its path is not used.
         split: train, valid or test. Given, every source is a data set; by default, the test split of sources
             that are not image files or directories of them.
         seed: random seed for the binarization of image files.
@@ -108,7 +108,7 @@ def seen(pixels: Tensor, binarization: str, seed: int) -> Tensor:
 def number_of(image: Tensor, seed: int = 0) -> int:
     """Return 32 bits that depend on the values of an image and ``seed`` alone, to seed its noise with.
 
-    Torch's generator on the CPU uses the lowest 32 bits of a seed, and no others.
+    Torch's generator on the CPU uses only the lowest 32 bits of a seed.
 
     >>> number_of(torch.zeros(1, 2, 2)) == number_of(torch.zeros(3, 1, 2, 2)[1])
     True

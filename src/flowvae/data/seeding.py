@@ -1,6 +1,6 @@
 """Independent streams of random numbers from one seed.
 
-NumPy's generators give the same numbers on every machine and leave torch's global generator alone.
+NumPy's generators give the same numbers on every machine and do not affect torch's global generator.
 """
 
 from enum import IntEnum
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream is for. The numbers are part of what a seed means: never change one."""
+    """The purpose of a stream. Its number is part of the meaning of a seed and must never change."""
 
     EPOCH_ORDER = 0
     BATCH_NOISE = 1
@@ -19,9 +19,8 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, index: int = 0) -> np.random.Generator:
-    """The stream number ``index`` (an epoch, a step, a split, an image) of one purpose; seed and index >= 0.
+    """Return stream ``index`` (an epoch, a step, a split, an image) of one purpose; seed and index >= 0.
 
-    ``spawn_key`` keeps the parts apart whatever their sizes, so that neighbouring seeds, steps and
-    purposes share nothing.
+    ``spawn_key`` separates the parts, so that neighbouring seeds, steps and purposes are independent.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(purpose), index)))
