@@ -32,7 +32,7 @@ def test_a_saved_model_comes_back_from_its_folder(workspace):
     }
     # The folder is a run like any other.
     assert "flow" in succeeds("table", "saved", "flow")
-    assert succeeds("sample", "saved", "--images", 2) == "saved/samples.png\n"
+    assert succeeds("sample", "saved", "--images", 2) == "saved/samples.png: means of p(x|z)\n"
 
 
 def test_a_saved_model_does_not_tell_where_its_data_lay(workspace):
