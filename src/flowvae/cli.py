@@ -4,6 +4,7 @@ import errno
 import functools
 import io
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def train(words: list[str]) -> None:
     if not train_run(run, chosen.config, resume=chosen.resume is not None, device=chosen.device):
         raise KeyboardInterrupt
     if PartialState().is_main_process:  # once, however many processes there are
-        print(f"{run} is trained; score it with: flowvae evaluate {run}")
+        print(f"{run} is trained; score it with: flowvae evaluate {shlex.quote(str(run))}")
 
 
 def _resumed(path: Path, name: str | None) -> Any:
@@ -87,7 +88,7 @@ def _resumed(path: Path, name: str | None) -> Any:
     if name is None:
         raise UserError(
             f"{path} has the system {described.system}, which is not one of flowvae's; name its preset: "
-            f"flowvae train MODULE:NAME --resume {path}"
+            f"flowvae train MODULE:NAME --resume {shlex.quote(str(path))}"
         )
     model = named_preset(name).model
     return replace(described.config, model=model and from_dict(type(model), described.options))

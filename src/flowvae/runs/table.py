@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def read_evaluation(run: Run) -> dict[str, Any]:
         if run.bundled:
             name = run.name
             raise UserError(f"{name} comes without scores; flowvae evaluate {name} prints those on your data")
-        raise UserError(f"{path} is missing; make it with: flowvae evaluate {run.path}")
+        raise UserError(f"{path} is missing; make it with: flowvae evaluate {shlex.quote(str(run.path))}")
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no evaluation; evaluate the run again")

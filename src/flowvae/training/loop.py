@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -235,7 +236,8 @@ def _take_steps(
             state.save(run, metrics)
             if not (run / runs.WEIGHTS).exists():  # stopped before the first validation
                 runs.write_weights(run, state.average.module)
-            shown.line(f"stopped at step {state.step}; resume with: flowvae train --resume {run}")
+            path = shlex.quote(str(run))
+            shown.line(f"stopped at step {state.step}; resume with: flowvae train --resume {path}")
     return fraction >= 1
 
 
