@@ -409,6 +409,14 @@ def test_scores_of_an_evaluation_are_taken(workspace):
     assert elsewhere.scores is None, "the evaluation was of the run's own images"
 
 
+def test_exact_scores_of_an_evaluation_are_taken(kinds):
+    succeeds("evaluate", "pixels")
+    (run,) = open_runs([Path("pixels")])
+    assert "samples" not in run.evaluation
+    others = scoring.Reference(run).scores()
+    assert others.mean().item() == pytest.approx(run.evaluation["nll"])
+
+
 def test_several_files_become_a_table(run, tmp_path):
     pytest.importorskip("gradio")
     from flowvae.explorer.views.score import _files

@@ -30,7 +30,7 @@ class Reference:
 
     def __init__(self, run: Explored) -> None:
         self.run = run
-        self.samples: int = SAMPLES if run.scores is None else run.evaluation["samples"]
+        self.samples: int = SAMPLES if run.scores is None else run.evaluation.get("samples", SAMPLES)
         """S, with which an image has to be scored to be comparable; without effect if log p(x) is exact"""
         self.images = run.sample_images[:IMAGES]
         self._scores = run.scores
