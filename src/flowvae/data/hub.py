@@ -179,8 +179,8 @@ def _rows(name: str, split: str) -> Any:
     except Exception as error:  # datasets, the hub's client and Arrow have many kinds of errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{name} cannot be downloaded from the Hugging Face hub ({reason}); to use local files, give --data "
-            f"{source.local}"
+            f"{name} cannot be downloaded from the Hugging Face hub ({reason}); to use local files, give "
+            f"--data {source.local}"
         ) from error
     if len(rows) != source.counts[split]:
         raise UserError(
