@@ -33,7 +33,7 @@ check: $(VENV)/.installed-development ## style, types, and who may import whom
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 
-docs: $(VENV)/.installed-docs ## build the site in site/, warnings are errors; run the notebook
+docs: $(VENV)/.installed-docs ## build the site in site/, warnings are errors; run the notebooks
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@$(BIN)/python -m pytest -p no:cacheprovider --nbmake examples
 
