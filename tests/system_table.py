@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.models import Bounded, Coded, Completing, Graphed, Inferring, Sampler, Scored
+from flowvae.models import Bounded, Classifying, Coded, Completing, Graphed, Inferring, Sampler, Scored
 from flowvae.models.registry import SYSTEMS
 from flowvae.parts import from_dict
 
@@ -12,7 +12,17 @@ BATCH, STEPS = 32, 8
 OF_AUTOENCODERS = {Sampler, Inferring, Coded, Bounded, Completing, Graphed}
 BOUND = {"negative_elbo", "negative_elbo_standard_error", "samples"}
 LIKELIHOOD = {"nll", "nll_standard_error", "bits_per_dim"}
+OF_CLASSES = {
+    "class_error",
+    "class_error_standard_error",
+    "class_nll",
+    "class_nll_standard_error",
+    "calibration_error",
+}
 OF_CODES = {"reconstruction", "kl", "active_units"}
+
+
+OF_SEMI_SUPERVISED = {"reconstruction", "kl"} | BOUND | LIKELIHOOD | OF_CLASSES
 
 
 class Row(NamedTuple):
@@ -192,5 +202,58 @@ TABLE: dict[str, Row] = {
         can={Sampler, Coded},
         evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
         best="laplacian_loss",
+    ),
+    "semi-supervised": Row(
+        "semi-supervised",
+        {**SMALL, "labels_used": 10, "labelled_per_step": 4, "classification_weight": 2.0, "blocks": 2},
+        can={Sampler, Bounded, Classifying},
+        evaluated=OF_SEMI_SUPERVISED,
+    ),
+    "semi-supervised-planar": Row(
+        "semi-supervised",
+        {**SMALL, "labels_used": 10, "posterior": "planar", "context": False},
+        can={Sampler, Bounded, Classifying},
+        evaluated=OF_SEMI_SUPERVISED,
+    ),
+    "semi-supervised-realnvp": Row(
+        "semi-supervised",
+        {
+            **SMALL,
+            "labels_used": 10,
+            "posterior": "realnvp",
+            "hidden": 8,
+            "transformations": 2,
+            "flow_of": "noise",
+            "normalization": "weight",
+            "likelihood": "logistic",
+        },
+        can={Sampler, Bounded, Classifying},
+        evaluated=OF_SEMI_SUPERVISED,
+        binary=False,
+    ),
+    "semi-supervised-iaf": Row(
+        "semi-supervised",
+        {
+            **SMALL,
+            "labels_used": 10,
+            "posterior": "iaf",
+            "hidden": 8,
+            "bounded": False,
+            "flow_batch_norm": True,
+            "likelihood": "causal",
+            "causal_channels": 6,
+            "causal_blocks": 1,
+            "causal_dropout": 0.2,
+            "causal_orders": 2,
+        },
+        can={Sampler, Bounded, Classifying},
+        evaluated=OF_SEMI_SUPERVISED,
+    ),
+    "semi-supervised-mixture": Row(
+        "semi-supervised",
+        {**SMALL, "labels_used": 10, "likelihood": "logistic-mixture", "components": 2},
+        can={Sampler, Bounded, Classifying},
+        evaluated=OF_SEMI_SUPERVISED,
+        binary=False,
     ),
 }

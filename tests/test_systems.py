@@ -28,6 +28,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import evaluate
 from flowvae.models import (
     Bounded,
+    Classifying,
     Coded,
     Completing,
     Graphed,
@@ -45,7 +46,7 @@ from flowvae.runs import Run, judged_by, read_json, read_metrics, write_json
 from flowvae.training import train
 from flowvae.training.players import make_players
 
-CAPABILITIES = {Bounded, Coded, Completing, Graphed, Inferring, Sampler, Scored}
+CAPABILITIES = {Bounded, Classifying, Coded, Completing, Graphed, Inferring, Sampler, Scored}
 MEASURED_ON = {"images", "dataset", "binarization", "split", "parameters", "seed", "version"}
 OF_TRAINING = {"training_steps", "training_seconds", "training_seed"}
 STOPPED = 3  # in the first epoch of five steps
@@ -124,7 +125,7 @@ def test_a_loaded_model_is_the_one_that_was_saved(row, trained):
     opened = Run(trained)
     model = package.load(trained)
     assert opened.described.system == row.system
-    assert opened.spec == DataSpec((1, 8, 8), levels=2 if row.binary else 256, training_images=160)
+    assert opened.spec == DataSpec((1, 8, 8), levels=2 if row.binary else 256, training_images=160, classes=2)
     assert not model.training
     assert {kind for kind in CAPABILITIES if isinstance(model, kind)} == row.can
     average = state_of(trained)["average"]
@@ -169,7 +170,7 @@ def test_samples_are_images_of_their_noise(row, trained):
     if model.draws and model.levels is not None:
         levels = one * (model.levels - 1)
         torch.testing.assert_close(levels, levels.round())
-    if Coded in row.can or row.system == "gan":  # whose generator takes a code
+    if Coded in row.can or row.system in ("gan", "semi-supervised"):  # whose images have a code
         assert model.sample(5, temperature=0.5).shape == one.shape
     else:
         with pytest.raises(UserError, match="no code"):
@@ -251,7 +252,7 @@ def test_a_preset_takes_a_step(name):
     levels = 256 if grey else 2
     images = torch.randint(levels, (2, *shape)) / (levels - 1)
     assert config.model is not None
-    model = build_model(config.model, DataSpec(shape, levels, training_images=100))
+    model = build_model(config.model, DataSpec(shape, levels, training_images=100, classes=10))
     model.initialize(images)
     assert model.levels in (None, levels)  # None: any numbers
     players = make_players(model, config.training)

@@ -26,17 +26,17 @@ PER_EPOCH = IMAGES // BATCH
 
 @pytest.fixture(scope="session")
 def halves(tmp_path_factory) -> Path:
-    """Grey images of bright left or bright right halves, so that there is something to learn."""
+    """Grey images of bright left or bright right halves, so that there is something to learn, with labels."""
     random = np.random.default_rng(0)
 
-    def draw(count: int) -> np.ndarray:
-        pixels = random.integers(0, 40, (count, 8, 8))
-        for image, right in zip(pixels, random.integers(0, 2, count), strict=True):
+    def draw(split: str, count: int) -> dict[str, np.ndarray]:
+        pixels, labels = random.integers(0, 40, (count, 8, 8)), random.integers(0, 2, count)
+        for image, right in zip(pixels, labels, strict=True):
             image[:, 4 * right : 4 * right + 4] += 200
-        return pixels.astype(np.uint8)
+        return {split: pixels.astype(np.uint8), f"{split}_labels": labels}
 
     path = tmp_path_factory.mktemp("data") / "halves.npz"
-    np.savez(path, train=draw(IMAGES), valid=draw(40), test=draw(40))
+    np.savez(path, **draw("train", IMAGES), **draw("valid", 40), **draw("test", 40))
     return path
 
 

@@ -13,16 +13,18 @@ from flowvae.data import Dataset
 from flowvae.data.named import number_of
 from flowvae.data.splits import check_split
 from flowvae.errors import UserError, check_range, quoted
+from flowvae.evaluation.calibration import calibration_error
 from flowvae.evaluation.likelihood import bounds
 from flowvae.evaluation.reliability import weight_diagnostics
 from flowvae.evaluation.usage import active_units
-from flowvae.models import Bounded, Inferring, Model, Scored
+from flowvae.models import Bounded, Classifying, Inferring, Model, Scored
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
 
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
 PARTS_OF_A_SUM = ("reconstruction", "kl")  # whose standard errors would say little
 WEIGHTS = ("effective_sample_size", "pareto_k")
+CONFIDENCE = "class_confidence"  # of which the calibration error is the summary
 NOT_CONTINUED = (
     "the unfinished evaluation is damaged or of another model; remove it "
     "(in a run: scores-*.unfinished.safetensors)"
@@ -69,8 +71,10 @@ def evaluate(
 
     Returns:
         What evaluation.json holds: averages over images, their standard errors, and what they were measured
-        on. Likelihoods are in nats, summed over an image's dimensions. A model without a likelihood has the
-        numbers by which it is validated. A number that a model has not got is absent.
+        on. Likelihoods are in nats, summed over an image's dimensions. A model that classifies has, if all
+        labels are known, its error as a fraction, the negative log-likelihood of the class in nats, and the
+        calibration error. A model without a likelihood has the numbers by which it is validated. A number
+        that a model has not got is absent.
 
     Raises:
         UserError: if the options do not fit the data or ``finished``, or a score is not finite.
@@ -89,6 +93,7 @@ def evaluate(
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
     random: Any = torch if device.type == "cpu" else torch.get_device_module(device)
     place = () if device.type in ("cpu", "mps") else (device,)  # several may have a generator each
+    classifier = _classifier(model, dataset, split, chosen)
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts: list[dict[str, Tensor]] = []
@@ -102,7 +107,10 @@ def evaluate(
         for places in chosen[done:].split(IMAGES_AT_ONCE) if done < num_images else ():
             batch = dataset.batch(split, places)
             content = torch.tensor([number_of(image) for image in batch.images])
-            numbers = _numbers(model, batch.to(device), num_samples)
+            batch = batch.to(device)
+            numbers = _numbers(model, batch, num_samples)
+            if classifier is not None:
+                numbers |= _class_numbers(classifier, batch)
             measured = {name: values.double().cpu() for name, values in numbers.items()}
             _check_finite(measured, split)
             parts.append({"index": places, "content": content, **measured})
@@ -116,11 +124,13 @@ def evaluate(
         units = {"active_units": active_units(model, few)} if isinstance(model, Inferring) else {}
     scores: dict[str, Any] = {}
     for name, values in of_images.items():
-        if name in ("index", "content", *WEIGHTS):
+        if name in ("index", "content", CONFIDENCE, *WEIGHTS):
             continue
         scores[name] = values.mean().item()
         if name not in PARTS_OF_A_SUM and num_images > 1:  # one value does not vary
             scores[f"{name}_standard_error"] = values.std().item() / math.sqrt(num_images)
+    if CONFIDENCE in of_images:
+        scores["calibration_error"] = calibration_error(of_images[CONFIDENCE], of_images["class_error"] == 0)
     weights = [of_images[name] for name in WEIGHTS if name in of_images]
     if "nll" in scores:
         scores["bits_per_dim"] = scores["nll"] / math.log(2) / math.prod(dataset.shape)
@@ -174,6 +184,40 @@ def _numbers(model: Model, batch: Batch, num_samples: int) -> dict[str, Tensor]:
         }
         return {name: value for name, value in numbers.items() if value is not None}
     return model.validate(batch)
+
+
+def _class_numbers(model: Classifying, batch: Batch) -> dict[str, Tensor]:
+    """Score the predicted classes of a batch with labels, [B] each."""
+    assert batch.labels is not None
+    log_class = model.classify(batch.images)
+    confidence, predicted = log_class.max(1)
+    return {
+        "class_error": (predicted != batch.labels).double(),
+        "class_nll": -log_class.gather(1, batch.labels[:, None])[:, 0],
+        CONFIDENCE: confidence.exp(),
+    }
+
+
+def _classifier(model: Model, dataset: Dataset, split: str, chosen: Tensor) -> Classifying | None:
+    """The model, if it classifies and all of the chosen images of a split have labels.
+
+    Raises:
+        UserError: if a label is of a class that the training images do not have.
+    """
+    labels: Tensor | None = getattr(dataset, split).labels
+    if not isinstance(model, Classifying) or labels is None or bool((labels[chosen] < 0).any()):
+        return None
+    of_training = dataset.train.labels
+    known = set(range(model.classes)) & set(
+        range(model.classes) if of_training is None else of_training.tolist()
+    )
+    for label in labels[chosen].unique().tolist():
+        if label not in known:
+            raise UserError(
+                f"the {split} split of {dataset.name} has images of class {label}, and the training images "
+                "have none; remove them, or train on data with this class"
+            )
+    return model
 
 
 def check_levels(model: Model, dataset: Dataset) -> None:

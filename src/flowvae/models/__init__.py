@@ -2,6 +2,7 @@
 
 from flowvae.models.base import (
     Bounded,
+    Classifying,
     Coded,
     Graphed,
     Inferring,
@@ -16,6 +17,7 @@ from flowvae.models.vae import VAE
 __all__ = [
     "VAE",
     "Bounded",
+    "Classifying",
     "Coded",
     "Completing",
     "Graphed",

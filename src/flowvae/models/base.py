@@ -119,6 +119,17 @@ class Bounded(ABC):
         """
 
 
+class Classifying(ABC):
+    """A model that predicts the class of an image."""
+
+    classes: int
+    """number of classes"""
+
+    @abstractmethod
+    def classify(self, images: Tensor) -> Tensor:
+        """Compute log q(y|x) of each class, [B, classes], for images [B, C, H, W]."""
+
+
 class Coded(ABC):
     """A model with a code for every image, and an image for every code."""
 

@@ -11,7 +11,7 @@ from flowvae.batch import DataSpec
 from flowvae.config import Config, System
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.memory import lacks_memory
-from flowvae.models import gan, glo, pixel_cnn, real_nvp, vae
+from flowvae.models import gan, glo, pixel_cnn, real_nvp, semi_supervised, vae
 from flowvae.models.base import Model
 
 MOST_PARAMETERS = 2**30  # 4 GiB of weights; training takes five times as much
@@ -25,6 +25,7 @@ _ALL = (  # one line per system: its options and its presets
     (real_nvp.RealNVPDensityOptions, real_nvp.PRESETS),
     (gan.GANOptions, gan.PRESETS),
     (glo.GLOOptions, glo.PRESETS),
+    (semi_supervised.SemiSupervisedOptions, semi_supervised.PRESETS),
 )
 SYSTEMS: dict[str, type[System]] = {options.name: options for options, _ in _ALL}
 PRESETS: dict[str, Config] = {name: config for _, presets in _ALL for name, config in presets.items()}

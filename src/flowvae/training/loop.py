@@ -286,7 +286,9 @@ def _some_images(dataset: Dataset, seed: int) -> Tensor:
 def _all_images(dataset: Dataset) -> Iterator[Batch]:
     """Yield the training images in their order; with dynamic binarization, their intensities."""
     for places in torch.arange(len(dataset.train.images)).split(IMAGES_AT_ONCE):
-        yield Batch(as_float(dataset.train.images[places], dataset.training_levels), places)
+        images = as_float(dataset.train.images[places], dataset.training_levels)
+        labels = None if dataset.train.labels is None else dataset.train.labels[places]
+        yield Batch(images, places, labels)
 
 
 @torch.no_grad()
