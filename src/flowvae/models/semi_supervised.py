@@ -20,6 +20,7 @@ from flowvae.densities import (
     take_path_derivative,
 )
 from flowvae.errors import UserError
+from flowvae.flows import at_least_float32
 from flowvae.models.base import Bounded, Classifying, Model, Sampler, Update
 from flowvae.models.couplings import CodeShape
 from flowvae.models.likelihoods import BernoulliOptions, LikelihoodOptions
@@ -165,7 +166,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         if self.known is not None:
             images, labels = self._labelled_images(batch.images)
             of_labelled = -self._joint_bound(self.log_densities(images, labels.unsqueeze(0))).mean()
-            classification = F.cross_entropy(self.classifier(images).float(), labels)
+            classification = F.nll_loss(self.classify(images), labels)
             loss = loss + of_labelled + self.weight * classification
             shown |= {"labelled": of_labelled.detach(), "classification": classification.detach()}
         yield Update("model", loss, shown)
@@ -238,7 +239,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         return draw
 
     def classify(self, images: Tensor) -> Tensor:
-        return self.classifier(images).float().log_softmax(1)
+        return at_least_float32(self.classifier(images)).log_softmax(1)
 
     # Images.
 

@@ -1,0 +1,265 @@
+"""M2: its bounds against exact sums, its labels, and the scores of its classes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import flowvae, is_refusal, succeeds
+from made_runs import message
+from system_table import TABLE
+from tiny_runs import assert_equal
+from torch import Tensor, nn
+
+import flowvae as package
+from flowvae.batch import Batch
+from flowvae.densities import BernoulliLikelihood, GaussianPosterior, StandardNormal
+from flowvae.errors import UserError
+from flowvae.evaluation import log_marginal
+from flowvae.evaluation.calibration import calibration_error
+from flowvae.models.semi_supervised import ImageAndLabel, SemiSupervised, draw_labelled
+from flowvae.runs import Run, read_json
+from flowvae.training.seeding import seed_everything
+
+CLASSES, PIXELS = 3, 4
+ALL = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * PIXELS).view(-1, 1, 2, 2).double()
+
+
+class Linear(nn.Module):
+    """Logits of pixels, linear in the code and the class."""
+
+    def __init__(self, of_code: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1 + CLASSES, PIXELS)
+        with torch.no_grad():
+            self.linear.weight.mul_(4)
+            self.linear.weight[:, 0] = of_code * torch.randn(PIXELS)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.linear(code).view(-1, 1, 2, 2)
+
+
+def toy(of_code: float, exact_classes: bool = False) -> SemiSupervised:
+    """A model of 2 x 2 binary pixels with one latent dimension."""
+    likelihood = BernoulliLikelihood(Linear(of_code), (1, 2, 2))
+    posterior = GaussianPosterior(5, 1)
+    nn.init.zeros_(posterior.mean_and_log_scale.weight)
+    nn.init.zeros_(posterior.mean_and_log_scale.bias)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 5))
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, CLASSES))
+    model = SemiSupervised(
+        classifier, encoder, ImageAndLabel(5, CLASSES), posterior, StandardNormal(1), likelihood, CLASSES
+    )
+    model.double().eval()
+    if exact_classes:
+        joint = exact_joint(model)
+        model.classify = lambda images: joint.log_softmax(0).t()[places(images)]  # type: ignore[method-assign]
+    return model
+
+
+def places(images: Tensor) -> Tensor:
+    """Positions of images in ``ALL``."""
+    return (images.view(-1, 1, PIXELS) == ALL.view(1, -1, PIXELS)).all(2).double().argmax(1)
+
+
+def exact_joint(model: SemiSupervised) -> Tensor:
+    """Compute log p(x, y) of all images, [K, 16], by a sum over a fine grid of z."""
+    z = torch.linspace(-9, 9, 2001, dtype=torch.float64)
+    log_prior = model.prior().log_prob(z[:, None]) + math.log(18 / 2000)
+    rows = []
+    for label in range(CLASSES):
+        labels = torch.full((len(z), 1), label)
+        pixels = model.likelihood(model._code(z.view(-1, 1, 1), labels)).log_prob(ALL)  # [2001, 16]
+        rows.append((pixels + log_prior[:, None]).logsumexp(0) - math.log(CLASSES))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def test_the_bound_is_the_likelihood_if_the_posteriors_are_exact():
+    """With a decoder that ignores z, q(z|x, y) = p(z) is exact."""
+    model = toy(of_code=0.0, exact_classes=True)
+    exact = exact_joint(model)
+    assert exact.logsumexp((0, 1)).item() == pytest.approx(0, abs=1e-9)
+    terms, _ = model(ALL)
+    torch.testing.assert_close(model._joint_bound(terms), exact)
+    scores = model.validate(Batch(ALL, torch.arange(len(ALL))))
+    torch.testing.assert_close(scores["negative_elbo"], -exact.logsumexp(0))
+    torch.testing.assert_close(scores["negative_elbo"], scores["kl"] + scores["reconstruction"])
+    torch.testing.assert_close(log_marginal(model, ALL, 3), exact.logsumexp(0))
+
+
+@torch.no_grad()
+def test_the_bound_is_below_the_likelihood_by_the_divergence_of_the_classes():
+    model = toy(of_code=0.0)
+    exact, log_class = exact_joint(model), model.classify(ALL).t()
+    divergence = (log_class.exp() * (log_class - exact.log_softmax(0))).sum(0)
+    assert (divergence > 0.01).all()
+    elbo = -model.validate(Batch(ALL, torch.arange(len(ALL))))["negative_elbo"]
+    torch.testing.assert_close(elbo, exact.logsumexp(0) - divergence)
+
+
+@torch.no_grad()
+def test_importance_sampling_over_class_and_code_finds_the_likelihood():
+    model = toy(of_code=2.0)
+    exact = exact_joint(model)
+    noise = torch.Generator().manual_seed(0)
+    weights = model.draws_for(ALL, noise)(20_000)
+    log_weights = weights.likelihood + weights.prior - weights.posterior
+    scaled = (log_weights - exact.logsumexp(0)).exp()  # mean 1
+    assert ((scaled.mean(0) - 1).abs() < 4 * scaled.std(0) / 20_000**0.5).all()
+    many = Batch(ALL.repeat(2000, 1, 1, 1), torch.arange(32_000))
+    sums = model.validate(many)["negative_elbo"].view(2000, -1)
+    error = sums.std(0) / 2000**0.5
+    assert (sums.mean(0) + exact.logsumexp(0) > -3 * error).all()  # U <= log p
+    of_draws = -log_weights
+    spread = (of_draws.std(0).square() / 20_000 + error.square()).sqrt()
+    assert ((of_draws.mean(0) - sums.mean(0)).abs() < 4 * spread).all()
+
+
+# Labels.
+
+
+def labelled(labels: list[int], size: int = 7) -> list[Batch]:
+    images = torch.arange(len(labels)).float().view(-1, 1, 1, 1)
+    return list(Batch(images, torch.arange(len(labels)), torch.tensor(labels)).split(size))
+
+
+def test_as_many_images_of_each_class_are_drawn():
+    labels = [0, 1, 1, 5, -1] * 20
+    drawn = [draw_labelled(labelled(labels), 12, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    for batch in drawn:
+        assert batch.labels is not None
+        assert batch.labels.bincount().tolist() == [4, 4, 0, 0, 0, 4]
+        assert len(batch.index.unique()) == 12
+        assert [labels[place] for place in batch.index] == batch.labels.tolist()
+        assert torch.equal(batch.images.flatten(), batch.index.float())
+    assert torch.equal(drawn[0].index, drawn[1].index)
+    assert not torch.equal(drawn[0].index, drawn[2].index)
+    hidden = [label if place in drawn[0].index else -1 for place, label in enumerate(labels)]
+    again = draw_labelled(labelled(hidden), 12, torch.Generator().manual_seed(1))
+    assert torch.equal(again.index, drawn[0].index)
+
+
+def test_every_image_of_a_class_is_drawn_equally_often():
+    noise = torch.Generator().manual_seed(0)
+    draws = 2000
+    index = torch.cat([draw_labelled(labelled([0, 1] * 10), 4, noise).index for _ in range(draws)])
+    counts = index.bincount(minlength=20)
+    assert (counts - draws / 5).abs().max() < 5 * (draws * 0.2 * 0.8) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "number", "parts"),
+    [
+        (
+            [0, 0, 1],
+            4,
+            ["labels_used is 4, 2 of each class, but class 1 has only 1", "at most --labels-used 2"],
+        ),
+        ([0, 1, 2], 4, ["multiple of the number of classes, 3"]),
+        ([-1, -1], 4, ["have no labels"]),
+    ],
+)
+def test_labels_that_cannot_be_drawn_are_one_line(labels, number, parts):
+    with pytest.raises(UserError) as error:
+        draw_labelled(labelled(labels), number, torch.Generator())
+    message(error, *parts)
+
+
+def test_no_other_label_affects_the_weights(halves, tmp_path):
+    row = TABLE["semi-supervised-planar"]
+    package.train(tmp_path / "run", row.config(halves))
+    arrays = dict(np.load(halves))
+    loaded = package.load_dataset(str(halves), "none").train
+    assert loaded.labels is not None
+    with torch.random.fork_rng():
+        seed_everything(0)
+        everything = Batch(loaded.images, torch.arange(len(loaded.images)), loaded.labels)
+        used = draw_labelled([everything], 10, torch.Generator().manual_seed(torch.initial_seed())).index
+    hidden = np.full_like(arrays["train_labels"], -1)
+    hidden[used] = arrays["train_labels"][used]
+    arrays |= {"train_labels": hidden, "valid_labels": 1 - arrays["valid_labels"]}
+    np.savez(tmp_path / "halves.npz", **arrays)
+    package.train(tmp_path / "other", row.config(tmp_path / "halves.npz"))
+    weights, others = (package.load(tmp_path / name).state_dict() for name in ("run", "other"))
+    assert_equal(dict(weights), dict(others))
+
+
+# Scores of classes.
+
+
+def test_the_calibration_error_is_that_of_its_formula():
+    confidence = torch.rand(500, generator=torch.Generator().manual_seed(0)).clamp(min=0.01)
+    correct = torch.rand(500, generator=torch.Generator().manual_seed(1)) < confidence**2
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            gap = correct[inside].double().mean() - confidence[inside].double().mean()
+            expected += inside.double().mean().item() * abs(gap.item())
+    assert calibration_error(confidence, correct) == pytest.approx(expected, abs=1e-3)
+    assert calibration_error(torch.ones(4), torch.tensor([True, False, False, False])) == 0.75
+
+
+# The command line.
+
+
+@pytest.fixture(scope="module")
+def trained(halves, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "few"
+    small = ["--latent", 2, "--features", 16, "--channels", 8, "--labels-used", 4, "--batch-size", 32]
+    succeeds(
+        "train", "semi-supervised", "--data", halves, *small, "--steps", 60, "--out", run, "--track", "none"
+    )
+    return run
+
+
+def test_two_labels_of_each_class_are_enough_for_halves(trained):
+    printed = succeeds("evaluate", trained, "--samples", 5)
+    assert all(column in printed for column in ("error", r"-log q(y\|x)", "ECE", "-ELBO"))
+    scores = read_json(trained / "evaluation.json")
+    assert scores["class_error"] <= 0.1
+    assert scores["class_nll"] < math.log(2) / 2
+    assert 0 <= scores["calibration_error"] <= 1
+    model = Run(trained).model
+    assert isinstance(model, SemiSupervised)
+    batch = Run(trained).dataset.batch("test", torch.arange(40))
+    assert batch.labels is not None
+    predicted = model.classify(batch.images).argmax(1)
+    assert scores["class_error"] == pytest.approx((predicted != batch.labels).double().mean().item())
+
+
+def test_mistakes_are_one_line(trained, halves, tmp_path):
+    arrays = dict(np.load(halves))
+
+    def train(labels: str, **changed: Any):
+        kept: dict[str, Any] = {
+            name: value for name, value in (arrays | changed).items() if value is not None
+        }
+        np.savez(tmp_path / "data.npz", **kept)
+        out = ["--out", tmp_path / "run", "--steps", 1, "--track", "none"]
+        return flowvae(
+            "train", "semi-supervised", "--data", tmp_path / "data.npz", "--labels-used", labels, *out
+        )
+
+    is_refusal(train("5"), "multiple of the number of classes, 2")
+    is_refusal(train("1000"), "500 of each class", "choose at most --labels-used")
+    is_refusal(train("0"), "labels_used is 0")
+    no_labels = {f"{split}_labels": None for split in ("train", "valid", "test")}
+    is_refusal(train("4", **no_labels), "have no labels; choose data with labels")
+    is_refusal(train("4", train_labels=arrays["train_labels"] + 0.5), "labels")
+    assert not (tmp_path / "run").exists()
+    arrays["test_labels"][:] = 7
+    np.savez(tmp_path / "other.npz", **arrays)
+    is_refusal(flowvae("evaluate", trained, "--data", tmp_path / "other.npz", "--samples", 2), "class 7")
+
+
+def test_images_without_labels_have_no_scores_of_classes(trained, halves, tmp_path):
+    arrays = {name: value for name, value in np.load(halves).items() if "labels" not in name}
+    np.savez(tmp_path / "plain.npz", **arrays)
+    succeeds("evaluate", trained, "--data", tmp_path / "plain.npz", "--samples", 2)
+    scores = read_json(trained / "evaluation-plain.json")
+    assert "negative_elbo" in scores
+    assert not {"class_error", "class_nll", "calibration_error", "class_confidence"} & scores.keys()
