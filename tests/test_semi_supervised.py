@@ -211,7 +211,19 @@ def trained(halves, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "few"
     small = ["--latent", 2, "--features", 16, "--channels", 8, "--labels-used", 4, "--batch-size", 32]
     succeeds(
-        "train", "semi-supervised", "--data", halves, *small, "--steps", 60, "--out", run, "--track", "none"
+        "train",
+        "semi-supervised",
+        "--data",
+        halves,
+        *small,
+        "--steps",
+        60,
+        "--learning-rate-warm-up",
+        5,
+        "--out",
+        run,
+        "--track",
+        "none",
     )
     return run
 

@@ -207,10 +207,9 @@ def _classifier(model: Model, dataset: Dataset, split: str, chosen: Tensor) -> C
     labels: Tensor | None = getattr(dataset, split).labels
     if not isinstance(model, Classifying) or labels is None or bool((labels[chosen] < 0).any()):
         return None
-    of_training = dataset.train.labels
-    known = set(range(model.classes)) & set(
-        range(model.classes) if of_training is None else of_training.tolist()
-    )
+    known = set(range(model.classes))
+    if dataset.train.labels is not None:
+        known &= set(dataset.train.labels.tolist())
     for label in labels[chosen].unique().tolist():
         if label not in known:
             raise UserError(
