@@ -36,10 +36,10 @@ def test_every_system_takes_images_of_any_size(name):
     row = TABLE[name]
     shape = (1, 9, 14)
     torch.manual_seed(0)
-    model = build_model(row.options_of_system(), DataSpec(shape, 2 if row.binary else 256, 6))
-    images = torch.rand(6, *shape)
+    model = build_model(row.options_of_system(), DataSpec(shape, 2 if row.binary else 256, 10, classes=2))
+    images = torch.rand(10, *shape)
     images = images.round() if row.binary else (images * 255).round() / 255
-    batch = Batch(images, torch.arange(6))
+    batch = Batch(images, torch.arange(10), torch.arange(10) % 2)
     model.initialize(images)
     model.initialize_each(iter([batch]))
     for player, loss, _ in model.updates(batch, 0):
@@ -47,11 +47,13 @@ def test_every_system_takes_images_of_any_size(name):
         assert loss.isfinite()
     model.eval()
     with torch.no_grad():
-        assert all(value.shape == (6,) and value.isfinite().all() for value in model.validate(batch).values())
+        assert all(
+            value.shape == (10,) and value.isfinite().all() for value in model.validate(batch).values()
+        )
         if isinstance(model, Sampler):
             assert model.sample(3).shape == (3, *shape)
         if isinstance(model, Scored):
-            assert model.log_prob(images).shape == (6,)
+            assert model.log_prob(images).shape == (10,)
         if isinstance(model, Bounded):
             model.draws_for(images)(2)
         if isinstance(model, Coded):
