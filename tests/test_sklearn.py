@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import succeeds, write_images
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import flowvae
 from flowvae import FlowVAE
@@ -121,6 +121,28 @@ def test_what_is_no_image_of_the_model_is_refused(fitted, wrong, what):
         fitted.score_samples(wrong)
     with pytest.raises(ValueError, match=what):
         fitted.transform(wrong)
+
+
+@pytest.mark.parametrize("codes", [np.zeros(3), np.zeros((2, 4)), np.full((2, 3), np.inf)])
+def test_what_is_no_code_is_refused(fitted, codes):
+    with pytest.raises(UserError, match=r"give finite codes \[N, 3\]"):
+        fitted.inverse_transform(codes)
+
+
+def test_a_data_set_ends_at_its_length(fitted, images):
+    class Endless(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return images[index % 3]
+
+    np.testing.assert_array_equal(fitted.transform(Endless()), fitted.transform(images[:3]))
+
+
+def test_a_bundled_model_is_loaded():
+    density = FlowVAE.load("density-mnist")
+    assert density.transform(np.zeros((2, 28, 28), np.uint8)).shape == (2, 32)
 
 
 def test_options_are_parameters_and_fit_checks_them(images):

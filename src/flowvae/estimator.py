@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from flowvae import runs
 from flowvae.config import Config
@@ -147,6 +147,10 @@ class FlowVAE(*_BASES):
         codes = torch.as_tensor(np.asarray(Z, np.float32))
         noise = torch.Generator().manual_seed(self.run_.config.training.seed)
         model = needs(Coded, self.run_)
+        blank = torch.zeros(1, *self.run_.spec.shape)
+        dimension = self._in_parts(model.center, blank).shape[1]
+        if codes.ndim != 2 or codes.shape[1] != dimension or not codes.isfinite().all():
+            raise ImagesError(f"Z has shape {tuple(codes.shape)}; give finite codes [N, {dimension}]")
         return self._shaped(self._in_parts(lambda few: model.decode(few, noise), codes))
 
     def sample(self, n: int = 1, seed: int | None = None) -> np.ndarray:
@@ -215,7 +219,11 @@ class FlowVAE(*_BASES):
 def _as_array(X: Any) -> np.ndarray:
     """Return the images as an array of numbers, in the shape that they came in."""
     if isinstance(X, Dataset | DataLoader):
-        items = (item[0] if isinstance(item, tuple | list) else item for item in X)  # pyright: ignore
+        # A data set with a length need not end an iteration.
+        whole: Any = X
+        iterated = isinstance(X, DataLoader | IterableDataset)
+        each = whole if iterated else (whole[place] for place in range(len(whole)))
+        items = (item[0] if isinstance(item, tuple | list) else item for item in each)
         arrays = [np.asarray(item) for item in items]
         join = np.concatenate if isinstance(X, DataLoader) else np.stack
         if not arrays:
