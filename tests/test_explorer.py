@@ -427,7 +427,7 @@ def test_several_files_become_a_table(run, tmp_path):
     assert "&lt;100&gt;.png" in shown
     address = shown.split("href='data:text/csv;base64,")[1].split("'")[0]
     head, *rows = base64.b64decode(address).decode().splitlines()
-    assert head == "file,-ELBO,-log p(x),less likely than % of test images"
+    assert head == "file,-ELBO,-log p(x),% of test images more likely"
     assert [row.split(",")[0] for row in rows] == ["<0>.png", "<100>.png"]
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")

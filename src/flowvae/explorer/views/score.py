@@ -170,7 +170,7 @@ def _files(reference: scoring.Reference, paths: Sequence[Path]) -> str:
         name: scores[key].tolist() for name, key in (("-ELBO", "negative_elbo"), ("-log p(x)", "nll"))
         if key in scores
     }  # fmt: skip
-    columns["less likely than % of test images"] = [
+    columns["% of test images more likely"] = [
         100 * scoring.place(nll, others) for nll in scores["nll"].tolist()
     ]
     written = io.StringIO()
