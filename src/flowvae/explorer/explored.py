@@ -1,4 +1,4 @@
-"""A run as the explorer holds it: opened once, asked many times."""
+"""An open run."""
 
 import functools
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SAMPLE = 2000
 
 @dataclass(frozen=True, eq=False)
 class Explored:
-    """A trained run with its data; ``records`` are its metrics, ``evaluation`` its scores, if there are."""
+    """A trained run with its data; ``records`` are its metrics, ``evaluation`` its averages, if any."""
 
     title: str
     folder: Path
@@ -35,7 +35,7 @@ class Explored:
     """-log p(x) of test images in nats, [N], that ``evaluation`` is the average of"""
 
     def test_image(self, number: int) -> Tensor:
-        """[C, H, W] in [0, 1]; numbers past the end begin anew."""
+        """[C, H, W] in [0, 1]; numbers past the end start again at 0."""
         images = self.dataset.test.images
         return as_float(images[int(number) % len(images)], self.dataset.levels)
 

@@ -1,4 +1,4 @@
-"""What the views are made of: runs to choose, images to choose or draw, and parts with their own script."""
+"""Parts of views: the choice of a run, the choice or drawing of an image, and parts with their own script."""
 
 import functools
 import html

@@ -1,4 +1,4 @@
-"""Samples: what the model makes up, and the training image that comes nearest to each."""
+"""Samples of a model, and the training image nearest to each."""
 
 import html
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def _sheet(run: Explored, count: int, temperature: float, seed: int) -> str:
     from flowvae.figures import tile  # matplotlib is not waited for when the page opens
 
     samples = run.model.sample(count, seeded(seed), temperature)
-    # Where every batch draws training images anew, the intensities that it draws from.
+    # With dynamic binarization, intensities.
     training, levels = run.dataset.train.images, run.dataset.training_levels
     indices, distances = (found[:, 0] for found in nearest(samples, training, levels=levels))
     figures = "".join(
