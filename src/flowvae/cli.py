@@ -417,6 +417,13 @@ def reproduce(
     print((out / "table.md").read_text(encoding="utf-8"), end="")
 
 
+def completion() -> None:
+    """Print a script for bash and zsh that completes commands: eval "$(flowvae completion)"."""
+    from flowvae.completion import script
+
+    print(script(COMMANDS), end="")
+
+
 _ALL = (
     train,
     evaluate,
@@ -432,6 +439,7 @@ _ALL = (
     presets,
     demo,
     reproduce,
+    completion,
 )
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in _ALL}
 
