@@ -1,7 +1,6 @@
 """Inputs as people have them: what they become, and what the first line of a training says of them."""
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterable
@@ -23,7 +22,6 @@ from flowvae.explorer import images as uploads
 from flowvae.runs import Run
 
 SPLITS = ("train", "valid", "test")
-SHARED_DATA = Path(os.environ.get("FLOWVAE_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def sizes(dataset: Dataset) -> list[int]:
