@@ -142,7 +142,7 @@ def test_an_exact_likelihood_has_no_samples(workspace):
 def test_images_of_8_bits_have_bits_per_dim():
     model = LogNormal()
     model.levels = 256
-    scores = package.score(model, torch.rand(2, *SHAPE), num_samples=3)
+    scores = package.score(model, torch.randint(256, (2, *SHAPE)) / 255, num_samples=3)
     torch.testing.assert_close(scores["bits_per_dim"], scores["nll"] / math.log(2) / 64)
 
 

@@ -103,6 +103,9 @@ def log_marginal(
     """log p(x) in nats, [B], exact or the importance-weighted estimate (Burda et al. 2016, equation 8).
 
     The estimate is in expectation a lower bound that grows towards log p(x) with the number of samples.
+
+    Raises:
+        UserError: if images have another shape than the model's, other levels, or are not in [0, 1].
     """
     if isinstance(model, Scored):
         return torch.cat([model.log_prob(few).cpu().double() for few in images.split(chunk)])

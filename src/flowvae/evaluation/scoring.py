@@ -47,10 +47,11 @@ def score(
         - ``bits_per_dim``: of images that are not binary
 
     Raises:
-        UserError: if the model has no likelihood, or a score is not finite.
+        UserError: if the model has no likelihood, does not take such images, or a score is not finite.
     """
     if not isinstance(model, Scored | Bounded):
         raise UserError("the model has no likelihood, so images have no score; choose another model")
+    model.check(images)
     check_range("samples", num_samples, 1, MOST)
     seed = torch.initial_seed() if noise is None else noise.initial_seed()
     device = next(model.parameters()).device

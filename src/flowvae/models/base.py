@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowvae.batch import Batch
 from flowvae.densities import LogDensities
+from flowvae.errors import UserError
 from flowvae.noise import Noise
 
 
@@ -42,6 +43,43 @@ class Model(nn.Module, ABC):
 
     levels: int | None = None
     """number of values, evenly spaced from 0 to 1, that a pixel takes; None if any"""
+
+    image_shape: tuple[int, int, int] | None = None
+    """(C, H, W) of the images that the model was built for; None if unknown"""
+
+    def check(self, images: Tensor) -> None:
+        """Check that images are [B, C, H, W] of the model's shape, in [0, 1], of the model's levels.
+
+        A model that states neither shape nor levels, such as one with a likelihood of your own, takes any
+        images. Methods that take images call it, except for those that training uses: ``updates``,
+        ``validate`` and ``forward``.
+
+        Raises:
+            UserError: if they are not.
+        """
+        shape, given = self.image_shape, tuple(images.shape)
+        if shape is None and self.levels is None:
+            return
+        if shape is not None and (len(given) != 4 or given[1:] != shape):
+            expected = ", ".join(map(str, ("B", *shape)))
+            raise UserError(f"images have the shape {list(given)}; give the model images [{expected}]")
+        if not images.is_floating_point():
+            raise UserError(f"images are {images.dtype}; give floats from 0 to 1, such as bytes / 255")
+        if not images.numel():
+            return
+        lowest, highest = (float(end) for end in images.aminmax())
+        if not 0 <= lowest <= highest <= 1:  # nor with NaN
+            raise UserError(f"images have values from {lowest:g} to {highest:g}; scale them to 0 to 1")
+        if self.levels is None:
+            return
+        steps = self.levels - 1
+        between = float((images * steps - (images * steps).round()).abs().max())
+        if between > max(1e-3, steps * torch.finfo(images.dtype).eps):
+            way = "binarize them, for example with torch.bernoulli(images)"
+            if self.levels > 2:
+                way = f"round them: (images * {steps}).round() / {steps}"
+            values = "0 and 1" if self.levels == 2 else f"the {self.levels} levels k / {steps}"
+            raise UserError(f"images have values other than {values}, which the model's pixels take; {way}")
 
     def players(self) -> dict[str, nn.Module]:
         """Return the parts that have an optimizer each; by default, the whole model is one."""

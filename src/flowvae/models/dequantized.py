@@ -97,4 +97,5 @@ class DequantizedDensity(Model, Bounded, ABC):
         return self.log_density(values) - images[0].numel() * math.log(self.levels)
 
     def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], Tensor]:
+        self.check(images)
         return lambda num_samples: self(images, num_samples, noise)

@@ -178,6 +178,7 @@ class GLO(Model, Sampler, Coded):
         Adam from the `guess`, kept within the ball, with linear decay of the learning rate to 0. The code of
         an image does not depend on the other images.
         """
+        self.check(images)
         codes = self.guess(images)
         highest = FIRST_STEP / codes.shape[1] ** 0.5  # a step of Adam changes each entry by about its rate
         optimizer = torch.optim.Adam([codes], highest)

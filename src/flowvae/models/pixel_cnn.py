@@ -59,6 +59,7 @@ class PixelCNN(Model, Sampler, Scored):
         return self.network.log_prob(images, self.place, orders)
 
     def log_prob(self, images: Tensor) -> Tensor:
+        self.check(images)
         number = self.network.orders
         orders = torch.arange(number, device=images.device).repeat_interleave(len(images))
         return log_mean_exp(self.network.log_prob(images, self.place, orders).view(number, -1))

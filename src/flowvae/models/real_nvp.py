@@ -110,6 +110,7 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
 
     def center(self, images: Tensor) -> Tensor:
         """Compute the normal noise z [B, D] of the centers of the cells of images [B, C, H, W]."""
+        self.check(images)
         return self.normalize(self.cell(images, 0.5).unsqueeze(0))[0][0]
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:

@@ -52,6 +52,7 @@ def build_model(options: System, data: DataSpec) -> Model:
     """
     with _refusing_too_large():
         model = options.build(data)
+    model.image_shape = data.shape
     # The fastest memory format for convolutions on a CPU.
     return nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
 

@@ -158,20 +158,24 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         )
 
     def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
+        self.check(images)
         features = self.encoder(images)
         return lambda num_samples: self._densities(images, features, num_samples, noise)
 
     # Codes.
 
     def encode(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
+        self.check(images)
         return self.posterior(self.encoder(images), num_samples, noise)[0]
 
     def center(self, images: Tensor) -> Tensor:
+        self.check(images)
         return self.posterior.center(self.encoder(images))[0]
 
     def unroll(
         self, images: Tensor, num_samples: int = 1, noise: Noise = None
     ) -> list[tuple[Tensor, Tensor]]:
+        self.check(images)
         steps = self.posterior.unroll(self.encoder(images), num_samples, noise)
         # The layers of one transformation, such as two couplings and a batch norm, are one step.
         return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
@@ -186,6 +190,8 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         For a Gaussian posterior this is a straight line between the two means. A flow, whose context is
         interpolated as well, bends the line towards where the prior has its mass.
         """
+        self.check(first)
+        self.check(second)
         start, end = self.encoder(first), self.encoder(second)
         weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         weights = weights.view(-1, *[1] * (start.ndim - 1))
@@ -353,7 +359,9 @@ class VAEOptions(System):
                 first = MapCode((self.latent, *code.sides), self.channels)
             likelihood = self.likelihood.likelihood(first, self.blocks, shape)
         training = self.objective, self.samples, self.kl_warm_up
-        return VAE(own, posterior, prior, likelihood, *training, transformations)
+        model = VAE(own, posterior, prior, likelihood, *training, transformations)
+        model.image_shape = shape
+        return model
 
     def describe(self) -> str:
         size = f"D = {self.latent}" if isinstance(self.code, VectorOptions) else f"{self.latent} maps as code"

@@ -1,0 +1,113 @@
+"""In Python, images that a model does not take are refused in one line, as on the command line."""
+
+import time
+
+import pytest
+import torch
+from system_table import TABLE
+
+import flowvae
+from flowvae.batch import DataSpec
+from flowvae.errors import UserError
+from flowvae.models import Bounded, Coded, Inferring, Model, Scored
+from flowvae.models.registry import build_model
+
+SHAPE = (1, 8, 12)
+
+
+def built(name: str) -> Model:
+    torch.manual_seed(0)
+    row = TABLE[name]
+    model = build_model(row.options_of_system(), DataSpec(SHAPE, 2 if row.binary else 256, 5))
+    return model.eval()
+
+
+BINARY = torch.rand(5, *SHAPE).round()
+GREY = torch.rand(5, *SHAPE)
+WITH_NAN = BINARY.clone()
+WITH_NAN[0, 0, 0, 0] = torch.nan
+WRONG = {
+    "1 image": (BINARY[0], r"have the shape \[1, 8, 12\]; give the model images \[B, 1, 8, 12\]"),
+    "turned": (BINARY.mT, r"have the shape \[5, 1, 12, 8\]; give the model images \[B, 1, 8, 12\]"),
+    "bytes": (BINARY.byte(), "images are torch.uint8; give floats from 0 to 1"),
+    "0 to 255": (BINARY * 255, "values from 0 to 255; scale them to 0 to 1"),
+    "-1 to 1": (BINARY * 2 - 1, "values from -1 to 1; scale them to 0 to 1"),
+    "nan": (WITH_NAN, "values from nan to nan"),
+}
+
+
+def doors(model: Model):
+    """Every method and function that takes images from the user."""
+    if isinstance(model, Scored | Bounded):
+        yield lambda images: flowvae.log_marginal(model, images, 2)
+        yield lambda images: flowvae.score(model, images, 2)
+    if isinstance(model, Scored):
+        yield model.log_prob
+    if isinstance(model, Bounded):
+        yield model.draws_for
+    if isinstance(model, Coded):
+        yield from (model.center, model.reconstruct, lambda images: model.path(images, images, 2))
+    if isinstance(model, Inferring):
+        yield from (model.encode, model.unroll)
+
+
+@pytest.mark.parametrize("wrong", list(WRONG))
+@pytest.mark.parametrize("name", ["vae", "vae-logistic", "pixelcnn", "realnvp", "glo"])
+def test_wrong_images_are_refused_at_every_door(name, wrong):
+    model = built(name)
+    images, message = WRONG[wrong]
+    for door in doors(model):
+        with pytest.raises(UserError, match=message) as refused:
+            door(images)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["vae", "pixelcnn"])
+def test_grey_values_are_refused_by_models_of_binary_pixels(name):
+    for door in doors(built(name)):
+        with pytest.raises(UserError, match=r"values other than 0 and 1.*binarize them"):
+            door(GREY)
+
+
+@pytest.mark.parametrize("name", ["vae-logistic", "vae-mixture-of-maps", "realnvp"])
+def test_values_off_the_grid_are_refused_by_models_of_8_bits(name):
+    for door in doors(built(name)):
+        with pytest.raises(UserError, match=r"the 256 levels k / 255.*round them"):
+            door(GREY)
+        door((GREY * 255).round() / 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_levels_are_recognized_in_every_type(dtype):
+    levels = torch.arange(256).view(-1, 1, 1, 1).expand(-1, *SHAPE)
+    built("vae-logistic").check((levels / 255).to(dtype))
+    built("vae").check((levels % 2).to(dtype))
+
+
+def test_a_model_without_levels_takes_any_grey():
+    built("glo").check(GREY)
+    built("glo").check(GREY[:0])
+
+
+def test_a_model_of_parts_knows_its_shape():
+    with pytest.raises(
+        UserError, match=r"have the shape \[5, 1, 8, 12\]; give the model images \[B, 1, 8, 8\]"
+    ):
+        flowvae.vae((1, 8, 8), latent=2).encode(BINARY)
+
+
+def test_the_check_costs_little():
+    """Less than a twentieth of the score with one sample."""
+    model = flowvae.vae((1, 28, 28))
+    images = torch.rand(256, 1, 28, 28).round()
+
+    def best(call) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    with torch.no_grad():
+        assert best(lambda: model.check(images)) < 0.05 * best(lambda: flowvae.log_marginal(model, images, 1))
