@@ -579,7 +579,7 @@ def test_help_of_training_has_the_presets_options_with_their_defaults_and_no_oth
     chosen = {changes[i][2:]: changes[i + 1] for i in range(0, len(changes), 2)}
     preset = PRESETS[name].revised(**chosen)
     values = {**to_dict(preset.data), **to_dict(preset.model), **to_dict(preset.training)}
-    assert options_of(text) == {"help", "out", "resume", "device", *values}
+    assert options_of(text) == {"help", "config", "out", "resume", "device", *values}
     for option, value in values.items():
         shown = "none" if value is None else value
         description = re.split(rf" --{option.replace('_', '-')}(?![a-z-])", text, maxsplit=1)[1]

@@ -43,10 +43,15 @@ def train(words: list[str]) -> None:
     """Train a preset into a new directory, or resume a run."""
     name = words[0] if words and not words[0].startswith("-") else None
     resumed = given("--resume", words)
-    if name is None and resumed is None and not {"--help", "-h"} & set(words):
+    file = given("--config", words)
+    if name is None and resumed is None and file is None and not {"--help", "-h"} & set(words):
         from flowvae.models.registry import PRESETS
 
         raise UserError(f"name a preset first: flowvae train PRESET; known: {', '.join(PRESETS)}")
+    if file is not None and (name is not None or resumed is not None):
+        raise UserError(f"--config describes the whole experiment; remove {name or '--resume'}")
+    if file == "":
+        raise UserError("--config has no value; give a YAML file, or the config.json of a run")
     if resumed == "":
         raise UserError("--resume has no value; give the directory of the run to resume")
     if resumed is not None and given("--out", words) is not None:
@@ -55,7 +60,11 @@ def train(words: list[str]) -> None:
     from flowvae.forms import read_training
     from flowvae.user_presets import named_preset
 
-    if resumed is None:
+    if file is not None:
+        from flowvae.config_files import read_config
+
+        config = read_config(Path(file))
+    elif resumed is None:
         config = named_preset(name or "vae")
     elif name is None or ":" in name:
         config = _resumed(Path(resumed), name)
@@ -69,7 +78,8 @@ def train(words: list[str]) -> None:
 
     from flowvae.training import train as train_run
 
-    run = chosen.resume or chosen.out or Path("runs") / str(name).rpartition(":")[2]
+    own_name = Path(file).stem if file else str(name).rpartition(":")[2]
+    run = chosen.resume or chosen.out or Path("runs") / own_name
     if not train_run(run, chosen.config, resume=chosen.resume is not None, device=chosen.device):
         raise KeyboardInterrupt
     if PartialState().is_main_process:  # once, however many processes there are
@@ -359,8 +369,8 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 
 
 def reproduce(
-    what: Annotated[Literal["table1", "figure1", "ablations", "depth", "density", "cifar10"], Positional],
-    out: Annotated[Path | None, _default("runs/ and the name of the table")] = None,
+    what: Annotated[str, Positional, arg(metavar="TABLE|FILE", help_behavior_hint="(required)")],
+    out: Annotated[Path | None, _default("runs/ and the name of the table or file")] = None,
     minutes: Annotated[float | None, _default("10 without --epochs")] = None,
     epochs: int | None = None,
     rows: Annotated[tuple[str, ...], _default("all rows of the table")] = (),
@@ -371,13 +381,14 @@ def reproduce(
     images: int = 2000,
     compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
 ) -> None:
-    """Train, score and report the rows of a published table, or draw figure1 from its runs.
+    """Train, score and report the rows of a table, or draw figure1 from its runs.
 
     Can be interrupted and resumed: run the same command again. Finished rows are kept, others are resumed,
     and a larger budget resumes all of them.
 
     Args:
-        what: name of a table, or figure1: interpolations of two rows of table1 side by side
+        what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for
+            each row; or figure1: interpolations of two rows of table1 side by side
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
@@ -389,9 +400,9 @@ def reproduce(
         images: number of random test images to score
         compared: names of the two rows in the figure
     """
-    from flowvae.reproduce import TABLES, Budget, reproduce_figure, reproduce_table
+    from flowvae.reproduce import TABLES, Budget, read_variants, reproduce_figure, reproduce_table
 
-    table = "table1" if what == "figure1" else what
+    table = "table1" if what == "figure1" else Path(what).stem
     out = out or Path("runs") / table
     if what == "figure1":
         of_tables = {"--minutes": minutes, "--epochs": epochs, "--rows": rows, "--data": data}
@@ -400,7 +411,7 @@ def reproduce(
         for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
             print(path)
         return
-    variants = TABLES[table]
+    variants = TABLES[what] if what in TABLES else read_variants(Path(what))
     for name in rows:
         if name not in variants:
             raise UserError(f"{table} has no row {quoted(name)}; {did_you_mean(name, variants)}")

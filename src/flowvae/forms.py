@@ -48,6 +48,14 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
             ("data", OmitArgPrefixes[DataConfig], config.data),
             *([] if model is None else _model_fields(model)),
             ("training", OmitArgPrefixes[TrainingConfig], config.training),
+            (
+                "config",
+                Annotated[
+                    Path | None,
+                    _shown("YAML file with a preset and options, or a run's config.json", "no file"),
+                ],
+                None,
+            ),
             ("out", Annotated[Path | None, _shown("directory of the new run", "runs/PRESET")], None),
             ("resume", Annotated[Path | None, arg(help="directory of the run to resume")], None),
             ("device", Annotated[str, arg(help=DEVICE)], "auto"),
@@ -55,7 +63,8 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
     )
     kind.__doc__ = (
         "Train a preset into a new directory, or resume a run.\n\n"
-        "Start with: flowvae train PRESET [options]. Resume exactly where it stopped with: flowvae train "
+        "Start with: flowvae train PRESET [options], or flowvae train --config FILE [options]. "
+        "Resume exactly where it stopped with: flowvae train "
         "--resume RUN; add a budget to change it. Ctrl-C or SIGTERM saves the state and stops. A run that "
         "was killed before it saved anything is started again, with either command."
     )

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from flowvae import figures, runs
 from flowvae.commands import test_images, warn
-from flowvae.errors import UserError, check_range
+from flowvae.config_files import read_rows
+from flowvae.errors import UserError, check_range, did_you_mean, quoted
 from flowvae.evaluation import interpolate, path_quality
 from flowvae.models import Inferring
 from flowvae.models.registry import preset
@@ -108,6 +109,19 @@ TABLES: dict[str, dict[str, Variant]] = {
         "cifar10", "cifar10-planar", "cifar10-realnvp", "cifar10-realnvp-prior", "realnvp-density-cifar10"
     ),
 }
+
+
+def read_variants(path: Path) -> dict[str, Variant]:
+    """Read the rows of a table of the user's own from a YAML file (see `flowvae.config_files.read_rows`).
+
+    Raises:
+        UserError: if there is no such file, or a row is not valid.
+    """
+    if not path.exists():
+        known = [*TABLES, "figure1"]
+        raise UserError(f"no table or file {quoted(str(path))}; {did_you_mean(str(path), known)}")
+    return {name: Variant(*row) for name, row in read_rows(path).items()}
+
 
 # -log p(x|z) in the original table of 2017, which has no other number.
 ORIGINAL_RECONSTRUCTION = {
@@ -321,7 +335,9 @@ def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:
     result = {
         "asked": request.of(row),
         **scores,
-        "original_reconstruction": ORIGINAL_RECONSTRUCTION.get(row.title),
+        "original_reconstruction": (
+            ORIGINAL_RECONSTRUCTION.get(row.title) if row.variant == Variant(row.title) else None
+        ),
         "validated_by": runs.judged_by(records) or "negative_elbo",
         "validation": validation,
     }
