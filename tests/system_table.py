@@ -209,6 +209,12 @@ TABLE: dict[str, Row] = {
         can={Sampler, Bounded, Classifying},
         evaluated=OF_SEMI_SUPERVISED,
     ),
+    "semi-supervised-stacked": Row(
+        "semi-supervised",
+        {**SMALL, "labels_used": 10, "inputs": "codes", "first_latent": 4},
+        can={Sampler, Bounded, Classifying},
+        evaluated=OF_SEMI_SUPERVISED,
+    ),
     "semi-supervised-planar": Row(
         "semi-supervised",
         {**SMALL, "labels_used": 10, "posterior": "planar", "context": False},

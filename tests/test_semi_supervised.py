@@ -14,12 +14,12 @@ from tiny_runs import assert_equal
 from torch import Tensor, nn
 
 import flowvae as package
-from flowvae.batch import Batch
+from flowvae.batch import Batch, DataSpec
 from flowvae.densities import BernoulliLikelihood, GaussianPosterior, StandardNormal
 from flowvae.errors import UserError
 from flowvae.evaluation import log_marginal
 from flowvae.evaluation.calibration import calibration_error
-from flowvae.models.semi_supervised import ImageAndLabel, SemiSupervised, draw_labelled
+from flowvae.models.semi_supervised import ImageAndLabel, SemiSupervised, Stacked, draw_labelled
 from flowvae.runs import Run, read_json
 from flowvae.training.seeding import seed_everything
 
@@ -116,6 +116,23 @@ def test_importance_sampling_over_class_and_code_finds_the_likelihood():
     of_draws = -log_weights
     spread = (of_draws.std(0).square() / 20_000 + error.square()).sqrt()
     assert ((of_draws.mean(0) - sums.mean(0)).abs() < 4 * spread).all()
+
+
+@torch.no_grad()
+def test_validation_and_draws_of_the_stack_have_the_same_mean():
+    model = (
+        TABLE["semi-supervised-stacked"].options_of_system().build(DataSpec((1, 8, 8), 2, classes=2)).eval()
+    )
+    assert isinstance(model, Stacked)
+    for parameter in model.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    image = torch.rand(1, 1, 8, 8).round()
+    drawn = model.draws_for(image)(4000)
+    bound = (drawn.likelihood + drawn.prior - drawn.posterior)[:, 0]
+    many = Batch(image.expand(4000, -1, -1, -1), torch.arange(4000))
+    sums = model.validate(many)["negative_elbo"]
+    spread = ((bound.var() + sums.var()) / 4000).sqrt()
+    assert abs(bound.mean() + sums.mean()) < 4 * spread
 
 
 # Labels.

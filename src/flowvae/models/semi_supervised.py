@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, System
 from flowvae.densities import (
+    GaussianPosterior,
     Likelihood,
     LogDensities,
     Posterior,
@@ -29,7 +31,7 @@ from flowvae.models.starting import start_from_data
 from flowvae.networks import Encoder, VectorCode
 from flowvae.networks.convolutional import kaiming
 from flowvae.noise import Noise, integers
-from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, ranged
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, ranged
 
 
 def draw_labelled(batches: Iterable[Batch], number: int, noise: torch.Generator) -> Batch:
@@ -74,6 +76,15 @@ def _smallest(kept: list[Tensor], of_each: int) -> list[Tensor]:
     order = keys.argsort()
     places = torch.cat([order[labels[order] == label][:of_each] for label in labels.unique()])
     return [each[places] for each in kept]
+
+
+def few_of(known: Batch, count: int, levels: int | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw images for one step, with their labels; binary pixels are drawn from intensities."""
+    assert known.labels is not None
+    places = torch.randint(len(known.images), (count,))
+    images = known.images[places]
+    images = torch.bernoulli(images) if levels == 2 else images
+    return images.to(like.device), known.labels[places].to(like.device)
 
 
 class ImageAndLabel(nn.Module):
@@ -159,26 +170,21 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
     # Training.
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        terms, log_class = self(batch.images)
-        elbo = (log_class.exp() * (self._joint_bound(terms) - log_class)).sum(0)
-        loss = -elbo.mean()
+        known = None if self.known is None else few_of(self.known, self.labelled, self.levels, batch.images)
+        yield Update("model", *self.loss(batch.images, known))
+
+    def loss(self, images: Tensor, known: tuple[Tensor, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and what to log, for images without and images with labels."""
+        terms, log_class = self(images)
+        loss = -(log_class.exp() * (self._joint_bound(terms) - log_class)).sum(0).mean()
         shown = {"negative_elbo": loss.detach()}
-        if self.known is not None:
-            images, labels = self._labelled_images(batch.images)
+        if known is not None:
+            images, labels = known
             of_labelled = -self._joint_bound(self.log_densities(images, labels.unsqueeze(0))).mean()
             classification = F.nll_loss(self.classify(images), labels)
             loss = loss + of_labelled + self.weight * classification
             shown |= {"labelled": of_labelled.detach(), "classification": classification.detach()}
-        yield Update("model", loss, shown)
-
-    def _labelled_images(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw labelled images for one step, with their labels; binary images are drawn from intensities."""
-        assert self.known is not None
-        assert self.known.labels is not None
-        few = torch.randint(len(self.known.images), (self.labelled,))
-        images = self.known.images[few]
-        images = torch.bernoulli(images) if self.levels == 2 else images
-        return images.to(like.device), self.known.labels[few].to(like.device)
+        return loss, shown
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Compute -U of the images; their labels are not used."""
@@ -252,6 +258,126 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         return self.likelihood.images(self._code(z, labels).unsqueeze(0), generator)[0]
 
 
+class CodeLikelihood(Likelihood):
+    """A Gaussian of codes [B, D_1], with mean and log scale from a network of (z, y)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Distribution:
+        mean, log_scale = at_least_float32(self.network(z)).chunk(2, -1)
+        return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1, validate_args=False)
+
+
+class Autoencoder(nn.Module):
+    """M1: encoder, posterior q(z_1|x), standard normal prior, likelihood p(x|z_1)."""
+
+    def __init__(
+        self, encoder: nn.Module, posterior: Posterior, prior: Prior, likelihood: Likelihood
+    ) -> None:
+        super().__init__()
+        self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
+
+    def forward(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes [S, B, D_1], log q(z_1|x) and log p(x|z_1), [S, B]."""
+        codes, log_q = self.posterior(self.encoder(images), num_samples, noise)
+        generator = noise if isinstance(noise, torch.Generator) else None
+        return codes, log_q, self.likelihood(codes, generator).log_prob(images)
+
+
+class Stacked(Model, Sampler, Bounded, Classifying):
+    """M1+M2 of Kingma et al. (2014): M2 of the codes of an autoencoder, M1; both are trained together.
+
+    ``p(x, z_1, y, z_2) = p(y) p(z_2) p(z_1|y, z_2) p(x|z_1)``. M1 maximizes its own ELBO, with a standard
+    normal prior. M2 maximizes its objective on draws of M1's posterior, which are data for it.
+    Validation uses
+
+        ``E_q(z_1|x)[log p(x|z_1) - log q(z_1|x) + U(z_1)]  <=  log p(x)``
+
+    The class of an image is predicted from the center of q(z_1|x).
+    """
+
+    best = "negative_elbo"
+
+    def __init__(self, first: Autoencoder, second: SemiSupervised) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.classes, self.levels = second.classes, first.likelihood.levels
+        self.draws = first.likelihood.pixel_noise is not None
+        self.known: Batch | None = None
+        take_path_derivative(self.first)
+
+    def players(self) -> dict[str, nn.Module]:
+        return {"first": self.first, "second": self.second}
+
+    def initialize(self, images: Tensor) -> None:
+        self.first.likelihood.initialize(images)
+        start_from_data(self.first, images)
+        with torch.no_grad():
+            start_from_data(self.second, self.first.posterior.center(self.first.encoder(images[:256]))[0])
+
+    def initialize_each(self, batches: Iterator[Batch]) -> None:
+        """Draw the labelled images, as M2 does."""
+        noise = torch.Generator().manual_seed(torch.initial_seed())
+        self.known = draw_labelled(batches, self.second.labels, noise)
+
+    def updates(self, batch: Batch, step: int) -> Iterator[Update]:
+        codes, log_q, log_p = self.first(batch.images)
+        loss = -(log_p + self.first.prior().log_prob(codes) - log_q).mean()
+        yield Update("first", loss, {"first_negative_elbo": loss.detach()})
+        known = None
+        with torch.no_grad():
+            codes = self.first.posterior(self.first.encoder(batch.images))[0][0]
+            if self.known is not None:
+                images, labels = few_of(self.known, self.second.labelled, self.levels, batch.images)
+                known = self.first.posterior(self.first.encoder(images))[0][0], labels
+        loss, shown = self.second.loss(codes, known)
+        yield Update("second", loss, {f"second_{name}": value for name, value in shown.items()})
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        codes, log_q, log_p = self.first(batch.images)
+        kl = self.second.validate(batch._replace(images=codes[0]))["negative_elbo"] + log_q[0]
+        return {"negative_elbo": kl - log_p[0], "kl": kl, "reconstruction": -log_p[0]}
+
+    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
+        def draw(num_samples: int) -> LogDensities:
+            codes, log_q, log_p = self.first(images, num_samples, noise)
+            terms = self.second.draws_for(codes.flatten(0, 1), noise)(1)
+            likelihood, prior, posterior = (term.view(log_q.shape) for term in terms)
+            return LogDensities(log_p, likelihood + prior, log_q + posterior)
+
+        return draw
+
+    def classify(self, images: Tensor) -> Tensor:
+        return self.second.classify(self.first.posterior.center(self.first.encoder(images))[0])
+
+    @torch.no_grad()
+    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+        """Draw images from means of p(z_1|y, z_2) for classes and codes from the prior."""
+        generator = noise if isinstance(noise, torch.Generator) else None
+        codes = self.second.sample(num_images, generator, temperature)
+        return self.first.likelihood.images(codes.unsqueeze(0), generator)[0]
+
+
+@dataclass(frozen=True)
+class ImageInput(Part):
+    """Images: the model M2."""
+
+    name = "images"
+
+
+@dataclass(frozen=True)
+class CodeInput(Part):
+    """Codes of a first autoencoder, which is trained at the same time: the models M1+M2."""
+
+    name = "codes"
+    first_latent: int = ranged(50, 1, WIDEST)
+    """number of latent dimensions of the first autoencoder"""
+
+
 @dataclass(frozen=True)
 class SemiSupervisedOptions(System):
     """A classifier and an autoencoder whose code is a class and a vector, with few labels."""
@@ -260,6 +386,8 @@ class SemiSupervisedOptions(System):
 
     labels_used: int = ranged(100, 1, MOST, training_only=True)
     """number of labelled training images, the same number of each class; all other labels are ignored"""
+    inputs: ImageInput | CodeInput = ImageInput()
+    """input of classifier and autoencoder: images, or codes of a first autoencoder"""
     posterior: PosteriorOptions = GaussianOptions()
     """approximate posterior q(z|x, y): a Gaussian, alone or transformed by a flow"""
     likelihood: LikelihoodOptions = BernoulliOptions()
@@ -278,33 +406,61 @@ class SemiSupervisedOptions(System):
     classification_weight: float = ranged(1.0, 0, LARGEST, training_only=True)
     """weight of the loss -log q(y|x) of labelled images, relative to the bounds"""
 
-    def build(self, data: DataSpec) -> SemiSupervised:
+    def build(self, data: DataSpec) -> SemiSupervised | Stacked:
         if data.classes < 2:
             what = "no labels" if data.classes == 0 else "a single class"
             raise UserError(f"the training images have {what}; choose data with labels of several classes")
-        sizes = data.shape, self.features, self.channels, self.blocks
-        classifier = nn.Sequential(Encoder(*sizes), kaiming(nn.Linear(self.features, data.classes), gain=0.1))
-        encoder, joint = Encoder(*sizes), ImageAndLabel(self.features, data.classes)
+        classes, sizes = data.classes, (data.shape, self.features, self.channels, self.blocks)
+        of_codes = self.inputs if isinstance(self.inputs, CodeInput) else None
+
+        def encoder() -> nn.Module:
+            return Encoder(*sizes) if of_codes is None else _dense(of_codes.first_latent, self.features)
+
+        def of_images(latent: int) -> Likelihood:
+            code = VectorCode(latent, data.shape[1:], self.features, self.channels)
+            return self.likelihood.likelihood(code, self.blocks, data.shape)
+
+        classifier = nn.Sequential(encoder(), kaiming(nn.Linear(self.features, classes), gain=0.1))
+        embedding, joint = encoder(), ImageAndLabel(self.features, classes)
         posterior = build_posterior(
             self.posterior, CodeShape(self.latent), self.features, full=False, blocks=self.blocks
         )
-        code = VectorCode(self.latent + data.classes, data.shape[1:], self.features, self.channels)
-        likelihood = self.likelihood.likelihood(code, self.blocks, data.shape)
-        return SemiSupervised(
+        if of_codes is None:
+            likelihood = of_images(self.latent + classes)
+        else:
+            last = kaiming(nn.Linear(self.features, 2 * of_codes.first_latent), gain=0.1)
+            likelihood = CodeLikelihood(nn.Sequential(_dense(self.latent + classes, self.features), last))
+        model = SemiSupervised(
             classifier,
-            encoder,
+            embedding,
             joint,
             posterior,
             StandardNormal(self.latent),
             likelihood,
-            data.classes,
+            classes,
             self.labels_used,
             self.labelled_per_step,
             self.classification_weight,
         )
+        if of_codes is None:
+            return model
+        latent = of_codes.first_latent
+        first = GaussianPosterior(self.features, latent), StandardNormal(latent), of_images(latent)
+        return Stacked(Autoencoder(Encoder(*sizes), *first), model)
 
     def describe(self) -> str:
-        return f"classifier and autoencoder, {self.labels_used} labels, D = {self.latent}"
+        what = "" if isinstance(self.inputs, ImageInput) else " of another's codes"
+        return f"classifier and autoencoder{what}, {self.labels_used} labels, D = {self.latent}"
 
 
-PRESETS: dict[str, Config] = {"semi-supervised": Config(model=SemiSupervisedOptions())}
+def _dense(inputs: int, features: int) -> nn.Module:
+    """Build a perceptron of two layers, whose activations are normalized as the encoder's are."""
+    layers = [kaiming(nn.Linear(inputs, features)), kaiming(nn.Linear(features, features))]
+    norms = [nn.LayerNorm(features), nn.LayerNorm(features)]
+    return nn.Sequential(layers[0], norms[0], nn.Hardswish(), layers[1], norms[1], nn.Hardswish())
+
+
+PRESETS: dict[str, Config] = {
+    "semi-supervised": Config(model=SemiSupervisedOptions()),
+    "semi-supervised-stacked": Config(model=SemiSupervisedOptions(inputs=CodeInput())),
+}
