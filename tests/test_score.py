@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,3 +248,29 @@ def test_every_page_of_a_file_has_a_row(workspace):
     pages[0].save("stack.tif", save_all=True, append_images=pages[1:])
     lines = succeeds("score", "flow", "stack.tif", "--samples", 5).splitlines()
     assert [line.partition(",")[0] for line in lines[1:]] == ["stack.tif#1", "stack.tif#2", "stack.tif#3"]
+
+
+def test_scoring_that_was_stopped_is_continued_to_the_same_table(workspace, files, monkeypatch):
+    succeeds("score", "flow", files, "--samples", 5, "--out", "whole.csv")
+    whole, scored = Path("whole.csv").read_text(), commands.score
+    taken: list[int] = []
+
+    def stopping(model: Model, images: torch.Tensor, *arguments: Any) -> dict[str, torch.Tensor]:
+        taken.append(len(images))
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return scored(model, images, *arguments)
+
+    monkeypatch.setattr(commands, "IMAGES_SCORED", 5)
+    monkeypatch.setattr(commands, "score", stopping)
+    command = ("score", "flow", files, "--samples", 5, "--out", "parts.csv")
+    assert flowvae(*command).code == 130
+    (unfinished,) = Path().glob("parts.csv.*.unfinished.safetensors")
+    kept = unfinished.read_bytes()
+    unfinished.write_bytes(b"damaged")
+    is_refusal(flowvae(*command), "is damaged", "remove it")
+    unfinished.write_bytes(kept)
+    succeeds(*command)
+    assert taken == [5, 5, 5, 2], "what was finished is not scored again"
+    assert Path("parts.csv").read_text() == whole
+    assert not unfinished.exists()

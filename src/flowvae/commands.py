@@ -23,7 +23,7 @@ from flowvae.data.named import Named, named_images, number_of
 from flowvae.data.reading import unreadable
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import Finished, evaluate, interpolate, nearest, score
+from flowvae.evaluation import MEASURES, Finished, evaluate, interpolate, nearest, score
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
 from flowvae.hub import save_pretrained
 from flowvae.image_files import is_grid, save_arrays, save_images
@@ -49,6 +49,7 @@ from flowvae.training import train
 # More than this in one picture is unreadable, and would fill the memory first.
 MOST_IMAGES = 10_000
 IMAGES_AT_ONCE = 256
+IMAGES_SCORED = 16  # one by one, so that progress is seen
 SECONDS_BETWEEN_LINES = 30.0
 # Numbers of images by default, if there are as many.
 USUAL_EVALUATED = 1000
@@ -106,11 +107,8 @@ def _evaluated(
     Those of finished batches are kept in the run's directory, and the next evaluation with the same weights
     and options continues from them. They are removed after the body, which saves what it needs.
     """
-    weights = hashlib.sha256(as_safetensors(run.model.state_dict())).hexdigest()
     options = (dataset.name, dataset.binarization, split, num_samples, num_images, seed)
-    on = next(run.model.parameters()).device
-    name = fingerprint(weights, on, importlib.metadata.version("flowvae"), *options)
-    path = run.path / f"scores-{name}.unfinished.safetensors"
+    path = run.path / f"scores-{_key(run, *options)}.unfinished.safetensors"
     found = None if run.bundled else read_unfinished(path)
     latest = None if found is None else Finished(dict(found[0]), found[1])
     saved = time.monotonic()
@@ -138,6 +136,13 @@ def _evaluated(
         path.unlink(missing_ok=True)
 
 
+def _key(run: Run, *options: object) -> str:
+    """Return a name for scores of a run's weights on its device with ``options``."""
+    weights = hashlib.sha256(as_safetensors(run.model.state_dict())).hexdigest()
+    on = next(run.model.parameters()).device
+    return fingerprint(weights, on, importlib.metadata.version("flowvae"), *options)
+
+
 def score_images(
     path: Path,
     sources: Sequence[str],
@@ -149,6 +154,9 @@ def score_images(
 ) -> str:
     """Score single images (see `flowvae.score`) and write one row per image to ``out``.
 
+    With ``out``, the scores of finished images are kept beside it until it is written, and the same command
+    continues from them.
+
     Returns:
         What to print: the path of the table, or, without ``out``, the table as CSV.
     """
@@ -158,11 +166,9 @@ def score_images(
     run = Run(path)
     if not isinstance(run.model, Scored):
         needs(Bounded, run)
-    model = run.model.to(device(on))
+    run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
-    with _reporting(f"scoring with {run.name}") as report:
-        noise = torch.Generator().manual_seed(seed)
-        scores = score(model, found.images, num_samples, noise, report)
+    scores, unfinished = _scored(run, found.images, num_samples, seed, out)
     if (tested := _test_nll(run)) is not None:
         places = torch.searchsorted(tested, scores["nll"])
         scores["share_of_test_lower"] = places.double() / len(tested)
@@ -180,7 +186,46 @@ def score_images(
     if out is None:
         return comma_separated(rows)
     write_table(rows, out)
+    if unfinished is not None:
+        unfinished.unlink(missing_ok=True)
     return f"{out}\n"
+
+
+def _scored(
+    run: Run, images: Tensor, num_samples: int, seed: int, out: Path | None
+) -> tuple[dict[str, Tensor], Path | None]:
+    """Score images in pieces; return the scores, and the file beside ``out`` that keeps finished pieces."""
+    content = torch.tensor([number_of(image) for image in images])
+    key = _key(run, num_samples, seed, hashlib.sha256(content.numpy().tobytes()).hexdigest())
+    path = None if out is None else out.with_name(f"{out.name}.{key}.unfinished.safetensors")
+    kept = None if path is None else read_unfinished(path)
+    parts = [] if kept is None else [dict(kept[0])]
+    done = sum(len(part["content"]) for part in parts)
+    if kept is not None and not torch.equal(kept[0]["content"], content[:done]):
+        raise UserError(f"{path} has scores of other images; remove it")
+    saved = time.monotonic()
+    with _reporting(f"scoring with {run.name}") as report:
+        try:
+            for few, numbers in zip(
+                images[done:].split(IMAGES_SCORED), content[done:].split(IMAGES_SCORED), strict=True
+            ):
+                scores = score(run.model, few, num_samples, torch.Generator().manual_seed(seed))
+                parts.append({**scores, "content": numbers, "index": torch.arange(done, done + len(few))})
+                done += len(few)
+                report(done / len(images))
+                if path is not None and time.monotonic() - saved >= SECONDS_BETWEEN_LINES:
+                    write_unfinished(path, _joined(parts), torch.empty(0, dtype=torch.uint8))
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if path is not None and parts:
+                write_unfinished(path, _joined(parts), torch.empty(0, dtype=torch.uint8))
+            raise
+    joined = _joined(parts)
+    return {name: joined[name] for name in MEASURES if name in joined}, path
+
+
+def _joined(parts: Sequence[Scores]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _test_nll(run: Run) -> Tensor | None:

@@ -5,10 +5,11 @@ from flowvae.evaluation.interpolation import PathQuality, interpolate, path_qual
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
 from flowvae.evaluation.nearest import Nearest, nearest
 from flowvae.evaluation.report import Finished, check_levels, evaluate
-from flowvae.evaluation.scoring import score
+from flowvae.evaluation.scoring import MEASURES, score
 from flowvae.evaluation.usage import active_units
 
 __all__ = [
+    "MEASURES",
     "Bounds",
     "Finished",
     "InferenceGaps",

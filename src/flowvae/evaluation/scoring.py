@@ -13,6 +13,16 @@ from flowvae.models import Bounded, Model, Scored
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
 
+MEASURES = (
+    "negative_elbo",
+    "nll",
+    "nll_standard_error",
+    "effective_sample_size",
+    "pareto_k",
+    "bits_per_dim",
+)
+"""names of the scores of an image, in their order"""
+
 
 @torch.no_grad()
 def score(

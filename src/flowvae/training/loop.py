@@ -210,7 +210,9 @@ def _take_steps(
             fraction = spent(settings, state.step, per_epoch, state.seconds, ending)
             records.training(numbers, fraction, min(settings.batch_size, images_at_hand))
 
-            validate = fraction >= 1 or state.step % per_epoch == 0
+            # A budget in minutes holds a validation at an epoch's end only if it holds the last one as well.
+            after = spent(settings, state.step, per_epoch, state.seconds + ending, ending)
+            validate = fraction >= 1 or (state.step % per_epoch == 0 and after < 1)
             if main and validate:
                 shown.busy("validating")
                 scores = _validate(state, dataset, settings, accelerator.device)
