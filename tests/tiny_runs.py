@@ -29,7 +29,7 @@ def halves(tmp_path_factory) -> Path:
     """Grey images of bright left or bright right halves, so that there is something to learn, with labels."""
     random = np.random.default_rng(0)
 
-    def draw(split: str, count: int) -> dict[str, np.ndarray]:
+    def draw(split: str, count: int) -> dict[str, Any]:
         pixels, labels = random.integers(0, 40, (count, 8, 8)), random.integers(0, 2, count)
         for image, right in zip(pixels, labels, strict=True):
             image[:, 4 * right : 4 * right + 4] += 200
