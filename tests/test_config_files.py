@@ -53,6 +53,8 @@ def test_training_by_a_file_and_by_the_configuration_of_the_run(files):
         ("preset: vae\nepoch: 3", ["no option 'epoch'; did you mean epochs?"]),
         ("preset: vae\nhidden: 8", ["hidden has no effect with posterior gaussian"]),
         ("preset: vae\nlatent: many", ["latent is 'many'; expected int"]),
+        ("preset: vae\nlatent: 3\nlatent: 4", ["bad.yaml is not valid YAML (latent twice in line 3)"]),
+        ("preset: vae\n? [1, 2]\n: 3", ["bad.yaml"]),
         ("preset: [vae", ["bad.yaml is not valid YAML", "line 1"]),
         ("- vae", ["expected names and values"]),
         ("!!python/object/apply:os.system [ls]", ["bad.yaml is not valid YAML"]),

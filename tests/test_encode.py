@@ -146,3 +146,11 @@ def test_refusals(files):
     is_refusal(flowvae("decode", "flow", "codes.npz", "--out", "x"), "two images", "a.png")
     is_refusal(flowvae("decode", "flow", "codes.npz", "--out", "x.pdf"), "x.pdf is a picture")
     is_refusal(flowvae("sample", "flow", "--out", "x.txt"), "'.txt'", ".npz")
+
+
+def test_no_codes_and_codes_in_a_table_are_refused(files):
+    succeeds("encode", "flow", files, "--out", "codes.npz")
+    np.savez("none.npz", codes=arrays_of("codes.npz")["codes"][:0])
+    is_refusal(flowvae("decode", "flow", "none.npz", "--out", "images"), "none.npz has codes of shape (0, ")
+    succeeds("encode", "flow", files, "--out", "codes.csv")
+    is_refusal(flowvae("decode", "flow", "codes.csv", "--out", "images"), "decode reads .npz")

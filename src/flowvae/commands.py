@@ -322,6 +322,11 @@ def decode_codes(path: Path, codes: Path, seed: int, out: Path | None = None, on
 
 def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
     """Read the names and codes [N, D] of an .npz file; of several draws, names become DRAW/NAME."""
+    if path.suffix.lower() in (".csv", ".json", ".parquet"):
+        raise UserError(
+            f"{path} is a table, and decode reads .npz; write the codes with: flowvae encode {run.path} "
+            "IMAGES --out codes.npz"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             codes = torch.from_numpy(np.asarray(arrays["codes"], np.float32))
@@ -333,7 +338,7 @@ def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
     except Exception as error:  # NumPy and zipfile have many ways to say that bytes are wrong
         raise unreadable(path, "an .npz file of codes", error) from None
     dimension = needs(Coded, run).center(torch.zeros(1, *run.spec.shape)).shape[1]
-    if codes.ndim not in (2, 3) or codes.shape[-1] != dimension:
+    if codes.ndim not in (2, 3) or codes.shape[-1] != dimension or not codes.numel():
         raise UserError(
             f"{path} has codes of shape {tuple(codes.shape)}; {run.path} decodes [N, {dimension}] or "
             f"[S, N, {dimension}]"
