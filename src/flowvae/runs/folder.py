@@ -15,7 +15,7 @@ from flowvae.config import Config, System
 from flowvae.data import Dataset, load_configured
 from flowvae.errors import UserError
 from flowvae.models import Model
-from flowvae.models.registry import build_model
+from flowvae.models.registry import PRESETS, build_model
 from flowvae.parts import shaping
 from flowvae.runs.files import as_safetensors, reason, replacing, write_json
 from flowvae.runs.formats import Described, read_description, written
@@ -54,7 +54,12 @@ class Run:
         named = not path.exists() and path.name == str(path) and bundled.is_dir()
         self.path = bundled if named else path
         if not self.path.is_dir():
-            raise UserError(f"{path} is not a directory; give the directory of a run")
+            models = ", ".join(sorted(place.name for place in PRETRAINED.iterdir() if place.is_dir()))
+            remedy = "train this preset and give the" if str(path) in PRESETS else "give the"
+            raise UserError(
+                f"{path} is not a directory; {remedy} directory of a run, or a model of the package "
+                f"({models})"
+            )
 
     @property
     def name(self) -> str:
