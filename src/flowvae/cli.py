@@ -430,7 +430,7 @@ def reproduce(
 
 def completion() -> None:
     """Print a script for bash and zsh that completes commands: eval "$(flowvae completion)"."""
-    from flowvae.completion import script
+    from flowvae.shell_completion import script
 
     print(script(COMMANDS), end="")
 

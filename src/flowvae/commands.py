@@ -20,7 +20,7 @@ from flowvae import figures, runs
 from flowvae.data import Dataset, as_float
 from flowvae.data.cache import fingerprint
 from flowvae.data.named import Named, named_images, number_of
-from flowvae.data.reading import unreadable
+from flowvae.data.npz import NUMBERS, read_arrays
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import MEASURES, Finished, evaluate, interpolate, nearest, score
@@ -328,22 +328,24 @@ def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
             "IMAGES --out codes.npz"
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            codes = torch.from_numpy(np.asarray(arrays["codes"], np.float32))
-            names = arrays["names"].tolist() if "names" in arrays else _numbers(codes.shape[-2])
+        arrays = read_arrays(path, {"codes": NUMBERS, "names": "U"})
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; write it with: flowvae encode {run.path} IMAGES --out {path}"
         ) from None
-    except Exception as error:  # NumPy and zipfile have many ways to say that bytes are wrong
-        raise unreadable(path, "an .npz file of codes", error) from None
+    if "codes" not in arrays:
+        raise UserError(
+            f"{path} has no array codes; write it with: flowvae encode {run.path} IMAGES --out {path}"
+        )
+    codes = torch.from_numpy(arrays["codes"].astype(np.float32))
     dimension = needs(Coded, run).center(torch.zeros(1, *run.spec.shape)).shape[1]
     if codes.ndim not in (2, 3) or codes.shape[-1] != dimension or not codes.numel():
         raise UserError(
             f"{path} has codes of shape {tuple(codes.shape)}; {run.path} decodes [N, {dimension}] or "
             f"[S, N, {dimension}]"
         )
-    if len(names) != codes.shape[-2] or not codes.isfinite().all():
+    names = arrays["names"].tolist() if "names" in arrays else _numbers(codes.shape[-2])
+    if not isinstance(names, list) or len(names) != codes.shape[-2] or not codes.isfinite().all():
         raise UserError(f"{path} needs one name per code and codes that are finite; encode the images again")
     if codes.ndim == 3:
         names = [f"{draw}/{name}" for draw in _numbers(len(codes)) for name in names]

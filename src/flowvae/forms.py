@@ -98,7 +98,7 @@ def _model_fields(model: System) -> list[tuple[str, Any, Any]]:
     for field in dataclasses.fields(cast(Any, model)):
         value, hint = getattr(model, field.name), hints[field.name]
         if field.name in selectors:
-            value, hint = value.name, Literal[tuple(selectors[field.name])]  # type: ignore[valid-type]
+            value, hint = value.name, Literal[tuple(selectors[field.name])]  # type: ignore[valid-type]  # made here
         own.append((field.name, Annotated[hint, arg(help=helps[field.name])], value))
     form = dataclasses.make_dataclass("Model", own, frozen=True)
     form.__doc__ = inspect.cleandoc(kind.__doc__ or "")
@@ -106,7 +106,7 @@ def _model_fields(model: System) -> list[tuple[str, Any, Any]]:
     for selector in selectors:
         part: Part = getattr(model, selector)
         if names(part):
-            fields.append((_group(model, selector), OmitArgPrefixes[type(part)], part))  # type: ignore[misc]
+            fields.append((_group(model, selector), OmitArgPrefixes[type(part)], part))  # type: ignore[misc]  # made here
     return fields
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from flowvae.data.cache import cache_folder, cached_array
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.reading import MAX_BYTES, read_bytes, read_up_to
+from flowvae.data.reading import read_bytes, read_up_to
 from flowvae.data.splits import make_dataset, make_split
 from flowvae.errors import UserError
 
@@ -24,6 +24,8 @@ SECONDS = 30.0
 SPLITS = ("train", "valid", "test")
 SIDE = 28
 COUNTS = (50_000, 10_000, 10_000)
+LONGEST = 2 * COUNTS[0] * (SIDE * SIDE + 1)
+"""number of bytes that a download may have: each digit and each line end with a byte beside it"""
 CONTENT_SHA256 = "c462f82a020638a4d5d8d44e4c83242ee0145ee1d125869d0e030c35011837e6"
 """of the bits of train, valid and test, one after the other, each packed eight to a byte by image"""
 
@@ -64,7 +66,7 @@ def _download(split: str) -> bytearray:
     address = ADDRESS + FILE_NAME.format(split)
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as file:
-            return read_up_to(file, MAX_BYTES)
+            return read_up_to(file, LONGEST)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise _not_at_hand(f"{address} cannot be downloaded ({reason})") from error

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -130,6 +131,31 @@ def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None
     return make_dataset(path, train, valid, test, larochelle_name(train, valid, test), notes=notes)
 
 
+def read_arrays(path: Path, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Read arrays of an .npz file by their names, as far as they are there.
+
+    Args:
+        path: the file.
+        kinds: for each name, the kinds of numbers or text that it may have, in NumPy's letters.
+
+    Raises:
+        UserError: if the file is damaged or too large, or an array is of another kind.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            check_memory(path, sum(info.file_size for key, info in members.items() if key in kinds))
+            return {
+                key: _read_member(path, key, archive, info, kinds[key])
+                for key, info in members.items()
+                if key in kinds
+            }
+    except (UserError, FileNotFoundError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files
+        raise unreadable(path, "an .npz file", error) from error
+
+
 def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[Role, str]:
     """Return the arrays to read by their content: by their names, or the only one that can be images."""
     keys: dict[Role, str] = {}
@@ -204,9 +230,11 @@ def _read_header(file: Readable) -> Header:
     return Header(shape, fortran_order, dtype, head.tell())
 
 
-def _read_member(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def _read_member(
+    path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo, kinds: str = NUMBERS
+) -> np.ndarray:
     with open_zipped(archive, info) as file:
-        return _read_array(f"array {key} in {path}", file, info.file_size)
+        return _read_array(f"array {key} in {path}", file, info.file_size, kinds)
 
 
 def _read_labels(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray | None:
@@ -217,12 +245,12 @@ def _read_labels(path: Path, key: str, archive: zipfile.ZipFile, info: zipfile.Z
     return as_classes(_read_member(path, key, archive, info))
 
 
-def _read_array(where: str, file: IO[bytes], length: int) -> np.ndarray:
-    """Read the numbers of an .npy file. Object arrays, which need pickle, are refused by their header."""
+def _read_array(where: str, file: IO[bytes], length: int, kinds: str = NUMBERS) -> np.ndarray:
+    """Read an .npy file. Object arrays, which need pickle, are refused by their header."""
     header = _read_header(file)
     if header.dtype.hasobject:
         raise UserError(f"{where} contains Python objects, which could run code; save uint8")
-    if header.dtype.kind not in NUMBERS:
+    if header.dtype.kind not in kinds:
         raise UserError(f"{where} does not contain plain numbers; save uint8")
     size = math.prod(header.shape) * header.dtype.itemsize
     if length - header.start != size:
