@@ -30,6 +30,8 @@ class DataConfig(Options):
     """values that become black and white, in arrays and directories [0 255, or 0 1 for floats k / 255]"""
     grey: bool = False
     """convert images of three channels to one"""
+    hide: float | str | None = None
+    """pixels to hide: the probability of each, or HEIGHTxWIDTH of a rectangle at a random place"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,6 +43,8 @@ class DataConfig(Options):
                 object.__setattr__(self, "image_size", height)
         if self.value_range is not None:
             check_value_range(self.value_range)
+        if self.hide is not None:
+            hidden_of(self.hide)
 
 
 def sides_of(image_size: int | str) -> tuple[int, int]:
@@ -59,6 +63,30 @@ def sides_of(image_size: int | str) -> tuple[int, int]:
     for side in (height, width):
         check_range("image_size", side, 1, MOST)
     return height, width
+
+
+def hidden_of(hide: float | str) -> float | tuple[int, int]:
+    """Return the probability with which each pixel is hidden, or (height, width) of a hidden rectangle.
+
+    >>> hidden_of("0.25"), hidden_of("14x10")
+    (0.25, (14, 10))
+
+    Raises:
+        UserError: if it is neither.
+    """
+    text = str(hide).lower()
+    if re.fullmatch("[0-9]{1,9}x[0-9]{1,9}", text):
+        height, width = map(int, text.split("x"))
+        if height and width:
+            return height, width
+    try:
+        if 0 < float(text) < 1:
+            return float(text)
+    except ValueError:
+        pass
+    raise UserError(
+        f"hide is {quoted(hide)}; give a probability between 0 and 1, or HEIGHTxWIDTH such as 14x14"
+    )
 
 
 def check_value_range(value_range: tuple[float, float]) -> None:

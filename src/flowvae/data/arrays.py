@@ -40,6 +40,27 @@ def as_images(path: Path, where: str, array: np.ndarray) -> np.ndarray:
     )
 
 
+def as_observed(path: Path, where: str, mask: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return which pixels of ``images`` [N, C, H, W] are known, bool of the same shape or [N, 1, H, W].
+
+    ``mask``: zeros and ones of any type, in a form of `as_images`; one channel may stand for all.
+
+    Raises:
+        UserError: if it has other values, or does not fit the images.
+    """
+    if mask.dtype != np.uint8:  # which may be packed bits
+        mask = _converted(mask, lambda part: np.where((part == 0) | (part == 1), part, 2))
+    known = as_images(path, where, mask)
+    if known.max(initial=0) > 1:
+        raise UserError(f"{where} has values other than 0 and 1; save True where a pixel is known")
+    if known.shape not in (images.shape, (len(images), 1, *images.shape[2:])):
+        raise UserError(
+            f"{where} has shape {mask.shape}, which does not fit the {len(images)} images of shape "
+            f"{images.shape[1:]} (channels, height, width); give one value per pixel"
+        )
+    return known.view(np.bool_)
+
+
 def can_be_images(shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape is most likely images: of a form of `as_images` that is not flat."""
     return len(shape) == 3 or (len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)))

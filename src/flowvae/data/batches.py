@@ -53,11 +53,12 @@ def training_batch(
     share = slice(rank * size // world_size, (rank + 1) * size // world_size)
     order = _epoch_order(len(images), seed, epoch)
     places = order[position * size : (position + 1) * size][share]
-    labels = None if dataset.train.labels is None else dataset.train.labels[places]
-    batch = images.index_select(0, places)
+    chosen = dataset.train.take(places)
     if dataset.binarization == "dynamic":
         # Drawn for the whole batch, so that the images do not depend on the number of processes.
         shape = torch.Size((size, *images.shape[1:]))
         thresholds = bernoulli_thresholds(generator(seed, Purpose.BATCH_NOISE, step), shape)[share]
-        return Batch((batch > thresholds).float(), places, labels)
-    return Batch(as_float(batch, dataset.levels), places, labels)
+        pixels = (chosen.images > thresholds).float()
+    else:
+        pixels = as_float(chosen.images, dataset.levels)
+    return Batch(pixels, places, chosen.labels, chosen.observed)

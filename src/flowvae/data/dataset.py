@@ -13,14 +13,21 @@ LUMA = (19595, 38470, 7471)
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and, if the source has them, their labels.
+    """Images and, if the source has them, their labels and which of their pixels are known.
 
-    images: uint8 [N, C, H, W]; 0 and 1 if the split is binary, otherwise 0 to 255.
+    images: uint8 [N, C, H, W]; 0 and 1 if the split is binary, otherwise 0 to 255; 0 where not observed.
     labels: int64 [N], or None.
+    observed: bool [N, C, H, W], or None if all pixels are known.
     """
 
     images: Tensor
     labels: Tensor | None = None
+    observed: Tensor | None = None
+
+    def take(self, places: slice | Tensor) -> "Split":
+        """Return the images at some positions, with all that belongs to them."""
+        rest = (None if part is None else part[places] for part in (self.labels, self.observed))
+        return Split(self.images[places], *rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +80,26 @@ class Dataset:
         Raises:
             ValueError: for training images under dynamic binarization, which ``training_batch`` draws.
         """
-        chosen: Split = getattr(self, split)
-        labels = None if chosen.labels is None else chosen.labels[places]
-        return Batch(as_float(chosen.images[places], self.levels), places, labels)
+        chosen: Split = getattr(self, split).take(places)
+        return Batch(as_float(chosen.images, self.levels), places, chosen.labels, chosen.observed)
 
 
 def in_grey(dataset: Dataset) -> Dataset:
-    """Convert images of three channels, uint8, to their luma, rounded as by Pillow."""
+    """Convert images of three channels, uint8, to their luma, rounded as by Pillow.
+
+    A grey pixel is observed if all of its channels were.
+    """
 
     def grey(split: Split) -> Split:
         parts = [
             ((part * part.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True) + 2**15) // 2**16
             for part in (few.int() for few in split.images.split(1000))
         ]
-        return replace(split, images=torch.cat([part.byte() for part in parts]))
+        images = torch.cat([part.byte() for part in parts])
+        if split.observed is None:
+            return replace(split, images=images)
+        observed = split.observed.all(1, keepdim=True)
+        return replace(split, images=images * observed, observed=observed)
 
     return replace(dataset, train=grey(dataset.train), valid=grey(dataset.valid), test=grey(dataset.test))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flowvae.config import DataConfig, check_value_range, sides_of
+from flowvae.config import DataConfig, check_value_range, hidden_of, sides_of
 from flowvae.data import (
     celeba,
     chardata,
@@ -21,6 +21,7 @@ from flowvae.data import (
 )
 from flowvae.data.binarization import BINARIZATIONS, binarize
 from flowvae.data.dataset import Dataset, in_grey
+from flowvae.data.hiding import hide_pixels
 from flowvae.data.images import Sides
 from flowvae.data.reading import user_path
 from flowvae.data.summary import oddities, values_of
@@ -61,6 +62,7 @@ def load_dataset(
     image_size: int | str | None = None,
     value_range: tuple[float, float] | None = None,
     grey: bool = False,
+    hide: float | str | None = None,
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
 
@@ -79,6 +81,8 @@ def load_dataset(
         value_range: the values of an array, or of the pixels in a directory of image files, that become 0 and
             255. Without it they must be 8-bit levels.
         grey: convert three channels to one.
+        hide: hide pixels: the probability of each, or "HEIGHTxWIDTH" of a rectangle at a random place of each
+            image, drawn with ``seed``.
 
     Raises:
         UserError: if it cannot be loaded.
@@ -91,6 +95,8 @@ def load_dataset(
         raise UserError(f"seed {seed}; give 0 or more")
     if value_range is not None:
         check_value_range(value_range)
+    if hide is not None:
+        hidden_of(hide)
     sides = None if image_size is None else sides_of(image_size)
     dataset = read_source(source, sides, value_range)
     if sides not in (None, dataset.shape[1:]):
@@ -101,6 +107,8 @@ def load_dataset(
         )
     if grey and dataset.shape[0] == 3:
         dataset = in_grey(dataset)
+    if hide is not None:
+        dataset = hide_pixels(dataset, hide, seed)
     dataset = replace(dataset, values=values_of(dataset))
     notes = (*dataset.notes, *oddities(dataset, binarization))
     return binarize(replace(dataset, notes=notes), binarization, seed)
@@ -114,6 +122,7 @@ def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
         image_size=config.image_size,
         value_range=config.value_range,
         grey=config.grey,
+        hide=config.hide,
     )
 
 

@@ -4,7 +4,7 @@ Arrays of images for train, test and optionally valid, in a form that ``flowvae.
 have the names of other projects: ``train``, ``x_train``, ``train_images``, ``Test_imgs``. Or one array of
 images, called ``images`` or ``imgs``, or anything if no other can be images, with its splits as
 ``train_idx``, ``valid_idx``, ``test_idx``, or without them. Labels are ``labels``,
-``train_labels`` or ``y_train``.
+``train_labels`` or ``y_train``; zeros where a pixel is missing are ``observed`` or ``train_observed``.
 """
 
 import io
@@ -19,7 +19,15 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from flowvae.data.archives import open_zipped
-from flowvae.data.arrays import NUMBERS, ValueRange, as_bytes, as_classes, as_images, can_be_images
+from flowvae.data.arrays import (
+    NUMBERS,
+    ValueRange,
+    as_bytes,
+    as_classes,
+    as_images,
+    as_observed,
+    can_be_images,
+)
 from flowvae.data.dataset import Dataset, Split
 from flowvae.data.larochelle import larochelle_name
 from flowvae.data.reading import Readable, check_memory, read_up_to, unreadable
@@ -37,6 +45,7 @@ WORDS = {
     "images": {"images", "image", "imgs", "img", "x", "data", "pixels"},
     "labels": {"labels", "label", "y", "targets", "target", "inferred"},
     "indices": {"idx", "indices", "index"},
+    "observed": {"observed"},
 }
 """words for the content in an array's name; the name of a split alone means images"""
 LONGEST_HEADER = 2**16
@@ -45,7 +54,7 @@ MOST_NAMED = 10
 """largest number of arrays that a message lists"""
 
 Role = tuple[str, str | None]
-"""content of an array: images, labels or indices; and its split, or None for all images"""
+"""content of an array: images, labels, indices or observed; and its split, or None for all images"""
 
 
 class Header(NamedTuple):
@@ -114,7 +123,13 @@ def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None
         labels = {}
         notes += (f"left out: labels in array {_listed(odd)}, as classes are one whole number per image",)
     splits = {
-        split: make_split(where["images", split], part, labels.get(split)) for split, part in parts.items()
+        split: make_split(
+            where["images", split],
+            part,
+            labels.get(split),
+            _observed(path, where.get(("observed", split)), arrays.get(("observed", split)), part),
+        )
+        for split, part in parts.items()
     }
     if None in splits:
         chosen = {role[1]: array for role, array in arrays.items() if role[0] == "indices"}
@@ -169,7 +184,11 @@ def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipI
             for key, info in members.items()
             if (header := _header_of(archive, info)) is not None and header.dtype.kind in NUMBERS
         }
-        possible = [key for key, header in headers.items() if can_be_images(header.shape)]
+        possible = [
+            key
+            for key, header in headers.items()
+            if can_be_images(header.shape) and (_role(key) or ("images", None))[0] == "images"
+        ]
         if len(possible) != 1 or _role(possible[0]) not in (None, ("images", "train")):
             known = [f"{key} ({header.dtype} {list(header.shape)})" for key, header in headers.items()]
             raise UserError(
@@ -177,11 +196,14 @@ def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipI
                 "images"
             )
         keys["images", None] = possible[0]
-        if _role(possible[0]) is not None and ("labels", "train") in keys:
-            keys["labels", None] = keys["labels", "train"]
+        if _role(possible[0]) is not None:
+            keys |= {(kind, None): key for (kind, split), key in keys.items() if split == "train"}
     roles = [
-        *(("images", split) for split in ((None,) if whole else SPLIT_NAMES)),
-        *(("labels", split) for split in ((None,) if whole else SPLIT_NAMES)),
+        *(
+            (kind, split)
+            for kind in ("images", "labels", "observed")
+            for split in ((None,) if whole else SPLIT_NAMES)
+        ),
         *(("indices", split) for split in (SPLIT_NAMES if whole else ())),
     ]
     return {role: keys[role] for role in roles if role in keys}
@@ -269,6 +291,12 @@ def _as_images(
     return {where: as_images(path, where, array) for where, array in as_bytes(arrays, value_range).items()}
 
 
+def _observed(
+    path: Path, where: str | None, mask: np.ndarray | None, images: np.ndarray
+) -> np.ndarray | None:
+    return None if where is None or mask is None else as_observed(path, where, mask, images)
+
+
 def _indexed(path: Path, everything: Split, split: str, key: str | None, indices: np.ndarray | None) -> Split:
     """Select the images of one split by its array of indices."""
     if indices is None:
@@ -278,5 +306,7 @@ def _indexed(path: Path, everything: Split, split: str, key: str | None, indices
         raise UserError(f"array {key} in {path} is {indices.dtype} {indices.shape}; give integers [N]")
     if indices.size and (indices.min() < 0 or indices.max() >= count):
         raise UserError(f"array {key} in {path} points outside its images; count from 0 to {count - 1}")
-    labels = None if everything.labels is None else everything.labels.numpy()[indices]
-    return make_split(f"array {key} in {path}", everything.images.numpy()[indices], labels)
+    labels, observed = (
+        None if part is None else part.numpy()[indices] for part in (everything.labels, everything.observed)
+    )
+    return make_split(f"array {key} in {path}", everything.images.numpy()[indices], labels, observed)

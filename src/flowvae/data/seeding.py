@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     FROZEN_NOISE = 2
     SPLIT_ORDER = 3
     IMAGE_NOISE = 4
+    HIDDEN_PIXELS = 5
 
 
 def generator(seed: int, purpose: Purpose, index: int = 0) -> np.random.Generator:

@@ -40,12 +40,23 @@ def split_called(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if name.casefold() in names), None)
 
 
-def make_split(where: str, images: np.ndarray, labels: np.ndarray | None = None) -> Split:
-    """Make a split from uint8 [N, C, H, W] and integers [N] or [N, 1]; errors name the source ``where``."""
+def make_split(
+    where: str, images: np.ndarray, labels: np.ndarray | None = None, observed: np.ndarray | None = None
+) -> Split:
+    """Make a split from uint8 [N, C, H, W], integers [N] or [N, 1], and bool [N, C, H, W] or [N, 1, H, W].
+
+    Errors name the source ``where``.
+    """
     if 0 in images.shape:
         raise UserError(f"{where} contains no images (its shape is {images.shape}); give at least one")
+    pixels, known = torch.from_numpy(images), None
+    if observed is not None and not observed.all():
+        if nothing := np.flatnonzero(~observed.any((1, 2, 3))).tolist():
+            raise UserError(f"{where} has no known pixel in image {nothing[0]}, counted from 0; leave it out")
+        known = torch.from_numpy(observed)
+        pixels, known = pixels * known, known.expand(pixels.shape)
     if labels is None:
-        return Split(torch.from_numpy(images))
+        return Split(pixels, None, known)
     of_each = labels.ndim > 0 and labels.size == len(labels)
     if not np.issubdtype(labels.dtype, np.integer) or not of_each:
         raise UserError(
@@ -53,7 +64,7 @@ def make_split(where: str, images: np.ndarray, labels: np.ndarray | None = None)
         )
     if len(labels) != len(images):
         raise UserError(f"{where} has {len(images)} images but {len(labels)} labels; give one per image")
-    return Split(torch.from_numpy(images), torch.from_numpy(labels.reshape(-1).astype(np.int64)))
+    return Split(pixels, torch.from_numpy(labels.reshape(-1).astype(np.int64)), known)
 
 
 def make_dataset(
@@ -76,10 +87,6 @@ def make_dataset(
     return dataset
 
 
-def take(split: Split, indices: slice | torch.Tensor) -> Split:
-    return Split(split.images[indices], None if split.labels is None else split.labels[indices])
-
-
 def hold_out(path: Path, train: Split, share: Fraction = Fraction(1, 6)) -> tuple[Split, Split]:
     """Return (train, valid): the last ``share`` of train becomes valid; by default a sixth, as for MNIST."""
     count = len(train.images)
@@ -88,7 +95,7 @@ def hold_out(path: Path, train: Split, share: Fraction = Fraction(1, 6)) -> tupl
             f"{path} has no validation images and too few training images to hold some out; add images"
         )
     held_out = max(1, int(count * share))
-    return take(train, slice(count - held_out)), take(train, slice(count - held_out, count))
+    return train.take(slice(count - held_out)), train.take(slice(count - held_out, count))
 
 
 def shuffled(split: Split) -> Split:
@@ -97,7 +104,7 @@ def shuffled(split: Split) -> Split:
     It does not depend on the user's seed: another seed must not move test images into train.
     """
     order = generator(0, Purpose.SPLIT_ORDER).permutation(len(split.images))
-    return take(split, torch.from_numpy(order))
+    return split.take(torch.from_numpy(order))
 
 
 def split_at_random(path: Path, everything: Split) -> tuple[Split, Split, Split]:
@@ -111,7 +118,7 @@ def split_at_random(path: Path, everything: Split) -> tuple[Split, Split, Split]
     tenth = max(1, count // 10, min(2, count // 5))
     everything = shuffled(everything)
     return (
-        take(everything, slice(count - 2 * tenth)),
-        take(everything, slice(count - 2 * tenth, count - tenth)),
-        take(everything, slice(count - tenth, count)),
+        everything.take(slice(count - 2 * tenth)),
+        everything.take(slice(count - 2 * tenth, count - tenth)),
+        everything.take(slice(count - tenth, count)),
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowvae.data.dataset import Dataset
+from flowvae.data.dataset import Dataset, Split
 
 LOOKED_AT = 2000
 """largest number of training images that are examined"""
@@ -30,6 +30,11 @@ def describe(dataset: Dataset) -> str:
         f"binarization {dataset.binarization}",
     ]
     labels = [split.labels for split in splits if split.labels is not None]
+    masks = [split.observed for split in splits if split.observed is not None]
+    if masks:
+        missing = sum(int((~mask).sum()) for mask in masks)
+        share = missing / sum(split.images.numel() for split in splits)
+        said.append(f"{100 * share:.2g}% of pixels missing")
     if labels:
         said.append(_classes(dataset.classes, torch.cat(labels)))
     return ", ".join(said)
@@ -45,21 +50,29 @@ def _classes(names: tuple[str, ...], labels: Tensor) -> str:
 
 
 def values_of(dataset: Dataset) -> tuple[int, int]:
-    """Return the smallest and the largest value of all pixels."""
+    """Return the smallest and the largest value of all known pixels."""
     low, high = 255, 0
     # In parts: the first one nearly always has both ends, and all of them may be gigabytes on disk.
     splits = (dataset.train, dataset.valid, dataset.test)
-    for part in (part for split in splits for part in split.images.split(1000)):
-        low, high = min(low, int(part.min())), max(high, int(part.max()))
+    for part in (split.take(places) for split in splits for places in _portions(split)):
+        known = part.images if part.observed is None else part.images[part.observed]
+        if known.numel():
+            low, high = min(low, int(known.min())), max(high, int(known.max()))
         if (low, high) == (0, 255):
             break
     return low, high
 
 
+def _portions(split: Split) -> Iterator[slice]:
+    return (slice(start, start + 1000) for start in range(0, len(split.images), 1000))
+
+
 def oddities(dataset: Dataset, binarization: str) -> Iterator[str]:
     """Yield a line for each likely mistake with 8-bit images under a binarization."""
     high = dataset.values[1]
-    images = dataset.train.images[:: max(1, len(dataset.train.images) // LOOKED_AT)]
+    few = dataset.train.take(slice(None, None, max(1, len(dataset.train.images) // LOOKED_AT)))
+    images = few.images
+    known = images if few.observed is None else images[few.observed]
     if dataset.shape[0] == 3 and bool((images == images[:, :1]).all()):
         yield "the three channels of every image are equal; --grey reads them as one"
     if high in LARGEST_OF_SCALES:
@@ -67,7 +80,7 @@ def oddities(dataset: Dataset, binarization: str) -> Iterator[str]:
             f"no pixel is larger than {high}, and pixels are taken as 0 to 255; if {high} is white, "
             f"--value-range 0 {high} scales it to 255"
         )
-    elif high > 1 and binarization in ("static", "dynamic") and (share := noise_share(images)) > MOST_NOISE:
+    elif high > 1 and binarization in ("static", "dynamic") and (share := noise_share(known)) > MOST_NOISE:
         yield (
             f"{share:.0%} of the variance of the binarized pixels is noise, as for photographs; keep 8 bits "
             "with --binarization none --likelihood logistic-mixture, or cut at 128 with --binarization "

@@ -18,7 +18,15 @@ from torch import Tensor
 from flowvae import devices, runs
 from flowvae.batch import Batch
 from flowvae.config import Config, TrainingConfig
-from flowvae.data import Dataset, as_float, describe, load_configured, steps_per_epoch, training_batch
+from flowvae.data import (
+    Dataset,
+    Split,
+    as_float,
+    describe,
+    load_configured,
+    steps_per_epoch,
+    training_batch,
+)
 from flowvae.densities.posterior import BATCH_NORMS
 from flowvae.errors import UserError
 from flowvae.evaluation import check_levels
@@ -279,18 +287,35 @@ def _checkpoint(model: Model) -> None:
 
 
 def _some_images(dataset: Dataset, seed: int) -> Tensor:
-    """Draw training images to initialize from; with dynamic binarization, their intensities."""
-    everything = dataset.train.images
-    chosen = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
-    return as_float(everything[chosen[:START_IMAGES]], dataset.training_levels)
+    """Draw training images to initialize from, as `_filled`."""
+    count = len(dataset.train.images)
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return _filled(dataset, dataset.train.take(chosen[:START_IMAGES]), _means(dataset))
 
 
 def _all_images(dataset: Dataset) -> Iterator[Batch]:
-    """Yield the training images in their order; with dynamic binarization, their intensities."""
+    """Yield the training images in their order, as `_filled`."""
+    means = _means(dataset)
     for places in torch.arange(len(dataset.train.images)).split(IMAGES_AT_ONCE):
-        images = as_float(dataset.train.images[places], dataset.training_levels)
-        labels = None if dataset.train.labels is None else dataset.train.labels[places]
-        yield Batch(images, places, labels)
+        chosen = dataset.train.take(places)
+        yield Batch(_filled(dataset, chosen, means), places, chosen.labels, chosen.observed)
+
+
+def _means(dataset: Dataset) -> Tensor | None:
+    """Means of the known values of each training pixel, [C, H, W] in [0, 1], 0 without any.
+
+    None if no pixel is missing.
+    """
+    images, observed = dataset.train.images, dataset.train.observed
+    if observed is None:
+        return None
+    return images.sum(0) / observed.sum(0).clamp(min=1) / (dataset.training_levels - 1)
+
+
+def _filled(dataset: Dataset, chosen: Split, means: Tensor | None) -> Tensor:
+    """Training images with ``means`` in place of missing pixels; with dynamic binarization, intensities."""
+    images = as_float(chosen.images, dataset.training_levels)
+    return images if chosen.observed is None or means is None else images.where(chosen.observed, means)
 
 
 @torch.no_grad()
