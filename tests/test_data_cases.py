@@ -352,12 +352,6 @@ def test_labels_that_are_no_classes_are_left_out_with_a_line(labels: np.ndarray)
     )
 
 
-def test_a_mask_beside_the_images_is_named_before_training() -> None:
-    images = drawings(12)
-    _, said = trained(saved(images=images, observed=images > 0))
-    assert said == "flowvae: warning: set: left out: array observed"
-
-
 # More than 8 bits
 
 

@@ -18,6 +18,8 @@ class DataSpec(NamedTuple):
     """number of images in the training split"""
     classes: int = 0
     """number of classes; 0 without labels"""
+    missing: bool = False
+    """whether pixels of training images are missing"""
 
 
 class Batch(NamedTuple):

@@ -62,7 +62,8 @@ class Dataset:
         """The description of the data for which a model is built."""
         labels = self.train.labels
         classes = 0 if labels is None else int(labels.max()) + 1
-        return DataSpec(self.shape, self.levels, len(self.train.images), classes)
+        missing = self.train.observed is not None
+        return DataSpec(self.shape, self.levels, len(self.train.images), classes, missing)
 
     @property
     def levels(self) -> int:

@@ -83,6 +83,7 @@ def evaluate(
     available = len(getattr(dataset, split).images)
     num_images = available if num_images is None else num_images
     check_levels(model, dataset)
+    check_missing(model, dataset)
     check_range("samples", num_samples, 1, MOST)
     if not 1 <= num_images <= available:
         raise UserError(
@@ -234,4 +235,18 @@ def check_levels(model: Model, dataset: Dataset) -> None:
         raise UserError(
             f"pixels of {dataset.name} take {dataset.levels} values, those of the model {model.levels}; "
             f"choose {data}, or a model of {pixels} pixels"
+        )
+
+
+def check_missing(model: Model, dataset: Dataset) -> None:
+    """Make sure that the model accepts missing pixels if images have some.
+
+    Raises:
+        UserError: if it does not.
+    """
+    splits = (dataset.train, dataset.valid, dataset.test)
+    if not model.accepts_missing and any(split.observed is not None for split in splits):
+        raise UserError(
+            f"pixels of {dataset.name} are missing, which this model does not support; choose an autoencoder "
+            "such as vae"
         )

@@ -47,6 +47,12 @@ class Model(nn.Module, ABC):
     image_shape: tuple[int, int, int] | None = None
     """(C, H, W) of the images that the model was built for; None if unknown"""
 
+    conditional: bool = False
+    """whether the model is one of images given their labels, p(x|y)"""
+
+    accepts_missing: bool = False
+    """whether pixels of images may be missing"""
+
     def check(self, images: Tensor) -> None:
         """Check that images are [B, C, H, W] of the model's shape, in [0, 1], of the model's levels.
 
@@ -103,14 +109,15 @@ class Model(nn.Module, ABC):
     def initialize(self, images: Tensor) -> None:
         """Initialize from data, from training images [N, C, H, W]; by default, do nothing.
 
-        The images are a random choice of at most 10,000.
+        The images are a random choice of at most 10,000. Missing pixels have the mean of the known values.
         """
 
     def initialize_each(self, batches: Iterator[Batch]) -> None:
         """Initialize what exists per training image, from all of them; by default, do nothing.
 
         Called after `initialize`. The batches are in the order of the split, and are read only when
-        requested. Under dynamic binarization they contain intensities.
+        requested. Under dynamic binarization they contain intensities, and missing pixels have the mean of
+        the known values.
         """
 
     def after_step(self) -> None:

@@ -1,8 +1,9 @@
 """config.json: its current format, and the conversion of earlier ones.
 
-Format 3 adds a range of values and conversion to grey to the options of the data. Format 2 names a system
-and contains the options of the chosen parts. In format 1, and in files without a number, the options of all
-models are one list, and those of the objective are among the training options.
+Format 4 adds whether pixels are missing, and what marks or hides them. Format 3 adds a range of values and
+conversion to grey to the options of the data. Format 2 names a system and contains the options of the chosen
+parts. In format 1, and in files without a number, the options of all models are one list, and those of the
+objective are among the training options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
@@ -20,7 +21,7 @@ from flowvae.parts import MOST, available, from_dict, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
-FORMAT = 3
+FORMAT = 4
 MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
@@ -103,11 +104,14 @@ def _described(values: dict[str, Any]) -> Described:
             f"shape is {quoted(shape)}; expected [channels, height, width] with a product of at most "
             f"{MOST_PIXELS:,}"
         )
+    missing = values.pop("missing", None)
+    if type(missing) is not bool:
+        raise UserError(f"missing is {quoted(missing)}; expected true or false")
     counts = {name: values.pop(name, None) for name in ("levels", "training_images", "classes")}
     for name, count in counts.items():
         if not (type(count) is int and 0 <= count <= MOST) and not (name == "levels" and count is None):
             raise UserError(f"{name} is {quoted(count)}; expected a number from 0 to {MOST:,}")
-    spec = DataSpec((shape[0], shape[1], shape[2]), **counts)
+    spec = DataSpec((shape[0], shape[1], shape[2]), **counts, missing=missing)
     system, options = values.pop("system", None), values.pop("model", None)
     if not isinstance(system, str):
         raise UserError(f"system is {quoted(system)}; expected a name")
@@ -154,6 +158,9 @@ def upgraded(values: Any) -> dict[str, Any]:
     values = _from_format_1(values) if number < 2 else values
     if number < 3:
         values["data"] = {"value_range": None, "grey": False, **values.get("data", {})}
+    if number < 4:
+        values["data"] = {"hide": None, **values.get("data", {})}
+        values = {"missing": False, **values}
     return values
 
 
