@@ -1,5 +1,7 @@
 """M2: its bounds against exact sums, its labels, and the scores of its classes."""
 
+import csv
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 from command_line import flowvae, is_refusal, succeeds
 from made_runs import message
+from PIL import Image
 from system_table import TABLE
 from tiny_runs import assert_equal
 from torch import Tensor, nn
@@ -258,6 +261,46 @@ def test_two_labels_of_each_class_are_enough_for_halves(trained):
     assert batch.labels is not None
     predicted = model.classify(batch.images).argmax(1)
     assert scores["class_error"] == pytest.approx((predicted != batch.labels).double().mean().item())
+
+
+def test_images_are_classified_one_by_one(trained, halves, tmp_path):
+    printed = succeeds("classify", trained, halves)
+    assert (
+        succeeds("classify", trained, halves, "--out", tmp_path / "labels.csv")
+        == f"{tmp_path / 'labels.csv'}\n"
+    )
+    assert (tmp_path / "labels.csv").read_text() == printed
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    images = Run(trained).dataset.batch("test", torch.arange(len(rows))).images
+    model = Run(trained).model
+    assert isinstance(model, SemiSupervised)
+    log_class = model.classify(images)
+    for place, row in enumerate(rows):
+        assert row["name"] == f"test/{place}"
+        assert int(row["class"]) == log_class[place].argmax()
+        assert float(row["probability"]) == pytest.approx(log_class[place].exp().max().item(), rel=1e-5)
+        of_classes = [float(row[f"log_q_{label}"]) for label in range(2)]
+        assert of_classes == pytest.approx(log_class[place].tolist(), rel=1e-4, abs=1e-5)
+    is_refusal(flowvae("classify", trained, halves, "--out", tmp_path / "labels.md"), ".csv")
+    is_refusal(flowvae("classify", "density-mnist", "mnist"), "has no classifier")
+
+
+def test_classes_of_a_directory_have_their_names(halves, tmp_path):
+    arrays = np.load(halves)
+    for place, (image, label) in enumerate(zip(arrays["train"], arrays["train_labels"], strict=True)):
+        file = tmp_path / "data" / ("left", "right")[label] / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.squeeze(image) * np.uint8(255)).save(file)
+    small = ["--latent", 2, "--features", 8, "--channels", 4, "--labels-used", 4, "--steps", 2]
+    data = ["--data", tmp_path / "data", "--binarization", "threshold", "--track", "none"]
+    succeeds("train", "semi-supervised", *data, *small, "--out", tmp_path / "run")
+    header, *rows = succeeds("classify", tmp_path / "run", tmp_path / "data").splitlines()
+    assert header == "name,class,probability,log_q_left,log_q_right"
+    assert rows[0].startswith("left/")
+    assert {row.split(",")[1] for row in rows} <= {"left", "right"}
+    (tmp_path / "data").rename(tmp_path / "moved")  # names are not known any more
+    header, *_ = succeeds("classify", tmp_path / "run", tmp_path / "moved").splitlines()
+    assert header == "name,class,probability,log_q_0,log_q_1"
 
 
 def test_mistakes_are_one_line(trained, halves, tmp_path):

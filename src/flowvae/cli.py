@@ -158,6 +158,29 @@ def score(
     print(score_images(run, images, samples, split, seed, out, device), end="")
 
 
+def classify(
+    run: Run,
+    images: Images,
+    split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: Annotated[Path | None, _default("print CSV")] = None,
+) -> None:
+    """Predict the class of each image: one row each, with its probability and log q(y|x) of every class.
+
+    Args:
+        run: directory of the run
+        images: image files, directories of them, or data sets
+        split: split of a data set to classify; with it, a directory is read as a data set
+        seed: random seed for the binarization of image files
+        device: device to compute on: auto, cpu or an accelerator such as cuda:1
+        out: file to write, in the format of its suffix: .csv, .json or .parquet
+    """
+    from flowvae.commands import classify_images
+
+    print(classify_images(run, images, split, seed, out, device), end="")
+
+
 def encode(
     run: Run,
     images: Images,
@@ -439,6 +462,7 @@ _ALL = (
     train,
     evaluate,
     score,
+    classify,
     encode,
     decode,
     sample,

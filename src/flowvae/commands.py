@@ -1,5 +1,6 @@
 """The commands, as functions of the directories of runs."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import math
@@ -27,7 +28,7 @@ from flowvae.evaluation import MEASURES, Finished, evaluate, interpolate, neares
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
 from flowvae.hub import save_pretrained
 from flowvae.image_files import is_grid, save_arrays, save_images
-from flowvae.models import Bounded, Coded, Inferring, Sampler, Scored
+from flowvae.models import Bounded, Classifying, Coded, Inferring, Sampler, Scored
 from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
 from flowvae.parts import LARGEST_SEED
@@ -50,6 +51,7 @@ from flowvae.training import train
 MOST_IMAGES = 10_000
 IMAGES_AT_ONCE = 256
 IMAGES_SCORED = 16  # one by one, so that progress is seen
+TABLES = (".csv", ".json", ".parquet")  # of all columns; Markdown has those of scores
 SECONDS_BETWEEN_LINES = 30.0
 # Numbers of images by default, if there are as many.
 USUAL_EVALUATED = 1000
@@ -237,6 +239,65 @@ def _test_nll(run: Run) -> Tensor | None:
     return None if found is None else found["nll"].sort().values
 
 
+def classify_images(
+    path: Path,
+    sources: Sequence[str],
+    split: str | None,
+    seed: int,
+    out: Path | None = None,
+    on: str = "auto",
+) -> str:
+    """Predict the class of each image and write one row per image to ``out``.
+
+    A row has the columns ``name``; ``class``, the most probable class; ``probability``, its q(y|x); and
+    ``log_q_CLASS``, log q(y|x) in nats, for each class. Classes have the names of the run's data; they are
+    numbers if the data have no names or cannot be read.
+
+    Returns:
+        What to print: the path of the table, or, without ``out``, the table as CSV.
+    """
+    check_range("seed", seed, 0, LARGEST_SEED)
+    if out is not None:
+        check_format(out, TABLES)
+    run = Run(path)
+    model, on_device = needs(Classifying, run), device(on)
+    run.model.to(on_device)
+    found = named_images(sources, run.spec, run.config.data, split, seed)
+    with _reporting(f"classifying with {run.name}") as report, torch.no_grad():
+        parts: list[Tensor] = []
+        pieces = found.images.split(IMAGES_AT_ONCE)
+        for few in pieces:
+            parts.append(model.classify(few.to(on_device)).cpu())
+            report(len(parts) / len(pieces))
+    log_class = torch.cat(parts)
+    if not log_class.isfinite().all():
+        raise UserError("a log probability is not finite; train again with a lower --learning-rate")
+    names = _class_names(run, model.classes)
+    rows = [
+        {
+            "name": name,
+            "class": names[predicted],
+            "probability": math.exp(values[predicted]),
+            **{f"log_q_{names[label]}": value for label, value in enumerate(values)},
+        }
+        for name, values, predicted in zip(
+            found.names, log_class.tolist(), log_class.argmax(1).tolist(), strict=True
+        )
+    ]
+    if out is None:
+        return comma_separated(rows)
+    write_table(rows, out)
+    return f"{out}\n"
+
+
+def _class_names(run: Run, count: int) -> Sequence[str | int]:
+    """Return the names of the classes in the run's data, or their numbers."""
+    with contextlib.suppress(UserError):  # the data may not be on this machine
+        if len(run.dataset.classes) == count:
+            return run.dataset.classes
+    return range(count)
+
+
 def encode_images(
     path: Path,
     sources: Sequence[str],
@@ -255,7 +316,7 @@ def encode_images(
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
     out = out or run.place_for("codes.npz")
-    check_format(out, (".npz", ".csv", ".json", ".parquet"))
+    check_format(out, (".npz", *TABLES))
     if draws is not None:
         check_range("draws", draws, 1, MOST_IMAGES)
         needs(Inferring, run)

@@ -3,12 +3,13 @@
 from typing import Any, TypeVar
 
 from flowvae.errors import UserError
-from flowvae.models import Bounded, Coded, Completing, Inferring, Sampler, Scored
+from flowvae.models import Bounded, Classifying, Coded, Completing, Inferring, Sampler, Scored
 from flowvae.runs.folder import Run
 
 Capability = TypeVar("Capability")
 LACKS: dict[type, str] = {
     Bounded: "bound on log p(x)",
+    Classifying: "classifier",
     Coded: "code for an image",
     Completing: "way to fill in hidden pixels",
     Inferring: "posterior over codes",
