@@ -166,7 +166,7 @@ def classify(
     device: str = "auto",
     out: Annotated[Path | None, _default("print CSV")] = None,
 ) -> None:
-    """Predict the class of each image: one row each, with its probability and log q(y|x) of every class.
+    """Predict the class of each image: one row each, with probability and log q(y|x).
 
     Args:
         run: directory of the run
