@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from command_line import flowvae, is_refusal, succeeds
-from linear_gaussian import NOISE, SHAPE, likelihood_of, linear_gaussian, marginal
 from made_runs import CONFIG, SPEC, moved_model
 from pages import REPOSITORY, blocks, run_blocks
 from PIL import Image
@@ -32,7 +31,7 @@ from flowvae.explorer.differences import differences
 from flowvae.explorer.explored import Explored, open_runs, seeded
 from flowvae.explorer.latent_plane import grid, nearest_labels, plane_through, principal_plane
 from flowvae.explorer.unrolled import MASSES, Unrolled, contours, directions, project, unroll
-from flowvae.models import VAE, Coded
+from flowvae.models import Coded
 from flowvae.models.real_nvp import RealNVPDensityOptions
 from flowvae.models.registry import build_model, preset
 from flowvae.runs import create, write_weights
@@ -250,80 +249,6 @@ def test_each_step_of_a_posterior_has_its_own_scale():
     assert 400 < large[1] - large[0] < 1000
     assert 4 < large[3] - large[2] < 10
     assert (large[2] + large[3]) / 2 == pytest.approx(7, abs=0.5)
-
-
-# Filling in
-
-
-def conditional(weight: Tensor, image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of W z at the hidden pixels, given the known ones, of the linear-Gaussian model."""
-    joint = marginal(weight).covariance_matrix
-    given, hidden = known.flatten(), ~known.flatten()
-    gain = joint[hidden][:, given] @ torch.linalg.inv(joint[given][:, given])
-    mean = gain @ image.flatten()[given]
-    noise = NOISE**2 * torch.eye(int(hidden.sum())).double()
-    return mean, joint[hidden][:, hidden] - noise - gain @ joint[given][:, hidden]
-
-
-@pytest.mark.parametrize(
-    ("exact", "sweeps", "candidates"), [(True, 30, 1), (False, 20, 40)], ids=["exact q", "wrong q"]
-)
-def test_completions_are_draws_from_the_exact_conditional(exact, sweeps, candidates):
-    model = linear_gaussian(exact)
-    weight = likelihood_of(model).weight.detach()
-    torch.manual_seed(3)
-    image = marginal(weight).sample().view(SHAPE)
-    known = torch.tensor([True, False, True, True, False, True]).view(SHAPE)
-    completions = model.complete(image, known, 2000, sweeps, candidates)
-    assert (completions.images[:, known] == image[known]).all()
-    drawn = completions.images[:, ~known]
-    mean, covariance = conditional(weight, image, known)
-    error = covariance.diagonal().sqrt() / math.sqrt(len(drawn))
-    assert ((drawn.mean(0) - mean).abs() < 5 * error).all()
-    torch.testing.assert_close(torch.cov(drawn.T), covariance, atol=0.1 * float(covariance.max()), rtol=0)
-    assert ((completions.effective_samples >= 1 - 1e-9) & (completions.effective_samples <= candidates)).all()
-
-
-def test_without_its_candidates_a_wrong_posterior_fills_in_wrongly():
-    """What resampling is there for: the test above could otherwise pass by itself."""
-    model = linear_gaussian(exact=False)
-    weight = likelihood_of(model).weight.detach()
-    torch.manual_seed(3)
-    image = marginal(weight).sample().view(SHAPE)
-    known = torch.tensor([True, False, True, True, False, True]).view(SHAPE)
-    drawn = model.complete(image, known, 2000, 20, candidates=1).images[:, ~known]
-    mean, covariance = conditional(weight, image, known)
-    error = covariance.diagonal().sqrt() / math.sqrt(len(drawn))
-    assert ((drawn.mean(0) - mean).abs() > 5 * error).any()
-
-
-@pytest.mark.parametrize("likelihood", ["logistic", "logistic-mixture"])
-def test_places_of_eight_bits_are_filled_in(likelihood):
-    model = moved_model(CONFIG.revised(likelihood=likelihood)).eval()
-    image = torch.randint(256, (1, 8, 8)) / 255
-    known = torch.ones(1, 8, 8, dtype=torch.bool)
-    known[:, :4] = False
-    completions = model.complete(image, known, 6, sweeps=2, candidates=3)
-    assert (completions.images[:, known] == image[known]).all()
-    hidden = completions.images[:, ~known]
-    assert ((hidden >= 0) & (hidden <= 1)).all()
-    assert (hidden.std(0) > 0).all(), "a chain each"
-
-
-def test_a_likelihood_that_ties_what_is_hidden_to_what_is_known_is_refused():
-    causal = CONFIG.revised(likelihood="causal", causal_channels=4, causal_blocks=1)
-    known = torch.zeros(1, 8, 8, dtype=torch.bool)
-    with pytest.raises(UserError, match="not independent given the code"):
-        moved_model(causal).eval().complete(torch.zeros(1, 8, 8), known, 2)
-    mixed = CONFIG.revised(likelihood="logistic-mixture").model
-    assert mixed is not None
-    mixture = build_model(mixed, DataSpec((3, 8, 8))).eval()
-    assert isinstance(mixture, VAE)
-    known = torch.zeros(3, 8, 8, dtype=torch.bool)
-    mixture.complete(torch.zeros(3, 8, 8), known, 2, sweeps=1)
-    known[0] = True
-    with pytest.raises(UserError, match="hide all of them or none"):
-        mixture.complete(torch.zeros(3, 8, 8), known, 2)
 
 
 # Scores

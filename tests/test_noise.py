@@ -9,8 +9,7 @@ from torch import Tensor
 
 from flowvae.batch import DataSpec
 from flowvae.evaluation import bounds, interpolate
-from flowvae.models import VAE, Bounded, Completing, Inferring, Model, Sampler
-from flowvae.models.completion import Completions
+from flowvae.models import VAE, Bounded, Completing, Imputation, Inferring, Model, Sampler
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
 from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
@@ -262,11 +261,11 @@ def test_bounds_follow_their_generator(name):
 def test_completions_follow_their_generator(name):
     model = build(name)
     assert isinstance(model, Completing)
-    known = torch.zeros(SHAPE, dtype=torch.bool)
-    known[:, :4] = True
+    known = torch.zeros((1, *SHAPE), dtype=torch.bool)
+    known[:, :, :4] = True
 
-    def completed(noise: Noise) -> Completions:
+    def completed(noise: Noise) -> Imputation:
         assert not isinstance(noise, Tensor)
-        return model.complete(IMAGES[0], known, count=3, sweeps=2, candidates=3, noise=noise)
+        return model.impute(IMAGES[:1], known, 3, 6, noise)
 
     follows_its_generator(completed)

@@ -1,7 +1,7 @@
 """The data that a model sees: its description before the model is built, and batches."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,6 +22,15 @@ class DataSpec(NamedTuple):
     """whether pixels of training images are missing"""
 
 
+class Given(TypedDict, total=False):
+    """What a model may take besides images."""
+
+    labels: Tensor
+    """int64 [B]"""
+    observed: Tensor
+    """known pixels, bool [B, C, H, W]"""
+
+
 class Batch(NamedTuple):
     """Images with their positions, labels and known pixels."""
 
@@ -32,7 +41,7 @@ class Batch(NamedTuple):
     labels: Tensor | None = None
     """int64 [B], -1 if unknown; None without labels"""
     observed: Tensor | None = None
-    """known pixels, bool [B, C, H, W]; None if all are known"""
+    """known pixels, bool [B, C, H, W]; None if all are known. The others are 0 in ``images``"""
 
     def to(self, device: torch.device) -> "Batch":
         rest = (None if part is None else part.to(device) for part in self[2:])

@@ -2,7 +2,7 @@
 
 from flowvae.densities.causal import CausalLikelihood
 from flowvae.densities.discretized_logistic import DiscretizedLogistic, DiscretizedLogisticLikelihood
-from flowvae.densities.likelihood import BernoulliLikelihood, Likelihood
+from flowvae.densities.likelihood import BernoulliLikelihood, Likelihood, PartlyObserved, log_prob
 from flowvae.densities.log_densities import LogDensities
 from flowvae.densities.logistic_mixture import LogisticMixture, LogisticMixtureLikelihood
 from flowvae.densities.posterior import (
@@ -26,10 +26,12 @@ __all__ = [
     "LogDensities",
     "LogisticMixture",
     "LogisticMixtureLikelihood",
+    "PartlyObserved",
     "Posterior",
     "Prior",
     "Reparametrization",
     "StandardNormal",
     "VampPrior",
+    "log_prob",
     "take_path_derivative",
 ]

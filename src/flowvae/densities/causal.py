@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from flowvae.densities.likelihood import Likelihood
+from flowvae.densities.likelihood import Likelihood, PartlyObserved
 from flowvae.networks import CausalNetwork
 from flowvae.noise import Noise, integers, uniform
 
 
-class CausalImages(Distribution):
+class CausalImages(PartlyObserved):
     """``p(x|c) = prod_i p(x_i | x_1, ..., x_{i-1}, c)`` over the 2x2 patches x_i of binary images.
 
     Args:
@@ -33,12 +32,14 @@ class CausalImages(Distribution):
         super().__init__(condition.shape[:2], torch.Size(shape), validate_args=False)
         self.network, self.condition, self.orders = network, condition, orders
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, observed: Tensor | None = None) -> Tensor:
         """Compute log p(x|c) in nats, [S, B], for images [B, 1, H, W] of all samples, or [S, B, 1, H, W]."""
         if value.ndim == 5:
             value = value.flatten(0, 1)
+            observed = None if observed is None else observed.flatten(0, 1)
         orders = None if self.orders is None else self.orders.flatten()
-        return self.network.log_prob(value, self.condition.flatten(0, 1), orders).view(self.batch_shape)
+        log_density = self.network.log_prob(value, self.condition.flatten(0, 1), orders, observed)
+        return log_density.view(self.batch_shape)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), noise: Noise = None) -> Tensor:
@@ -71,7 +72,6 @@ class CausalLikelihood(Likelihood):
     """
 
     levels = 2
-    independent = "none"
     initialized: Tensor
 
     def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
@@ -93,6 +93,21 @@ class CausalLikelihood(Likelihood):
         """Draw one image per code, from uniform ``noise`` [S, B, H/2, W/2] or a generator."""
         # The noise of the pixels determines their order as well.
         return CausalImages(self.network, self._condition(z), self.shape).sample(noise=noise)
+
+    def complete(
+        self, z: Tensor, images: Tensor, observed: Tensor, noise: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw missing pixels patch by patch, with the log weights of `CausalNetwork.complete`."""
+        samples, number = z.shape[:2]
+        condition = self._condition(z).flatten(0, 1)
+        places = self.network.offset.shape[1:]
+        drawn, log_weight = self.network.complete(
+            uniform(noise, (samples * number, *places), condition),
+            condition,
+            images.repeat(samples, 1, 1, 1),
+            observed.repeat(samples, 1, 1, 1),
+        )
+        return drawn.unflatten(0, (samples, number)), log_weight.view(samples, number)
 
     def _condition(self, z: Tensor) -> Tensor:
         return self.upsampler(z.flatten(0, 1)).unflatten(0, z.shape[:2])

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from flowvae.densities.likelihood import Likelihood
+from flowvae.densities.likelihood import Likelihood, PartlyObserved
 from flowvae.flows import at_least_float32
 from flowvae.noise import uniform
 
@@ -56,7 +55,7 @@ def draw_level(
     return ((value.clamp(-1, 1) + 1) * (0.5 * (levels - 1))).round() * (2 / (levels - 1)) - 1
 
 
-class DiscretizedLogistic(Distribution):
+class DiscretizedLogistic(PartlyObserved):
     """Independent pixels of ``levels`` grey levels in [0, 1], event shape [C, H, W].
 
     Args:
@@ -74,8 +73,10 @@ class DiscretizedLogistic(Distribution):
         self.location, self.log_scale, self.levels = location, log_scale, levels
         super().__init__(location.shape[:-3], location.shape[-3:], validate_args=False)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, observed: Tensor | None = None) -> Tensor:
         mass = log_mass(2 * value - 1, self.location, self.log_scale, self.levels)
+        if observed is not None:
+            mass = torch.where(observed, mass, mass.new_zeros(()))
         return mass.flatten(-3).sum(-1)
 
     @property

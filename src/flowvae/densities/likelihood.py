@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
+from flowvae.errors import UserError
 from flowvae.flows import at_least_float32
 from flowvae.noise import Noise, uniform
 
@@ -23,9 +23,6 @@ class Likelihood(nn.Module, ABC):
     pixel_noise: tuple[int, ...] | None = None
     """shape of the uniform noise from which ``images`` draws an image; None if it returns means of p(x|z)"""
 
-    independent: Literal["pixels", "places", "none"] = "pixels"
-    """what is independent given the code: all pixels, positions with all of their channels, or nothing"""
-
     @abstractmethod
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Distribution:
         """Return ``p(x|z)`` for z [S, B, D]: batch shape [S, B], event shape [C, H, W].
@@ -40,8 +37,50 @@ class Likelihood(nn.Module, ABC):
         """
         return self(z).mean
 
+    def complete(
+        self, z: Tensor, images: Tensor, observed: Tensor, noise: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Fill in the pixels of images [B, C, H, W] that are not observed, given codes z [S, B, D].
+
+        Returns:
+            Images [S, B, C, H, W] whose missing pixels are means of p(x|z) or draws, and the log weight of
+            each, [S, B]: log p(x_observed|z), or, where draws depend on it, an estimate whose exponential has
+            this mean.
+        """
+        distribution = self(z, noise)
+        return torch.where(observed, images, distribution.mean), log_prob(distribution, images, observed)
+
     def initialize(self, images: Tensor) -> None:
         """Initialize from training images [N, C, H, W]; by default, do nothing."""
+
+
+class PartlyObserved(Distribution):
+    """A distribution of images, any of whose pixels may be missing."""
+
+    @abstractmethod
+    def log_prob(self, value: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Compute log p of the observed pixels, bool of the shape of ``value``; None for all."""
+
+
+def log_prob(distribution: Distribution, images: Tensor, observed: Tensor | None = None) -> Tensor:
+    """Compute log p in nats, [S, B], of images [B, C, H, W], or of their observed pixels only.
+
+    >>> from torch.distributions import Normal
+    >>> images = Independent(Normal(torch.zeros(5, 7, 1, 2, 2), 1.0), 3)
+    >>> log_prob(images, torch.ones(7, 1, 2, 2), torch.zeros(7, 1, 2, 2, dtype=torch.bool))[0, 0]
+    tensor(0.)
+
+    Raises:
+        UserError: if pixels are missing, and the distribution does not support that.
+    """
+    if observed is None:
+        return distribution.log_prob(images)
+    if isinstance(distribution, PartlyObserved):
+        return distribution.log_prob(images, observed)
+    if isinstance(distribution, Independent):
+        of_pixels = distribution.base_dist.log_prob(images)
+        return torch.where(observed, of_pixels, of_pixels.new_zeros(())).flatten(-3).sum(-1)
+    raise UserError(f"{type(distribution).__name__} does not support missing pixels; subclass PartlyObserved")
 
 
 class BinaryImages(Independent):

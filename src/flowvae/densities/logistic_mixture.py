@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from flowvae.densities.discretized_logistic import (
     LOWEST_LOG_SCALE,
@@ -16,7 +15,8 @@ from flowvae.densities.discretized_logistic import (
     log_mass,
     mean_and_log_scale,
 )
-from flowvae.densities.likelihood import Likelihood
+from flowvae.densities.likelihood import Likelihood, PartlyObserved
+from flowvae.errors import UserError
 from flowvae.flows import at_least_float32
 from flowvae.noise import uniform
 
@@ -35,7 +35,7 @@ class Components(NamedTuple):
     0), (2 from 0), (2 from 1), ..."""
 
 
-class LogisticMixture(Distribution):
+class LogisticMixture(PartlyObserved):
     """Pixels of ``levels`` grey levels in [0, 1], event shape [C, H, W] (Salimans et al. 2017, section 2.2).
 
     All channels of a pixel share one component. Given the component, channel c is a discretized logistic
@@ -64,14 +64,26 @@ class LogisticMixture(Distribution):
             location = torch.addcmul(location, self.components.coefficients.select(-3, first + index), value)
         return location
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Compute log p(x), or that of the observed positions.
+
+        Raises:
+            UserError: if some channels of a position are observed and others are not.
+        """
+        if observed is not None and (observed != observed[..., :1, :, :]).any():
+            raise UserError(
+                "the channels of a pixel depend on each other in this model; hide all of them or none"
+            )
         scaled = (2 * value - 1).unsqueeze(-4)  # [..., 1, C, H, W], for all components
         channels = list(scaled.unbind(-3))
         locations = [self._location(channel, channels[:channel]) for channel in range(len(channels))]
         location = torch.stack(torch.broadcast_tensors(*locations), -3)
         mass = log_mass(scaled, location, self.components.log_scale, self.levels)
         of_components = F.log_softmax(self.components.logits, dim=-3) + mass.sum(-3)
-        return of_components.logsumexp(-3).flatten(-2).sum(-1)
+        of_places = of_components.logsumexp(-3)
+        if observed is not None:
+            of_places = torch.where(observed[..., 0, :, :], of_places, of_places.new_zeros(()))
+        return of_places.flatten(-2).sum(-1)
 
     @property
     def mean(self) -> Tensor:
@@ -120,7 +132,6 @@ class LogisticMixtureLikelihood(Likelihood):
         levels: number of values that a pixel takes.
     """
 
-    independent = "places"
     initialized: Tensor
 
     def __init__(

@@ -1,12 +1,13 @@
 """Bounds and estimates of log p(x), streamed: of all samples only the largest weights are kept."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Unpack, cast
 
 import torch
 from torch import Tensor
 
+from flowvae.batch import Given
 from flowvae.densities import LogDensities
 from flowvae.evaluation.pareto import pareto_k, tail_length
 from flowvae.models import Bounded, Scored
@@ -36,11 +37,17 @@ class Bounds(NamedTuple):
 
 @torch.no_grad()
 def bounds(
-    model: Bounded, images: Tensor, num_samples: int, chunk: int = CHUNK, noise: Noise = None
+    model: Bounded,
+    images: Tensor,
+    num_samples: int,
+    chunk: int = CHUNK,
+    noise: Noise = None,
+    **given: Unpack[Given],
 ) -> Bounds:
     """Score images [B, C, H, W] with S posterior samples each, at most ``chunk`` pairs of the two at once.
 
-    The samples of a dequantized density are draws of its noise.
+    The samples of a dequantized density are draws of its noise. ``given``: labels, or which pixels are
+    observed, if the model takes them (see `Model.given`).
 
     The embedding is computed once per image. Call it in ``eval()`` mode: a batch norm in training mode would
     make each density depend on the whole batch.
@@ -51,9 +58,21 @@ def bounds(
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
     return joined(
-        accumulated(model.draws_for(few, noise), num_samples, max(1, chunk // len(few)))
-        for few in images.split(chunk)
+        accumulated(model.draws_for(few, noise, **rest), num_samples, max(1, chunk // len(few)))
+        for few, rest in pieces(images, chunk, given)
     )
+
+
+def at(given: Given, places: slice, device: torch.device | None = None) -> Given:
+    """Return what is given for some of the images, on a device; by default, where it is."""
+    return cast(Given, {name: cast(Tensor, values)[places].to(device) for name, values in given.items()})
+
+
+def pieces(images: Tensor, size: int, given: Given) -> Iterator[tuple[Tensor, Given]]:
+    """Split images, and what is given for each, into pieces of ``size`` images."""
+    for start in range(0, len(images), size):
+        few = slice(start, start + size)
+        yield images[few], at(given, few)
 
 
 def joined(parts: Iterable[Bounds]) -> Bounds:
@@ -98,7 +117,12 @@ def accumulated(draw: Callable[[int], LogDensities | Tensor], num_samples: int, 
 
 @torch.no_grad()
 def log_marginal(
-    model: Bounded | Scored, images: Tensor, num_samples: int, chunk: int = CHUNK, noise: Noise = None
+    model: Bounded | Scored,
+    images: Tensor,
+    num_samples: int,
+    chunk: int = CHUNK,
+    noise: Noise = None,
+    **given: Unpack[Given],
 ) -> Tensor:
     """log p(x) in nats, [B], exact or the importance-weighted estimate (Burda et al. 2016, equation 8).
 
@@ -108,5 +132,6 @@ def log_marginal(
         UserError: if images have another shape than the model's, other levels, or are not in [0, 1].
     """
     if isinstance(model, Scored):
-        return torch.cat([model.log_prob(few).cpu().double() for few in images.split(chunk)])
-    return -bounds(model, images, num_samples, chunk, noise).negative_log_marginal
+        parts = [model.log_prob(few, **rest) for few, rest in pieces(images, chunk, given)]
+        return torch.cat([part.cpu().double() for part in parts])
+    return -bounds(model, images, num_samples, chunk, noise, **given).negative_log_marginal

@@ -22,7 +22,7 @@ from flowvae.models.base import evaluating
 from flowvae.parts import MOST
 
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
-PARTS_OF_A_SUM = ("reconstruction", "kl")  # whose standard errors would say little
+WITHOUT_ERROR = ("reconstruction", "kl", "observed")  # parts of a sum, and no score
 WEIGHTS = ("effective_sample_size", "pareto_k")
 CONFIDENCE = "class_confidence"  # of which the calibration error is the summary
 NOT_CONTINUED = (
@@ -73,7 +73,8 @@ def evaluate(
         What evaluation.json holds: averages over images, their standard errors, and what they were measured
         on. Likelihoods are in nats, summed over an image's dimensions. A model that classifies has, if all
         labels are known, its error as a fraction, the negative log-likelihood of the class in nats, and the
-        calibration error. A model without a likelihood has the numbers by which it is validated. A number
+        calibration error. A model without a likelihood has the numbers by which it is validated. Where pixels
+        are missing, ``observed`` is the share of those that are known, and only these are scored. A number
         that a model has not got is absent.
 
     Raises:
@@ -107,9 +108,11 @@ def evaluate(
             parts, done = [finished.scores], len(finished.scores["index"])
         for places in chosen[done:].split(IMAGES_AT_ONCE) if done < num_images else ():
             batch = dataset.batch(split, places)
-            content = torch.tensor([number_of(image) for image in batch.images])
+            content = _contents(batch)
             batch = batch.to(device)
             numbers = _numbers(model, batch, num_samples)
+            if batch.observed is not None:
+                numbers["observed"] = batch.observed.flatten(1).double().mean(1)
             if classifier is not None:
                 numbers |= _class_numbers(classifier, batch)
             measured = {name: values.double().cpu() for name, values in numbers.items()}
@@ -121,20 +124,24 @@ def evaluate(
             keep(Finished(parts[0], random.get_rng_state(*place)))
             report(len(parts[0]["index"]) / num_images)
         of_images = parts[0]
-        few = dataset.batch(split, chosen[:2000]).images.to(device)
-        units = {"active_units": active_units(model, few)} if isinstance(model, Inferring) else {}
+        few = dataset.batch(split, chosen[:2000]).to(device)
+        units: dict[str, int] = {}
+        if isinstance(model, Inferring):
+            units["active_units"] = active_units(model, few.images, **model.given(few))
     scores: dict[str, Any] = {}
     for name, values in of_images.items():
         if name in ("index", "content", CONFIDENCE, *WEIGHTS):
             continue
         scores[name] = values.mean().item()
-        if name not in PARTS_OF_A_SUM and num_images > 1:  # one value does not vary
+        if name not in WITHOUT_ERROR and num_images > 1:  # one value does not vary
             scores[f"{name}_standard_error"] = values.std().item() / math.sqrt(num_images)
     if CONFIDENCE in of_images:
         scores["calibration_error"] = calibration_error(of_images[CONFIDENCE], of_images["class_error"] == 0)
     weights = [of_images[name] for name in WEIGHTS if name in of_images]
     if "nll" in scores:
-        scores["bits_per_dim"] = scores["nll"] / math.log(2) / math.prod(dataset.shape)
+        scores["bits_per_dim"] = (
+            scores["nll"] / math.log(2) / (math.prod(dataset.shape) * scores.get("observed", 1.0))
+        )
     return {
         **scores,
         **(weight_diagnostics(*weights) if weights else {}),
@@ -157,8 +164,16 @@ def _fits(finished: Finished, dataset: Dataset, split: str, chosen: Tensor) -> b
     if (count % IMAGES_AT_ONCE and count != len(chosen)) or not torch.equal(finished.scores["index"], done):
         return False
     parts = done.split(IMAGES_AT_ONCE)
-    contents = [number_of(image) for part in parts for image in dataset.batch(split, part).images]
-    return torch.equal(finished.scores["content"], torch.tensor(contents))
+    contents = torch.cat([_contents(dataset.batch(split, part)) for part in parts])
+    return torch.equal(finished.scores["content"], contents)
+
+
+def _contents(batch: Batch) -> Tensor:
+    """Return a number made of the pixels of each image, and of which of them are missing, int64 [B]."""
+    if batch.observed is None:
+        return torch.tensor([number_of(image) for image in batch.images])
+    known = batch.observed.to(batch.images.dtype)
+    return torch.tensor([number_of(both) for both in torch.stack([batch.images, known], 1)])
 
 
 def _check_finite(measured: Mapping[str, Tensor], split: str) -> None:
@@ -172,9 +187,9 @@ def _check_finite(measured: Mapping[str, Tensor], split: str) -> None:
 def _numbers(model: Model, batch: Batch, num_samples: int) -> dict[str, Tensor]:
     """What is measured of each image of a batch, [B] each, by what the model can do."""
     if isinstance(model, Scored):
-        return {"nll": -model.log_prob(batch.images)}
+        return {"nll": -model.log_prob(batch.images, **model.given(batch))}
     if isinstance(model, Bounded):
-        found = bounds(model, batch.images, num_samples)
+        found = bounds(model, batch.images, num_samples, **model.given(batch))
         numbers = {
             "reconstruction": found.reconstruction,
             "kl": found.kl,

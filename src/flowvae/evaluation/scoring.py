@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from flowvae.batch import Given
 from flowvae.data.named import number_of
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation.likelihood import bounds
+from flowvae.evaluation.likelihood import at, bounds
 from flowvae.models import Bounded, Model, Scored
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
@@ -31,6 +33,7 @@ def score(
     num_samples: int = 500,
     noise: torch.Generator | None = None,
     report: Callable[[float], None] = lambda fraction: None,
+    **given: Unpack[Given],
 ) -> dict[str, Tensor]:
     """Score each of the images [N, C, H, W] in [0, 1].
 
@@ -44,6 +47,7 @@ def score(
             the likelihood is exact.
         noise: generator whose ``initial_seed()`` is the seed; None for torch's own. It is not advanced.
         report: called with the finished fraction.
+        given: ``observed``, bool [N, C, H, W], if only some pixels are known, and others are not scored.
 
     Returns:
         Scores by name, float64 [N]; lower is better, and numbers that the model does not have are absent:
@@ -61,31 +65,40 @@ def score(
     """
     if not isinstance(model, Scored | Bounded):
         raise UserError("the model has no likelihood, so images have no score; choose another model")
-    model.check(images)
+    model.check(images, **given)
     check_range("samples", num_samples, 1, MOST)
     seed = torch.initial_seed() if noise is None else noise.initial_seed()
     device = next(model.parameters()).device
     rows: list[dict[str, Tensor]] = []
     with evaluating(model):
-        for image in images:
+        for place, image in enumerate(images):
+            own = at(given, slice(place, place + 1), device)
             one = image[None].to(device)
             if isinstance(model, Scored):
-                rows.append({"nll": -model.log_prob(one).cpu().double()})
+                rows.append({"nll": -model.log_prob(one, **own).cpu().double()})
             else:
-                own = torch.Generator().manual_seed(number_of(image, seed))
-                rows.append(_bounded(model, one, num_samples, own))
+                random = torch.Generator().manual_seed(number_of(image, seed))
+                rows.append(_bounded(model, one, num_samples, random, own))
             report(len(rows) / len(images))
     scores = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
     if rows and not scores["nll"].isfinite().all():
         raise UserError("-log p(x) of an image is not finite; train again with a lower --learning-rate")
     if rows and model.levels not in (None, 2):
-        scores["bits_per_dim"] = scores["nll"] / math.log(2) / images[0].numel()
+        scores["bits_per_dim"] = scores["nll"] / math.log(2) / _known(images, given.get("observed"))
     return scores
 
 
-def _bounded(model: Bounded, image: Tensor, num_samples: int, noise: torch.Generator) -> dict[str, Tensor]:
+def _known(images: Tensor, observed: Tensor | None) -> Tensor:
+    """Return the number of known values of each image, float64 [N]; at least 1."""
+    known = torch.ones_like(images) if observed is None else observed
+    return known.flatten(1).sum(1).double().clamp(min=1)
+
+
+def _bounded(
+    model: Bounded, image: Tensor, num_samples: int, noise: torch.Generator, given: Given
+) -> dict[str, Tensor]:
     """Scores of one image [1, C, H, W], [1] each."""
-    found = bounds(model, image, num_samples, noise=noise)
+    found = bounds(model, image, num_samples, noise=noise, **given)
     scores = {"negative_elbo": found.negative_elbo, "nll": found.negative_log_marginal}
     size = found.effective_sample_size
     if size is not None and num_samples > 1:

@@ -11,7 +11,7 @@ from flowvae.models.base import (
     Scored,
     Update,
 )
-from flowvae.models.completion import Completing
+from flowvae.models.imputation import Completing, Imputation
 from flowvae.models.vae import VAE
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Coded",
     "Completing",
     "Graphed",
+    "Imputation",
     "Inferring",
     "Model",
     "Sampler",

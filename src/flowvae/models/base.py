@@ -3,15 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.batch import Batch
+from flowvae.batch import Batch, Given
 from flowvae.densities import LogDensities
 from flowvae.errors import UserError
 from flowvae.noise import Noise
+
+NO_MISSING = "pixels are missing, which this model does not support; choose an autoencoder or pixelcnn"
 
 
 class Update(NamedTuple):
@@ -53,8 +55,25 @@ class Model(nn.Module, ABC):
     accepts_missing: bool = False
     """whether pixels of images may be missing"""
 
-    def check(self, images: Tensor) -> None:
+    def given(self, batch: Batch) -> Given:
+        """Return the arguments besides images that this model takes: ``labels``, ``observed``, or none.
+
+        Raises:
+            UserError: if pixels are missing, and the model does not accept that.
+        """
+        found = Given()
+        if self.conditional and batch.labels is not None:
+            found["labels"] = batch.labels
+        if batch.observed is not None:
+            if not self.accepts_missing:
+                raise UserError(NO_MISSING)
+            found["observed"] = batch.observed
+        return found
+
+    def check(self, images: Tensor, **given: Unpack[Given]) -> None:
         """Check that images are [B, C, H, W] of the model's shape, in [0, 1], of the model's levels.
+
+        And that ``observed`` is bool of the same shape, if pixels may be missing.
 
         A model that states neither shape nor levels, such as one with a likelihood of your own, takes any
         images. Methods that take images call it, except for those that training uses: ``updates``,
@@ -63,12 +82,19 @@ class Model(nn.Module, ABC):
         Raises:
             UserError: if they are not.
         """
-        shape, given = self.image_shape, tuple(images.shape)
+        observed = given.get("observed")
+        if observed is not None and not self.accepts_missing:
+            raise UserError(NO_MISSING)
+        if observed is not None and (observed.shape != images.shape or observed.dtype != torch.bool):
+            raise UserError(
+                f"observed is {observed.dtype} {list(observed.shape)}; give bool {list(images.shape)}"
+            )
+        shape, sides = self.image_shape, tuple(images.shape)
         if shape is None and self.levels is None:
             return
-        if shape is not None and (len(given) != 4 or given[1:] != shape):
+        if shape is not None and (len(sides) != 4 or sides[1:] != shape):
             expected = ", ".join(map(str, ("B", *shape)))
-            raise UserError(f"images have the shape {list(given)}; give the model images [{expected}]")
+            raise UserError(f"images have the shape {list(sides)}; give the model images [{expected}]")
         if not images.is_floating_point():
             raise UserError(f"images are {images.dtype}; give floats from 0 to 1, such as bytes / 255")
         if not images.numel():
@@ -148,18 +174,21 @@ class Scored(ABC):
     """A model with an exact log p(x)."""
 
     @abstractmethod
-    def log_prob(self, images: Tensor) -> Tensor:
-        """Compute log p(x) in nats, [B], for images [B, C, H, W]."""
+    def log_prob(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
+        """Compute log p(x) in nats, [B], for images [B, C, H, W]; or of ``observed`` pixels only."""
 
 
 class Bounded(ABC):
     """A model with lower bounds on log p(x), from samples of a latent variable: a code, or noise."""
 
     @abstractmethod
-    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities | Tensor]:
+    def draws_for(
+        self, images: Tensor, noise: Noise = None, **given: Unpack[Given]
+    ) -> Callable[[int], LogDensities | Tensor]:
         """Return a function of n: the log densities at n samples for each of the images [B, C, H, W].
 
-        What depends on the image only is computed once. A model without a code returns just the log weights
+        Likelihoods are those of the ``observed`` pixels, bool [B, C, H, W]; by default, of all. What depends
+        on the image only is computed once. A model without a code returns just the log weights
         ``log p(x, u) / q(u|x)``, [n, B].
         """
 
@@ -182,7 +211,7 @@ class Coded(ABC):
     """shape of the uniform noise by which ``decode`` draws an image; None if it returns means"""
 
     @abstractmethod
-    def center(self, images: Tensor) -> Tensor:
+    def center(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
         """Encode images [B, C, H, W] without noise: one code each, [B, D]."""
 
     @abstractmethod
@@ -196,9 +225,9 @@ class Coded(ABC):
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
         """Interpolate between images [B, C, H, W]: codes [B, steps, D]."""
 
-    def reconstruct(self, images: Tensor, noise: Noise = None) -> Tensor:
+    def reconstruct(self, images: Tensor, noise: Noise = None, **given: Unpack[Given]) -> Tensor:
         """Encode images [B, C, H, W] and decode their codes."""
-        return self.decode(self.center(images), noise)
+        return self.decode(self.center(images, **given), noise)
 
 
 class Inferring(Coded, Bounded):
@@ -208,7 +237,9 @@ class Inferring(Coded, Bounded):
     """D, number of latent dimensions"""
 
     @abstractmethod
-    def encode(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
+    def encode(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
+    ) -> Tensor:
         """Draw z [S, B, D] from q(z|x)."""
 
     @abstractmethod

@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.batch import Batch, DataSpec
+from flowvae.batch import Batch, DataSpec, Given
 from flowvae.config import Config, System, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.models.base import Model, Sampler, Scored, Update
 from flowvae.models.causal import CausalOptions
+from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.networks import CausalNetwork
 from flowvae.noise import Noise, integers, uniform
 from flowvae.objectives import log_mean_exp
 
 
-class PixelCNN(Model, Sampler, Scored):
+class PixelCNN(Model, Sampler, Scored, Completing):
     """``p(x) = prod_i p(x_i | x_1, ..., x_{i-1})`` over the 2x2 patches x_i of binary images.
 
     (van den Oord, Kalchbrenner & Kavukcuoglu 2016.) The network is conditioned on a learned map, the same for
@@ -32,6 +34,7 @@ class PixelCNN(Model, Sampler, Scored):
 
     best = "nll"
     levels = 2
+    accepts_missing = True
     initialized: Tensor
 
     def __init__(self, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
@@ -47,22 +50,39 @@ class PixelCNN(Model, Sampler, Scored):
         self.initialized.fill_(True)
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        loss = -self(batch.images).mean()
+        loss = -self(batch.images, **self.given(batch)).mean()
         yield Update("model", loss, {"nll": loss.detach()})
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        return {"nll": -self.log_prob(batch.images)}
+        return {"nll": -self.log_prob(batch.images, **self.given(batch))}
 
-    def forward(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
+    def forward(self, images: Tensor, noise: torch.Generator | None = None, **given: Unpack[Given]) -> Tensor:
         """Compute what training maximizes, [B]: log p_o(x) for a random order o per image."""
         orders = integers(noise, self.network.orders, (len(images),), images)
-        return self.network.log_prob(images, self.place, orders)
+        return self.network.log_prob(images, self.place, orders, given.get("observed"))
 
-    def log_prob(self, images: Tensor) -> Tensor:
-        self.check(images)
+    def log_prob(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
+        self.check(images, **given)
         number = self.network.orders
         orders = torch.arange(number, device=images.device).repeat_interleave(len(images))
-        return log_mean_exp(self.network.log_prob(images, self.place, orders).view(number, -1))
+        return log_mean_exp(
+            self.network.log_prob(images, self.place, orders, given.get("observed")).view(number, -1)
+        )
+
+    def candidates(
+        self, image: Tensor, observed: Tensor, number: int, noise: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw completions of one image, with the weights of sequential imputation."""
+        self.check(image, observed=observed)
+        quantiles = uniform(noise, (number, *self.place.shape[2:]), self.place)
+        parts = [
+            self.network.complete(
+                few, self.place, *(each.expand(len(few), -1, -1, -1) for each in (image, observed))
+            )
+            for few in quantiles.split(CANDIDATES_AT_ONCE)
+        ]
+        completed, log_weights = (torch.cat(each) for each in zip(*parts, strict=True))
+        return completed, log_weights
 
     @torch.no_grad()
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
 
-from flowvae.batch import Batch, DataSpec
+from flowvae.batch import Batch, DataSpec, Given
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.densities import (
     BernoulliLikelihood,
@@ -18,13 +19,14 @@ from flowvae.densities import (
     Posterior,
     Prior,
     VampPrior,
+    log_prob,
     take_path_derivative,
 )
 from flowvae.errors import UserError
 from flowvae.flows import Flow
 from flowvae.models.base import Graph, Graphed, Inferring, Model, Sampler, Update, evaluating
-from flowvae.models.completion import Completing
 from flowvae.models.couplings import CodeShape
+from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.models.likelihoods import (
     BernoulliOptions,
     CausalLikelihoodOptions,
@@ -43,9 +45,14 @@ from flowvae.models.priors import NormalOptions, PriorOptions, RealNVPPriorOptio
 from flowvae.models.starting import start_from_data
 from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
 from flowvae.networks.convolutional import STRIDE, fewer
-from flowvae.noise import Noise
+from flowvae.noise import Noise, normal
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, ranged, training_only
+
+STARTS, SWEEPS, CODES_OF_A_START = 64, 6, 16
+"""of pseudo-Gibbs sampling before an imputation: numbers of starts, of steps, and of codes of each start"""
+WIDER = 1.2
+"""factor on the covariance of codes before an imputation, as weights have heavy tails if it is too small"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,10 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         samples: S, number of posterior samples per image in training.
         kl_warm_up: number of steps over which the weight of ``log p(z) - log q(z|x)`` rises from 0 to 1.
         transformations: K, number of the posterior's transformations; 0 if each step of its flow is one.
+        sees_mask: whether the encoder takes images and their masks of known pixels, [B, 2 C, H, W].
     """
+
+    accepts_missing = True
 
     def __init__(
         self,
@@ -98,8 +108,10 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         samples: int = 1,
         kl_warm_up: int = 0,
         transformations: int = 0,
+        sees_mask: bool = False,
     ) -> None:
         super().__init__()
+        self.sees_mask = sees_mask
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
         self.objective, self.num_samples, self.kl_warm_up = objective, samples, kl_warm_up
         self.transformations = transformations
@@ -117,14 +129,14 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         return self.prior().event_shape[0]
 
     def initialize(self, images: Tensor) -> None:
-        self.prior.initialize(images)
+        self.prior.initialize(self.seen(images))
         self.likelihood.initialize(images)
         start_from_data(self, images)
 
     # Training.
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        densities = self(batch.images, self.num_samples)
+        densities = self(batch.images, self.num_samples, **self.given(batch))
         with torch.no_grad():
             reconstruction = -densities.likelihood.mean()
             kl = (densities.posterior - densities.prior).mean()
@@ -133,7 +145,7 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         weighted = self.best == "importance_weighted"
-        densities = self(batch.images, self.num_samples if weighted else 1)
+        densities = self(batch.images, self.num_samples if weighted else 1, **self.given(batch))
         reconstruction = -densities.likelihood.mean(0)
         kl = (densities.posterior - densities.prior).mean(0)
         scores = {"negative_elbo": reconstruction + kl, "kl": kl, "reconstruction": reconstruction}
@@ -143,40 +155,100 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
 
     # Densities.
 
-    def forward(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> LogDensities:
+    def seen(self, images: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return what the encoder sees: images [B, C, H, W], or images and masks [B, 2 C, H, W]."""
+        if not self.sees_mask:
+            return images
+        known = torch.ones_like(images) if observed is None else observed.to(images.dtype)
+        return torch.cat([images, known], 1)
+
+    def features(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
+        """Return what q(z|x) depends on, [B, F, ...]."""
+        return self.encoder(self.seen(images, given.get("observed")))
+
+    def forward(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
+    ) -> LogDensities:
         """Log densities at ``num_samples`` draws from the posterior of each of the images [B, C, H, W].
 
         ``noise``: the posterior's, [S, B, D], or a generator of all that is drawn.
         """
-        return self._densities(images, self.encoder(images), num_samples, noise)
+        return self._densities(images, self.features(images, **given), num_samples, noise, given)
 
-    def _densities(self, images: Tensor, features: Tensor, num_samples: int, noise: Noise) -> LogDensities:
+    def _densities(
+        self, images: Tensor, features: Tensor, num_samples: int, noise: Noise, given: Given
+    ) -> LogDensities:
         z, posterior = self.posterior(features, num_samples, noise)
         generator = None if isinstance(noise, Tensor) else noise
-        return LogDensities(
-            self.likelihood(z, generator).log_prob(images), self.prior().log_prob(z), posterior
-        )
+        likelihood = log_prob(self.likelihood(z, generator), images, given.get("observed"))
+        return LogDensities(likelihood, self.prior().log_prob(z), posterior)
 
-    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
-        self.check(images)
-        features = self.encoder(images)
-        return lambda num_samples: self._densities(images, features, num_samples, noise)
+    def draws_for(
+        self, images: Tensor, noise: Noise = None, **given: Unpack[Given]
+    ) -> Callable[[int], LogDensities]:
+        self.check(images, **given)
+        features = self.features(images, **given)
+        return lambda num_samples: self._densities(images, features, num_samples, noise, given)
+
+    # Missing pixels.
+
+    def candidates(
+        self, image: Tensor, observed: Tensor, number: int, noise: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Complete one image given each of S codes; log weights are log p(x_known, z) - log q(z).
+
+        Codes are drawn from q(z|x) if the encoder sees which pixels are known. Otherwise q(z|x) is for
+        complete images, too narrow where much is missing, and codes are drawn from a Gaussian fitted to it
+        for many different completions (see `_fitted`).
+        """
+        self.check(image, observed=observed)
+        if self.sees_mask:
+            z, log_q = self.posterior(self.features(image, observed=observed), number, noise)
+        else:
+            proposal = self._fitted(image, observed, noise)
+            plain = normal(noise, (number, 1, self.dimension), proposal.loc)
+            z = proposal.loc + plain @ proposal.scale_tril.mT
+            log_q = proposal.log_prob(z)
+        parts = [
+            (*self.likelihood.complete(few, image, observed, noise), self.prior().log_prob(few))
+            for few in z.split(CANDIDATES_AT_ONCE)
+        ]
+        completed, log_p, log_prior = (torch.cat(each)[:, 0] for each in zip(*parts, strict=True))
+        return completed, log_p + log_prior - log_q[:, 0]
+
+    def _fitted(self, image: Tensor, observed: Tensor, noise: torch.Generator | None) -> MultivariateNormal:
+        """Fit a Gaussian to the codes of completions of an image.
+
+        The completions come from a few steps of pseudo-Gibbs sampling (Rezende, Mohamed & Wierstra 2014,
+        appendix F) from many starts: a code from q(z|x), and missing pixels given the code, in turn.
+        """
+        images, known = (each.expand(STARTS, *each.shape[1:]) for each in (image, observed))
+        codes = z = self.prior.sample(STARTS, noise).unsqueeze(0)
+        for _ in range(SWEEPS):
+            completed, _ = self.likelihood.complete(z, images, known, noise)
+            codes, _ = self.posterior(self.features(completed[0]), CODES_OF_A_START, noise)
+            z = codes[:1]
+        variance, center = torch.var_mean(codes, 0)  # [STARTS, D]
+        covariance = torch.cov(center.mT) + variance.mean(0).diag_embed()
+        return MultivariateNormal(codes.mean((0, 1)), WIDER * covariance, validate_args=False)
 
     # Codes.
 
-    def encode(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
-        self.check(images)
-        return self.posterior(self.encoder(images), num_samples, noise)[0]
+    def encode(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
+    ) -> Tensor:
+        self.check(images, **given)
+        return self.posterior(self.features(images, **given), num_samples, noise)[0]
 
-    def center(self, images: Tensor) -> Tensor:
-        self.check(images)
-        return self.posterior.center(self.encoder(images))[0]
+    def center(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
+        self.check(images, **given)
+        return self.posterior.center(self.features(images, **given))[0]
 
     def unroll(
         self, images: Tensor, num_samples: int = 1, noise: Noise = None
     ) -> list[tuple[Tensor, Tensor]]:
         self.check(images)
-        steps = self.posterior.unroll(self.encoder(images), num_samples, noise)
+        steps = self.posterior.unroll(self.features(images), num_samples, noise)
         # The layers of one transformation, such as two couplings and a batch norm, are one step.
         return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
 
@@ -192,7 +264,7 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         """
         self.check(first)
         self.check(second)
-        start, end = self.encoder(first), self.encoder(second)
+        start, end = self.features(first), self.features(second)
         weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         weights = weights.view(-1, *[1] * (start.ndim - 1))
         path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights)  # [B, steps, F, ...]
@@ -245,7 +317,7 @@ class _PartOfVAE(nn.Module):
 
 class _Encoder(_PartOfVAE):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return self.vae.posterior(self.vae.encoder(images), noise.shape[0], noise)
+        return self.vae.posterior(self.vae.features(images), noise.shape[0], noise)
 
 
 class _Decoder(_PartOfVAE):
@@ -320,7 +392,7 @@ class VAEOptions(System):
         return CodeShape(self.latent, sides)
 
     def build(self, data: DataSpec) -> VAE:
-        return self.with_parts(data.shape)
+        return self.with_parts(data.shape, sees_mask=data.missing)
 
     def with_parts(
         self,
@@ -330,8 +402,13 @@ class VAEOptions(System):
         prior: Prior | None = None,
         likelihood: Likelihood | None = None,
         flow: Flow | None = None,
+        sees_mask: bool = False,
     ) -> VAE:
-        """Build the autoencoder for images of ``shape`` (C, H, W); given parts replace those described."""
+        """Build the autoencoder for images of ``shape`` (C, H, W); given parts replace those described.
+
+        With ``sees_mask``, the encoder takes images and masks, [B, 2 C, H, W].
+        """
+        seen = (shape[0] * (2 if sees_mask else 1), *shape[1:])
         code = self.code_shape(shape)
         width = self.code.features if isinstance(self.code, VectorOptions) else self.channels
         features = width
@@ -339,11 +416,11 @@ class VAEOptions(System):
         if encoder is not None:
             own = encoder
             with evaluating(encoder), torch.no_grad():
-                features = encoder(torch.zeros(2, *shape)).shape[1]
+                features = encoder(torch.zeros(2, *seen)).shape[1]
         elif code.sides is None:
-            own = Encoder(shape, width, self.channels, self.blocks)
+            own = Encoder(seen, width, self.channels, self.blocks)
         else:
-            own = Downsampler(shape[0], self.channels, self.blocks)
+            own = Downsampler(seen[0], self.channels, self.blocks)
         full, transformations = self.covariance == "full", 0
         if flow is not None:
             posterior = FlowPosterior(GaussianPosterior(features, self.latent, full=full), flow, features)
@@ -351,7 +428,7 @@ class VAEOptions(System):
             posterior = build_posterior(self.posterior, code, features, full, self.blocks)
             transformations = getattr(self.posterior, "transformations", 0)
         if prior is None:
-            prior = self.prior.prior(code, self.blocks, shape, own, posterior)
+            prior = self.prior.prior(code, self.blocks, seen, own, posterior)
         if likelihood is None:
             if code.sides is None:
                 first = VectorCode(self.latent, shape[1:], width, self.channels)
@@ -359,7 +436,7 @@ class VAEOptions(System):
                 first = MapCode((self.latent, *code.sides), self.channels)
             likelihood = self.likelihood.likelihood(first, self.blocks, shape)
         training = self.objective, self.samples, self.kl_warm_up
-        model = VAE(own, posterior, prior, likelihood, *training, transformations)
+        model = VAE(own, posterior, prior, likelihood, *training, transformations, sees_mask)
         model.image_shape = shape
         return model
 

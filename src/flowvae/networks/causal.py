@@ -126,6 +126,11 @@ class CausalNetwork(nn.Module):
     A causal convolution without its own position, gated residual blocks with it, and a last 1x1 convolution.
     A learned offset per position and symbol is added.
 
+    Missing pixels are zeros where known ones are -1 and 1. The probability of a patch of which only a part is
+    known is the sum of those of the symbols that agree with it. So the probability of the known pixels is a
+    product over patches, each given the *known* pixels before it: it is exact and adds up to one, but if a
+    missing pixel comes before a known one, it is not the sum over its values.
+
     Where height or width is odd, images are padded with zeros. A patch at the edge then has fewer than 16
     symbols, those whose padding is zero, and they share its probability.
 
@@ -183,14 +188,22 @@ class CausalNetwork(nn.Module):
         return offsets if self.impossible is None else offsets.masked_fill(self.impossible, -torch.inf)
 
     def forward(
-        self, images: Tensor, condition: Tensor | None = None, orders: Tensor | None = None
+        self,
+        images: Tensor,
+        condition: Tensor | None = None,
+        orders: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
         """Compute logits [S * B, 16, H/2, W/2] for images [B, 1, H, W] and a condition [S * B, C, H/2, W/2].
 
         The S samples of an image are B apart from each other. A condition with one map is shared by all
         images. Images are padded, and images and maps turned, to the orders [S * B]; None for the first.
+        ``hidden`` is 1 for missing pixels and 0 for others, of the images' shape.
         """
-        x = self.first(_centered(space_to_depth(images, PATCH)))
+        centered = _centered(space_to_depth(images, PATCH))
+        if hidden is not None:
+            centered = centered * (1 - space_to_depth(hidden, PATCH))
+        x = self.first(centered)
         if condition is not None:
             x = x.repeat(max(1, len(condition) // len(images)), 1, 1, 1)
             if self.condition is not None:
@@ -202,26 +215,39 @@ class CausalNetwork(nn.Module):
         return self.last(F.hardswish(x)) + self._offsets()[0 if orders is None else orders]
 
     def log_prob(
-        self, images: Tensor, condition: Tensor | None = None, orders: Tensor | None = None
+        self,
+        images: Tensor,
+        condition: Tensor | None = None,
+        orders: Tensor | None = None,
+        observed: Tensor | None = None,
     ) -> Tensor:
         """Compute log p(x), or log p(x|condition), in nats, [S * B], for images, maps and orders [S * B].
 
-        Images and maps are in the original orientation.
+        Images and maps are in the original orientation. ``observed``: which pixels are known, bool, of the
+        images' shape; None for all.
         """
         images = padded(images, PATCH)
+        hidden = None if observed is None else padded((~observed).to(images.dtype), PATCH)
         if orders is not None:
-            images = each_by_its_order(turn, images.repeat(len(orders) // len(images), 1, 1, 1), orders)
+            both = images if hidden is None else torch.cat([images, hidden], 1)
+            both = each_by_its_order(turn, both.repeat(len(orders) // len(both), 1, 1, 1), orders)
+            images, hidden = both[:, :1], None if hidden is None else both[:, 1:]
             if condition is not None:
                 condition = each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders)
-        logits = self(images, condition, orders)
+        logits = self(images, condition, orders, hidden)
         number = len(logits)
         logits = logits.permute(0, 2, 3, 1).flatten(0, 2)  # no copy: channels are last in memory
         # Logarithms in half precision are too inexact to be summed.
         table = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        symbols = to_symbols(images).repeat(number // len(images), 1, 1)
-        return table.gather(1, symbols.view(-1, 1)).view(len(symbols), -1).sum(1)
+        if hidden is None:
+            symbols = to_symbols(images).repeat(number // len(images), 1, 1)
+            return table.gather(1, symbols.view(-1, 1)).view(len(symbols), -1).sum(1)
+        agreeing = _agreeing(images, hidden).repeat(number // len(images), 1, 1, 1)
+        agreeing = agreeing.permute(0, 2, 3, 1).reshape(table.shape)
+        of_patches = table.masked_fill(~agreeing, -torch.inf).logsumexp(1)
+        # Nothing is known of some, whose symbols add up to one only within rounding.
+        return of_patches.masked_fill(agreeing.all(1), 0.0).view(number, -1).sum(1)
 
-    @torch.no_grad()
     def sample(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Draw binary images [N, 1, H, W] patch by patch.
 
@@ -232,6 +258,27 @@ class CausalNetwork(nn.Module):
                 of its symbols is inverted. The first one determines the order as well.
             condition: [N, condition, H/2, W/2], or [1, ...] for all.
         """
+        return self._draw(noise, condition, None)[0]
+
+    def complete(
+        self, noise: Tensor, condition: Tensor | None, images: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the missing pixels of binary images [N, 1, H, W], and compute the images' log weights [N].
+
+        Each patch is drawn among the symbols that agree with its ``observed`` pixels, given the patches
+        before it, known or drawn. The weight is the product of the probabilities of all observed pixels,
+        each given the patches before it, and its mean over draws is the probability of the observed pixels:
+        it is the weight by which draws are resampled (sequential imputation, Kong, Liu & Wong 1994). Where
+        all missing pixels come last in the order, it is the same for all draws.
+
+        ``noise`` and ``condition`` are those of `sample`.
+        """
+        hidden = padded((~observed).to(images.dtype), PATCH)
+        return self._draw(noise, condition, torch.cat([padded(images, PATCH), hidden], 1))
+
+    @torch.no_grad()
+    def _draw(self, noise: Tensor, condition: Tensor | None, known: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Draw images, given ``known`` images and hidden pixels, [N, 2, H, W], if any."""
         number, height, width = noise.shape
         # The integer part is the order, and the fractional part is uniform again.
         noise = noise.clone()
@@ -239,6 +286,11 @@ class CausalNetwork(nn.Module):
         orders = first.long()
         noise[:, 0, 0] = first - orders
         offset = self._offsets()[orders]
+        agreeing = None
+        if known is not None:
+            known = each_by_its_order(turn, known, orders)
+            agreeing = _agreeing(known[:, :1], known[:, 1:])
+        log_weight = torch.zeros(number, dtype=offset.dtype, device=offset.device)
         if condition is not None:
             condition = each_by_its_order(turn, condition.expand(number, -1, -1, -1), orders)
         blocks = [cast(GatedBlock, block) for block in self.blocks]
@@ -248,6 +300,7 @@ class CausalNetwork(nn.Module):
             block.causal.pad(self.offset.new_zeros(number, channels, height, width)) for block in blocks
         ]
         symbols = torch.zeros(number, height, width, dtype=torch.int64, device=noise.device)
+        places = torch.arange(SYMBOLS, device=noise.device)
         for row in range(height):
             for column in range(width):
                 here = condition[:, :, row : row + 1, column : column + 1] if condition is not None else None
@@ -261,13 +314,29 @@ class CausalNetwork(nn.Module):
                     seen[:, :, row + 1, column + 1] = own[:, :, 0, 0]
                     x = x + block.mix(_gate(block.causal.at(seen, row, column)[:, :, None, None]))
                 logits = self.last(F.hardswish(x))[:, :, 0, 0] + offset[:, :, row, column]
+                if agreeing is not None:
+                    here_agree = agreeing[:, :, row, column]
+                    of_symbols = logits.log_softmax(1).masked_fill(~here_agree, -torch.inf)
+                    log_weight += of_symbols.logsumexp(1).masked_fill(here_agree.all(1), 0.0)
+                    logits = of_symbols
                 below = logits.softmax(1).cumsum(1)[:, :-1] <= noise[:, row, column, None]
-                symbols[:, row, column] = below.sum(1)
+                # Rounding must not lead beyond the last possible symbol.
+                last = (logits > -torch.inf).long().mul(places).amax(1)
+                symbols[:, row, column] = below.sum(1).minimum(last)
                 bits = _bits(symbols[:, row : row + 1, column : column + 1])
                 reach = self.first.reach
                 pixels[:, :, row + reach, column + reach] = _centered(bits)[:, :, 0, 0].to(pixels.dtype)
         images = each_by_its_order(turn_back, to_images(symbols).to(noise.dtype), orders)
-        return cropped(images, self.sides)
+        return cropped(images, self.sides), log_weight
+
+
+def _agreeing(images: Tensor, hidden: Tensor) -> Tensor:
+    """Return which symbols agree with the pixels that are not hidden, bool [N, 16, H/2, W/2]."""
+    bits = _bits(torch.arange(SYMBOLS, device=images.device).view(-1, 1, 1))  # [16, 4, 1, 1]
+    agree = [
+        ((space_to_depth(images, PATCH) == bit) | (space_to_depth(hidden, PATCH) > 0)).all(1) for bit in bits
+    ]
+    return torch.stack(agree, 1)
 
 
 def _impossible(sides: tuple[int, int], orders: int) -> Tensor | None:

@@ -1,7 +1,7 @@
 """The views, one file each. A view's function fills its tab for the runs that it can show."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gradio as gr
 
@@ -14,12 +14,10 @@ class View(NamedTuple):
     build: Callable[[gr.Tab, Sequence[Explored]], None]
     needs: type | tuple[type, ...] = Model
     """any of these capabilities"""
-    shows: Callable[[Any], bool] = lambda model: True
-    """what else a model with such a capability needs"""
 
     def runs(self, explored: Sequence[Explored]) -> list[Explored]:
         """Those that the view can show."""
-        return [run for run in explored if isinstance(run.model, self.needs) and self.shows(run.model)]
+        return [run for run in explored if isinstance(run.model, self.needs)]
 
 
 VIEWS: dict[str, View] = {
@@ -29,6 +27,6 @@ VIEWS: dict[str, View] = {
     "Posterior": View(posterior.build, Inferring),
     "Score": View(score.build, (Bounded, Scored)),
     "Samples": View(samples.build, Sampler),
-    "Fill in": View(fill_in.build, Completing, lambda model: model.completes),
+    "Fill in": View(fill_in.build, Completing),
 }
 """By the titles of the tabs, in their order."""

@@ -12,23 +12,21 @@ from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
 from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
-from flowvae.models.completion import Completions
+from flowvae.models import Imputation
 
 
 def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     gr.Markdown(
-        "Paint over the pixels to hide. Each completion is an independent draw given the visible pixels, "
-        "by pseudo-Gibbs sampling with codes resampled by their importance weights. Completions differ where "
-        "the visible pixels leave the hidden ones open."
+        "Paint over the pixels to hide. Completions are draws given the visible pixels, chosen among S "
+        "candidates by their importance weights. They differ where the visible pixels leave the hidden ones "
+        "open."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
             run = choose_run(explored)
             source = image_source(explored, 4700, mask=_upper_half(explored[0].dataset.shape))
-            # All at their maximum are 15,000 decoded images: ten seconds on a slow machine.
             count = gr.Slider(4, 24, 16, step=4, label="completions")
-            sweeps = gr.Slider(1, 40, 20, step=1, label="sweeps")
-            candidates = gr.Slider(1, 16, 8, step=1, label="candidates, S")
+            candidates = gr.Slider(100, 2000, 400, step=100, label="candidates, S")
             seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53)
         with gr.Column(scale=4, min_width=300):
             sheet = gr.HTML(apply_default_css=False)
@@ -37,22 +35,20 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     def fill(number: int, text: str, *settings: float | None) -> str:
         return _filled(explored[number], text, *(int(setting or 0) for setting in settings))
 
-    inputs = [run, source.image, count, sweeps, candidates, seed]
-    for listen in (
-        *source.listeners, run.change, count.change, sweeps.change, candidates.change, seed.change
-    ):  # fmt: skip
+    inputs = [run, source.image, count, candidates, seed]
+    for listen in (*source.listeners, run.change, count.change, candidates.change, seed.change):
         listen(fill, inputs, sheet, show_progress="minimal", trigger_mode="always_last")
     on_first_visit(tab, fill, inputs, sheet)
 
 
-def _filled(run: Explored, text: str, count: int, sweeps: int, candidates: int, seed: int) -> str:
+def _filled(run: Explored, text: str, count: int, candidates: int, seed: int) -> str:
     shape = run.dataset.shape
     drawn, _, mask = (text or "").partition("|")
     image, hidden = from_text(drawn, shape, run.dataset.levels), _mask(mask, shape)
     if not hidden.any():
         return "<p class='fv-note'>Nothing is hidden yet: paint over a part of the image.</p>"
-    completions = run.model.complete(image, ~hidden, count, sweeps, candidates, seeded(seed))
-    return _sheet(completions, hidden, candidates)
+    found = run.model.impute(image[None], ~hidden[None], count, candidates, seeded(seed))
+    return _sheet(found, hidden, candidates)
 
 
 def _upper_half(shape: tuple[int, int, int]) -> str:
@@ -72,19 +68,18 @@ def _mask(text: str, shape: tuple[int, int, int]) -> Tensor:
     return (torch.frombuffer(bytearray(places), dtype=torch.uint8) > 0).view(1, *shape[1:]).expand(shape)
 
 
-def _sheet(completions: Completions, hidden: Tensor, candidates: int) -> str:
+def _sheet(found: Imputation, hidden: Tensor, candidates: int) -> str:
+    shown = {"mean": found.mean[0]}
+    shown |= {str(number): image[0] for number, image in enumerate(found.images, 1)}
     figures = "".join(
-        f"<figure><img src='{_tinted(image, hidden)}' alt='completion {index + 1}'>"
-        f"<figcaption>{float(effective):.1f}</figcaption></figure>"
-        for index, (image, effective) in enumerate(
-            zip(completions.images, completions.effective_samples, strict=True)
-        )
+        f"<figure><img src='{_tinted(image, hidden)}' alt='{name}'><figcaption>{name}</figcaption></figure>"
+        for name, image in shown.items()
     )
     share = hidden.double().mean().item()
     return (
         f"<p class='fv-note'>{share:.0%} of the pixels are hidden, tinted here. "
-        f"Under each completion: how many of its last {candidates} candidate codes carry the weight "
-        "(effective samples).</p>"
+        f"The effective sample size is {float(found.effective_sample_size):.1f} of {candidates}: "
+        "where it is small, completions repeat. First the mean of all candidates.</p>"
         f"<div class='fv-samples fv-completions'>{figures}</div>"
     )
 
