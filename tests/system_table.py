@@ -144,7 +144,7 @@ TABLE: dict[str, Row] = {
     "pixelcnn": Row(
         "pixelcnn",
         {"causal_channels": 6, "causal_blocks": 1, "causal_dropout": 0.2, "causal_orders": 3},
-        can={Sampler, Scored},
+        can={Sampler, Scored, Completing},
         evaluated=LIKELIHOOD,
         best="nll",
     ),

@@ -370,12 +370,16 @@ def test_an_upload_is_shown_in_its_own_colours(tmp_path):
         assert picture.getpixel((5, 5)) == (200, 30, 30)
 
 
-def test_a_model_whose_pixels_depend_on_each_other_does_not_open_fill_in(kinds):
+def test_pixels_that_depend_on_each_other_are_filled_in(kinds):
     pytest.importorskip("gradio")
-    from flowvae.explorer.views import VIEWS
+    from flowvae.explorer.views.fill_in import _filled, _upper_half
 
     causal = moved_model(CONFIG.revised(likelihood="causal", causal_channels=4, causal_blocks=1)).eval()
-    assert VIEWS["Fill in"].runs([*kinds, replace(kinds[0], title="causal", model=causal)]) == [kinds[0]]
+    run = replace(kinds[0], title="causal", model=causal)
+    shape = run.dataset.shape
+    sheet = _filled(run, f"{images.to_text(torch.zeros(shape))}|{_upper_half(shape)}", 4, 20, 0)
+    assert sheet.count("<figure>") == 5, "the mean and four completions"
+    assert "50% of the pixels are hidden" in sheet
 
 
 def test_a_chart_marks_where_the_image_falls():
@@ -458,14 +462,14 @@ def test_a_view_is_built_for_the_runs_that_can_do_what_it_needs(kinds):
         "Posterior": ["flow"],
         "Score": ["flow", "pixels", "density"],
         "Samples": ["flow", "pixels", "density"],
-        "Fill in": ["flow"],
+        "Fill in": ["flow", "pixels"],
     }
 
 
 def test_the_page_has_no_tab_that_no_run_could_fill(kinds):
     told = told_of("pixels")
     tabs = [part["props"]["label"] for part in told["parts"] if part["type"] == "tabitem"]
-    assert tabs == ["Runs", "Score", "Samples"]
+    assert tabs == ["Runs", "Score", "Samples", "Fill in"]
 
 
 def test_a_score_has_the_numbers_that_the_model_gives(kinds):

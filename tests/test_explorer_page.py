@@ -447,7 +447,7 @@ def test_what_is_hidden_is_filled_in(page):
     open_view(page, "Fill in")
     first = visible(page, ".fv-completions img")
     first.wait_for()
-    assert page.locator(".fv-completions figure").count() == 16
+    assert page.locator(".fv-completions figure").count() == 17
     page.get_by_text("50% of the pixels are hidden").wait_for()
     visible(page, "button:has-text('Clear')").click()
     page.get_by_text("Nothing is hidden yet").wait_for()
