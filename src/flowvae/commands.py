@@ -322,7 +322,8 @@ def encode_images(
         needs(Inferring, run)
     model, on_device = needs(Coded, run), device(on)
     run.model.to(on_device)
-    names, images = named_images(sources, run.spec, run.config.data, split, seed)
+    found = named_images(sources, run.spec, run.config.data, split, seed)
+    names, images = found.names, found.images
     with _reporting(f"encoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         pieces = images.split(1 if draws else IMAGES_AT_ONCE)
@@ -520,7 +521,8 @@ def picture_reconstructions(
     model = needs(Coded, run)
     if num_images is None:
         num_images = _up_to(USUAL_RECONSTRUCTED, [run], data)
-    names, images = test_images(run, num_images, seed, data)
+    found = test_images(run, num_images, seed, data)
+    names, images = found.names, found.images
     with torch.no_grad():
         reconstructed = _finite(run, model.reconstruct(images, torch.Generator().manual_seed(seed)))
     if grid:
@@ -606,7 +608,7 @@ def test_images(run: Run, count: int, seed: int, data: str | None) -> Named:
             "--pairs, or another source with --data"
         )
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    return Named([f"test/{place}" for place in chosen.tolist()], dataset.batch("test", chosen).images)
+    return Named([f"test/{place}" for place in chosen.tolist()], dataset.batch("test", chosen))
 
 
 def _finite(run: Run, images: Tensor) -> Tensor:
