@@ -50,13 +50,13 @@ class DataConfig(Options):
             check_value_range(self.value_range)
         if self.missing is not None:
             marker_of(self.missing)
-            # NaN is no value of JSON, and does not equal itself.
-            object.__setattr__(self, "missing", str(self.missing).removesuffix(".0"))
+            # As text: NaN is no value of JSON, and does not equal itself.
+            object.__setattr__(self, "missing", str(self.missing).lower().removesuffix(".0"))
         if self.hide is not None:
             hidden_of(self.hide)
 
     @property
-    def marker(self) -> "Marker | None":
+    def marker(self) -> Marker | None:
         """What marks missing pixels; None if nothing does."""
         return None if self.missing is None else marker_of(self.missing)
 
