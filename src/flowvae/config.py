@@ -33,7 +33,7 @@ class DataConfig(Options):
     """values that become black and white, in arrays and directories [0 255, or 0 1 for floats k / 255]"""
     grey: bool = False
     """convert images of three channels to one"""
-    missing: float | str | None = None
+    missing: str | None = None
     """what marks missing pixels: nan, alpha, or a value or colour such as 128 or 255,0,255"""
     hide: float | str | None = None
     """pixels to hide: the probability of each, or HEIGHTxWIDTH of a rectangle at a random place"""
@@ -50,10 +50,8 @@ class DataConfig(Options):
             check_value_range(self.value_range)
         if self.missing is not None:
             marker_of(self.missing)
-            # As text: NaN is no value of JSON, and does not equal itself.
-            object.__setattr__(self, "missing", str(self.missing).lower().removesuffix(".0"))
-        if self.hide is not None:
-            hidden_of(self.hide)
+        if self.hide is not None and isinstance(hidden := hidden_of(self.hide), float):
+            object.__setattr__(self, "hide", hidden)
 
     @property
     def marker(self) -> Marker | None:
@@ -79,16 +77,16 @@ def sides_of(image_size: int | str) -> tuple[int, int]:
     return height, width
 
 
-def marker_of(missing: float | str) -> Marker:
+def marker_of(missing: str) -> Marker:
     """Return what marks missing pixels: a name, or the value of each channel.
 
-    >>> marker_of("NaN"), marker_of(128), marker_of("255,0,255")
+    >>> marker_of("NaN"), marker_of("128"), marker_of("255,0,255")
     ('nan', (128.0,), (255.0, 0.0, 255.0))
 
     Raises:
         UserError: if it is nothing of this.
     """
-    text = str(missing).strip().lower()
+    text = missing.lower()
     if text == "nan" or text == "alpha":
         return text
     try:

@@ -62,7 +62,7 @@ def load_dataset(
     image_size: int | str | None = None,
     value_range: tuple[float, float] | None = None,
     grey: bool = False,
-    missing: float | str | None = None,
+    missing: str | None = None,
     hide: float | str | None = None,
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
@@ -83,7 +83,7 @@ def load_dataset(
             255. Without it they must be 8-bit levels.
         grey: convert three channels to one.
         missing: what marks missing pixels of an array or of image files: "nan", "alpha" (pixels that are not
-            fully opaque), or the value or colour that they have in the source, such as 128 or "255,0,255".
+            fully opaque), or the value or colour that they have in the source, such as "128" or "255,0,255".
             Arrays that are named "observed" are always used.
         hide: hide pixels: the probability of each, or "HEIGHTxWIDTH" of a rectangle at a random place of each
             image, drawn with ``seed``.
