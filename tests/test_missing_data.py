@@ -582,7 +582,7 @@ def test_named_images_of_several_sources(tmp_path: Path) -> None:
     assert found.names[1:3] == ["0001.png", "test/0"]
     assert found.batch.index.tolist() == list(range(22))
     assert found.batch.labels is not None
-    assert found.batch.labels.tolist() == [-1, "-1", *labels]
+    assert found.batch.labels.tolist() == [-1, -1, *labels]
     assert found.batch.observed is not None
     assert found.batch.observed[:2].all()
     assert np.array_equal(found.batch.observed[2:, 0], KNOWN)
