@@ -22,6 +22,7 @@ OF_CLASSES = {
 OF_CODES = {"reconstruction", "kl", "active_units"}
 
 
+OF_CONDITIONAL = OF_CLASSES | {"conditional", "marginal_nll", "marginal_nll_standard_error"}
 OF_SEMI_SUPERVISED = {"reconstruction", "kl"} | BOUND | LIKELIHOOD | OF_CLASSES
 
 
@@ -140,6 +141,37 @@ TABLE: dict[str, Row] = {
         },
         binary=False,
         graphs=True,
+    ),
+    "vae-conditional": Row(
+        "vae", {**SMALL, "labels": True}, evaluated=OF_CODES | BOUND | LIKELIHOOD | OF_CONDITIONAL
+    ),
+    "vae-conditional-realnvp-of-maps": Row(
+        "vae",
+        {
+            **MAPS,
+            "labels": True,
+            "posterior": "realnvp",
+            "transformations": 1,
+            "hidden": 8,
+            "prior": "realnvp",
+            "prior_transformations": 2,
+            "prior_hidden": 8,
+        },
+        evaluated=OF_CODES | BOUND | LIKELIHOOD | OF_CONDITIONAL,
+    ),
+    "pixelcnn-conditional": Row(
+        "pixelcnn",
+        {"labels": True, "causal_channels": 6, "causal_blocks": 1, "causal_orders": 2},
+        can={Sampler, Scored, Completing},
+        evaluated=LIKELIHOOD | OF_CONDITIONAL,
+        best="nll",
+    ),
+    "realnvp-conditional": Row(
+        "realnvp",
+        {"labels": True, "hidden": 8, "transformations": 2},
+        can={Sampler, Coded, Bounded},
+        evaluated=BOUND | LIKELIHOOD | OF_CONDITIONAL,
+        binary=False,
     ),
     "pixelcnn": Row(
         "pixelcnn",

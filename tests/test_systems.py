@@ -178,20 +178,23 @@ def test_samples_are_images_of_their_noise(row, trained):
 
 
 def test_a_code_gives_an_image_and_a_path_joins_two(row, trained):
-    model, images = package.load(trained), Run(trained).dataset.batch("test", torch.arange(4)).images
+    model, batch = package.load(trained), Run(trained).dataset.batch("test", torch.arange(4))
+    images = batch.images
+    given: Any = model.given(batch)
     assert isinstance(model, Coded) == (Coded in row.can)
     if not isinstance(model, Coded):
         is_refusal(flowvae("interpolate", trained), f"({row.system}) has no code for an image")
         return
     with torch.no_grad():
-        codes = model.center(images)
-        path = model.path(images[:2], images[2:], steps=5)
+        codes = model.center(images, **given)
+        pairs = {name: (labels[:2], labels[2:]) for name, labels in given.items()}
+        path = model.path(images[:2], images[2:], steps=5, **pairs)
         assert path.shape == (2, 5, codes.shape[1])
         torch.testing.assert_close(path[:, 0], codes[:2], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(path[:, -1], codes[2:], rtol=1e-4, atol=1e-4)
         noise = torch.Generator().manual_seed(0)
-        assert model.decode(codes, noise).shape == images.shape
-        assert model.reconstruct(images).shape == images.shape
+        assert model.decode(codes, noise, **given).shape == images.shape
+        assert model.reconstruct(images, **given).shape == images.shape
 
 
 def test_a_model_is_described_in_a_line(row, trained):

@@ -1,6 +1,6 @@
 """The data that a model sees: its description before the model is built, and batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -22,11 +22,21 @@ class DataSpec(NamedTuple):
     """whether pixels of training images are missing"""
 
 
-class Given(TypedDict, total=False):
-    """What a model may take besides images."""
+class Labelled(TypedDict, total=False):
+    """What a conditional model takes besides codes: the labels, or nothing."""
 
     labels: Tensor
     """int64 [B]"""
+
+
+def labelled(labels: Tensor | None) -> Labelled:
+    """Return labels as keyword arguments; none for None."""
+    return Labelled() if labels is None else Labelled(labels=labels)
+
+
+class Given(Labelled, total=False):
+    """What a model may take besides images."""
+
     observed: Tensor
     """known pixels, bool [B, C, H, W]"""
 
@@ -58,22 +68,3 @@ class Batch(NamedTuple):
             few = slice(start, start + size)
             rest = (None if part is None else part[few] for part in self[2:])
             yield Batch(self.images[few], self.index[few], *rest)
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Put the images of batches into one, in which they are numbered from 0.
-
-    Labels are -1 for images of a batch without labels, if another batch has some.
-    """
-
-    def together(parts: list[Tensor | None], absent: list[Tensor]) -> Tensor | None:
-        if all(part is None for part in parts):
-            return None
-        return torch.cat([other if part is None else part for part, other in zip(parts, absent, strict=True)])
-
-    images = torch.cat([batch.images for batch in batches])
-    unknown = [torch.full_like(batch.index, -1) for batch in batches]
-    labels = together([batch.labels for batch in batches], unknown)
-    whole = [torch.ones_like(batch.images, dtype=torch.bool) for batch in batches]
-    observed = together([batch.observed for batch in batches], whole)
-    return Batch(images, torch.arange(len(images)), labels, observed)

@@ -138,6 +138,7 @@ def score(
     images: Images,
     samples: int = 500,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    label: Annotated[str | None, _default("all classes, -log p(x)")] = None,
     seed: int = 0,
     device: str = "auto",
     out: Annotated[Path | None, _default("print CSV")] = None,
@@ -149,13 +150,14 @@ def score(
         images: image files, directories of them, or data sets
         samples: S, number of posterior samples per image for the importance-weighted -log p(x)
         split: split of a data set to score; with it, a directory is read as a data set
+        label: class, by number or name, for -log p(x|y) of a model trained with --labels
         seed: random seed for the samples and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: file to write, in the format of its suffix: .csv, .json, .md or .parquet
     """
     from flowvae.commands import score_images
 
-    print(score_images(run, images, samples, split, seed, out, device), end="")
+    print(score_images(run, images, samples, split, seed, out, device, label), end="")
 
 
 def classify(
@@ -186,6 +188,7 @@ def encode(
     images: Images,
     draws: Annotated[int | None, _default("the code without noise")] = None,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    label: Annotated[str | None, _default("the images' own")] = None,
     seed: int = 0,
     device: str = "auto",
     out: Annotated[Path | None, _default("RUN/codes.npz")] = None,
@@ -197,18 +200,20 @@ def encode(
         images: image files, directories of them, or data sets
         draws: S, number of draws from q(z|x) per image
         split: split of a data set to encode; with it, a directory is read as a data set
+        label: class of all images, by number or name, for a model trained with --labels
         seed: random seed for the draws and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: file to write: .npz with codes and names, or a table, .csv, .json or .parquet
     """
     from flowvae.commands import encode_images
 
-    print(encode_images(run, images, draws, split, seed, out, device))
+    print(encode_images(run, images, draws, split, seed, out, device, label))
 
 
 def decode(
     run: Run,
     codes: Annotated[Path, Positional, arg(metavar="CODES")],
+    label: Annotated[str | None, _default("that of the encoded image")] = None,
     seed: int = 0,
     device: str = "auto",
     out: Annotated[Path | None, _default("RUN/decoded")] = None,
@@ -217,20 +222,23 @@ def decode(
 
     Args:
         run: directory of the run
-        codes: .npz file with an array codes, [N, D] or [S, N, D], and optionally names, as encode writes it
+        codes: .npz file with an array codes, [N, D] or [S, N, D], and optionally names and labels, as encode
+            writes it
+        label: class of all images, by number or name, for a model trained with --labels
         seed: random seed for the noise of the pixels, if the model draws them
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: directory for the images, or .npz file to write
     """
     from flowvae.commands import decode_codes
 
-    print(decode_codes(run, codes, seed, out, device))
+    print(decode_codes(run, codes, seed, out, device, label))
 
 
 def sample(
     run: Run,
-    show: Literal["samples", "crossed", "nearest"] = "samples",
+    show: Literal["samples", "crossed", "nearest", "classes"] = "samples",
     images: int = 100,
+    label: Annotated[str | None, _default("each class as often")] = None,
     data: Annotated[str | None, _default("the run's own")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("RUN/SHOW.png")] = None,
@@ -239,16 +247,17 @@ def sample(
 
     Args:
         run: directory of the run
-        show: samples; crossed, where columns share a code and rows share the pixel noise; or nearest, where
-            each sample is above its nearest training image
+        show: samples; crossed, where columns share a code and rows share the pixel noise; nearest, where each
+            sample is above its nearest training image; or classes, where each row has a class
         images: number of samples
+        label: class of all samples, by number or name, for a model trained with --labels
         data: another data set or path to take the training images from
         seed: random seed for the samples
         out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
     """
     from flowvae.commands import picture_samples
 
-    print(picture_samples(run, images, seed, out, show, data))
+    print(picture_samples(run, images, seed, out, show, data, label))
 
 
 def reconstruct(
@@ -276,6 +285,7 @@ def interpolate(
     runs: Runs,
     pairs: Annotated[int | None, _default("up to 8")] = None,
     steps: int = 10,
+    keep_label: bool = False,
     data: Annotated[str | None, _default("that of each run")] = None,
     seed: int = 0,
     out: Annotated[Path | None, _default("interpolations.png in the first run")] = None,
@@ -286,6 +296,8 @@ def interpolate(
         runs: directories of the runs
         pairs: number of pairs of test images, the same for every run
         steps: number of images per interpolation, both ends included
+        keep_label: pair test images of the same class; otherwise a model trained with --labels changes from
+            the class of one end to that of the other in the middle
         data: another data set or path to take the test images from
         seed: random seed for the choice of pairs
         out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
@@ -293,7 +305,7 @@ def interpolate(
     from flowvae.commands import picture_interpolations
 
     _at_least_one(runs)
-    print(picture_interpolations(runs, pairs, steps, seed, out, data))
+    print(picture_interpolations(runs, pairs, steps, seed, out, data, keep_label))
 
 
 def table(runs: Runs, out: Annotated[Path | None, _default("print Markdown")] = None) -> None:

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from flowvae import figures, runs
+from flowvae.batch import labelled
 from flowvae.data import Dataset, as_float
 from flowvae.data.cache import fingerprint
 from flowvae.data.named import Named, named_images, number_of
@@ -33,7 +34,7 @@ from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
 from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run
-from flowvae.runs.capability import needs
+from flowvae.runs.capability import labels_of, needs
 from flowvae.runs.files import as_safetensors
 from flowvae.runs.scores import Scores, read_unfinished, scores_of, write_scores, write_unfinished
 from flowvae.runs.table import (
@@ -153,8 +154,11 @@ def score_images(
     seed: int,
     out: Path | None,
     on: str = "auto",
+    label: str | None = None,
 ) -> str:
     """Score single images (see `flowvae.score`) and write one row per image to ``out``.
+
+    A conditional model scores -log p(x|y) of the class ``label``, by default -log p(x).
 
     With ``out``, the scores of finished images are kept beside it until it is written, and the same command
     continues from them.
@@ -170,8 +174,10 @@ def score_images(
         needs(Bounded, run)
     run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
-    scores, unfinished = _scored(run, found.images, num_samples, seed, out)
-    if (tested := _test_nll(run)) is not None:
+    labels = None if label is None else labels_of(run, label, None, len(found.names))
+    scores, unfinished = _scored(run, found.images, num_samples, seed, out, labels)
+    marginal = run.model.conditional and label is None
+    if (tested := _test_nll(run, "marginal_nll" if marginal else "nll")) is not None:
         places = torch.searchsorted(tested, scores["nll"])
         scores["share_of_test_lower"] = places.double() / len(tested)
     columns = {name: values.tolist() for name, values in scores.items()}
@@ -194,11 +200,12 @@ def score_images(
 
 
 def _scored(
-    run: Run, images: Tensor, num_samples: int, seed: int, out: Path | None
+    run: Run, images: Tensor, num_samples: int, seed: int, out: Path | None, labels: Tensor | None
 ) -> tuple[dict[str, Tensor], Path | None]:
     """Score images in pieces; return the scores, and the file beside ``out`` that keeps finished pieces."""
     content = torch.tensor([number_of(image) for image in images])
-    key = _key(run, num_samples, seed, hashlib.sha256(content.numpy().tobytes()).hexdigest())
+    given = () if labels is None else tuple(labels.tolist())
+    key = _key(run, num_samples, seed, hashlib.sha256(content.numpy().tobytes()).hexdigest(), *given)
     path = None if out is None else out.with_name(f"{out.name}.{key}.unfinished.safetensors")
     kept = None if path is None else read_unfinished(path)
     parts = [] if kept is None else [dict(kept[0])]
@@ -211,7 +218,8 @@ def _scored(
             for few, numbers in zip(
                 images[done:].split(IMAGES_SCORED), content[done:].split(IMAGES_SCORED), strict=True
             ):
-                scores = score(run.model, few, num_samples, torch.Generator().manual_seed(seed))
+                own = labelled(None if labels is None else labels[done : done + len(few)])
+                scores = score(run.model, few, num_samples, torch.Generator().manual_seed(seed), **own)
                 parts.append({**scores, "content": numbers, "index": torch.arange(done, done + len(few))})
                 done += len(few)
                 report(done / len(images))
@@ -230,13 +238,13 @@ def _joined(parts: Sequence[Scores]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _test_nll(run: Run) -> Tensor | None:
-    """Return -log p(x) of the test images that the run was evaluated on, sorted; None if there are none."""
+def _test_nll(run: Run, name: str) -> Tensor | None:
+    """Return the scores ``name`` of the test images that the run was evaluated on, sorted; None if absent."""
     if not (run.path / runs.EVALUATION).exists():
         return None
     evaluation = read_evaluation(run)
     found = scores_of(run, evaluation) if evaluation.get("split") == "test" else None
-    return None if found is None else found["nll"].sort().values
+    return None if found is None or name not in found else found[name].sort().values
 
 
 def classify_images(
@@ -306,8 +314,12 @@ def encode_images(
     seed: int,
     out: Path | None = None,
     on: str = "auto",
+    label: str | None = None,
 ) -> Path:
     """Write the code of each image, or draws of it, to ``out``, by default codes.npz in the run.
+
+    A conditional model encodes an image with the class ``label``, by default with its own label, and the file
+    also has ``labels`` [N].
 
     An .npz file has ``names`` [N] and ``codes``: [N, D], the codes without noise (`Coded.center`), or
     [S, N, D], S draws from q(z|x). The draws of an image depend on its pixels and ``seed`` only. A table
@@ -322,44 +334,56 @@ def encode_images(
         needs(Inferring, run)
     model, on_device = needs(Coded, run), device(on)
     run.model.to(on_device)
-    found = named_images(sources, run.spec, run.config.data, split, seed)
-    names, images = found.names, found.images
+    names, images, own = named_images(sources, run.spec, run.config.data, split, seed)
+    labels = labels_of(run, label, own, len(images))
     with _reporting(f"encoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
-        pieces = images.split(1 if draws else IMAGES_AT_ONCE)
-        for few in pieces:
+        done = 0
+        for few in images.split(1 if draws else IMAGES_AT_ONCE):
+            given = labelled(None if labels is None else labels[done : done + len(few)].to(on_device))
             if draws:
                 noise = torch.Generator().manual_seed(number_of(few[0], seed))
-                parts.append(needs(Inferring, run).encode(few.to(on_device), draws, noise).cpu())
+                parts.append(needs(Inferring, run).encode(few.to(on_device), draws, noise, **given).cpu())
             else:
-                parts.append(model.center(few.to(on_device)).cpu())
-            report(len(parts) / len(pieces))
+                parts.append(model.center(few.to(on_device), **given).cpu())
+            done += len(few)
+            report(done / len(images))
     codes = torch.cat(parts, dim=1 if draws else 0)
     if not codes.isfinite().all():
         raise UserError("a code is not finite; train again with a lower --learning-rate")
     if out.suffix == ".npz":
-        save_arrays(out, codes=codes.numpy(), names=np.array(names))
+        also = {} if labels is None else {"labels": labels.numpy()}
+        save_arrays(out, codes=codes.numpy(), names=np.array(names), **also)
         return out
     write_table(
         [
             {
                 "name": name,
+                **({} if labels is None else {"label": int(labels[place])}),
                 **({"draw": draw} if draws else {}),
-                **{f"z{place}": value for place, value in enumerate(code)},
+                **{f"z{dimension}": value for dimension, value in enumerate(code)},
             }
             for draw, of_draw in enumerate((codes if draws else codes[None]).tolist())
-            for name, code in zip(names, of_draw, strict=True)
+            for place, (name, code) in enumerate(zip(names, of_draw, strict=True))
         ],
         out,
     )
     return out
 
 
-def decode_codes(path: Path, codes: Path, seed: int, out: Path | None = None, on: str = "auto") -> Path:
+def decode_codes(
+    path: Path,
+    codes: Path,
+    seed: int,
+    out: Path | None = None,
+    on: str = "auto",
+    label: str | None = None,
+) -> Path:
     """Decode the codes that `encode_images` wrote, and save the images one by one, or in an .npz file.
 
     By default, they go into the directory ``decoded`` of the run. ``seed`` is that of the noise of pixels, if
-    the model draws them.
+    the model draws them. A conditional model decodes a code as an image of the class ``label``, by default of
+    the label that it was encoded with.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
@@ -369,28 +393,31 @@ def decode_codes(path: Path, codes: Path, seed: int, out: Path | None = None, on
             f"{out} is a picture, and decoded images are saved one by one; choose a directory or .npz"
         )
     model, on_device = needs(Coded, run), device(on)
-    names, z = _read_codes(codes, run)
+    names, z, own = _read_codes(codes, run, label)
+    labels = labels_of(run, label, own, len(z))
     run.model.to(on_device)
     noise = torch.Generator().manual_seed(seed)
     with _reporting(f"decoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
-        pieces = z.split(IMAGES_AT_ONCE)
-        for few in pieces:
-            parts.append(model.decode(few.to(on_device), noise).cpu())
-            report(len(parts) / len(pieces))
+        done = 0
+        for few in z.split(IMAGES_AT_ONCE):
+            given = labelled(None if labels is None else labels[done : done + len(few)].to(on_device))
+            parts.append(model.decode(few.to(on_device), noise, **given).cpu())
+            done += len(few)
+            report(done / len(z))
     save_images({"images": _finite(run, torch.cat(parts))}, names, out)
     return out
 
 
-def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
-    """Read the names and codes [N, D] of an .npz file; of several draws, names become DRAW/NAME."""
+def _read_codes(path: Path, run: Run, label: str | None) -> tuple[list[str], Tensor, Tensor | None]:
+    """Read names, codes [N, D] and labels, if any, of an .npz file; of several draws, names are DRAW/NAME."""
     if path.suffix.lower() in (".csv", ".json", ".parquet"):
         raise UserError(
             f"{path} is a table, and decode reads .npz; write the codes with: flowvae encode {run.path} "
             "IMAGES --out codes.npz"
         )
     try:
-        arrays = read_arrays(path, {"codes": NUMBERS, "names": "U"})
+        arrays = read_arrays(path, {"codes": NUMBERS, "names": "U", "labels": "iu"})
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; write it with: flowvae encode {run.path} IMAGES --out {path}"
@@ -400,7 +427,8 @@ def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
             f"{path} has no array codes; write it with: flowvae encode {run.path} IMAGES --out {path}"
         )
     codes = torch.from_numpy(arrays["codes"].astype(np.float32))
-    dimension = needs(Coded, run).center(torch.zeros(1, *run.spec.shape)).shape[1]
+    blank = labelled(torch.zeros(1, dtype=torch.int64) if run.model.conditional else None)
+    dimension = needs(Coded, run).center(torch.zeros(1, *run.spec.shape), **blank).shape[1]
     if codes.ndim not in (2, 3) or codes.shape[-1] != dimension or not codes.numel():
         raise UserError(
             f"{path} has codes of shape {tuple(codes.shape)}; {run.path} decodes [N, {dimension}] or "
@@ -409,9 +437,13 @@ def _read_codes(path: Path, run: Run) -> tuple[list[str], Tensor]:
     names = arrays["names"].tolist() if "names" in arrays else _numbers(codes.shape[-2])
     if not isinstance(names, list) or len(names) != codes.shape[-2] or not codes.isfinite().all():
         raise UserError(f"{path} needs one name per code and codes that are finite; encode the images again")
+    labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
+    if labels is not None and tuple(labels.shape) != (len(names),):
+        raise UserError(f"{path} needs one label per code; encode the images again")
     if codes.ndim == 3:
         names = [f"{draw}/{name}" for draw in _numbers(len(codes)) for name in names]
-    return [str(name) for name in names], codes.flatten(0, -2)
+        labels = None if labels is None else labels.repeat(len(codes))
+    return [str(name) for name in names], codes.flatten(0, -2), labels
 
 
 @contextmanager
@@ -450,6 +482,7 @@ def picture_samples(
     out: Path | None = None,
     show: str = "samples",
     data: str | None = None,
+    label: str | None = None,
 ) -> str:
     """Draw samples from the model and save them: as a grid, one by one in a directory, or in an .npz file.
 
@@ -459,8 +492,10 @@ def picture_samples(
         seed: random seed for the samples.
         out: see `flowvae.image_files.is_grid`; by default, a grid in the directory of the run.
         show: ``"samples"``; ``"crossed"``: images in a column share a code, images in a row the noise that
-            draws their pixels; ``"nearest"``: each sample above its nearest training image.
+            draws their pixels; ``"nearest"``: each sample above its nearest training image; ``"classes"``:
+            images in a row share a class, images in a column the noise.
         data: another data set or path to take the training images from.
+        label: class of all samples of a conditional model; by default, each class is as probable.
 
     Returns:
         What to print: the path, and what the samples are.
@@ -471,9 +506,17 @@ def picture_samples(
     out = out or run.place_for(f"{show}.png")
     grid = is_grid(out)
     model, noise = needs(Sampler, run), torch.Generator().manual_seed(seed)
+    labels = None if label is None else labels_of(run, label, None, num_images)
     kind = "draws from p(x)" if model.draws else "means of p(x|z)"
-    crossed = show == "crossed"
-    images = _finite(run, _crossed(run, num_images, noise) if crossed else model.sample(num_images, noise))
+    if labels is not None or show == "classes":
+        kind = "draws from p(x|y)" if model.draws else "means of p(x|y, z)"
+    if show == "crossed":
+        images = _crossed(run, num_images, noise, labels)
+    elif show == "classes":
+        images = _of_classes(run, num_images, seed, label)
+    else:
+        images = model.sample(num_images, noise, **labelled(labels))
+    images = _finite(run, images)
     groups = {"images": images}
     if show == "nearest":
         dataset = run.read_dataset(data)
@@ -484,8 +527,9 @@ def picture_samples(
     elif show == "nearest":
         _save_pairs("samples, each above its nearest training image", images, groups["nearest"], out)
     else:
-        title = "columns share a code, rows share the noise" if crossed else ""
-        figures.save_panels({title: images}, out, columns=10)
+        title = {"crossed": "columns share a code, rows share the noise", "classes": "a row per class"}
+        columns = len(images) // run.model.classes if show == "classes" else 10
+        figures.save_panels({title.get(show, ""): images}, out, columns=columns)
     return f"{out}: {kind}"
 
 
@@ -496,7 +540,27 @@ def _numbers(count: int) -> list[str]:
 
 
 @torch.no_grad()
-def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
+def _of_classes(run: Run, num_images: int, seed: int, label: str | None) -> Tensor:
+    """Draw as many samples of each class, from the same noise."""
+    classes = run.model.classes
+    if not run.model.conditional or label is not None:
+        why = f"{run.path} is not conditional on labels" if label is None else "--label chooses one class"
+        raise UserError(f"{why}, and --show classes needs the samples of all; choose --show samples")
+    number = num_images // classes
+    if not number:
+        raise UserError(f"images is {num_images}; --show classes needs at least {classes}, one per class")
+    return torch.cat(
+        [
+            needs(Sampler, run).sample(
+                number, torch.Generator().manual_seed(seed), labels=torch.full((number,), each)
+            )
+            for each in range(classes)
+        ]
+    )
+
+
+@torch.no_grad()
+def _crossed(run: Run, num_images: int, noise: torch.Generator, labels: Tensor | None) -> Tensor:
     """Decode the same ten codes in every row, with different noise for each row."""
     model = needs(Inferring, run)
     if model.pixel_noise is None:
@@ -506,9 +570,12 @@ def _crossed(run: Run, num_images: int, noise: torch.Generator) -> Tensor:
         )
     columns = 10
     rows = math.ceil(num_images / columns)
-    codes = model.sample_codes(columns, noise).repeat(rows, 1)
+    like = next(run.model.parameters())
+    own = run.model.labels_to_sample(columns, None if labels is None else labels[:columns], noise, like)
+    codes = model.sample_codes(columns, noise, **labelled(own)).repeat(rows, 1)
+    given = labelled(None if own is None else own.repeat(rows))
     of_rows = torch.rand(rows, *model.pixel_noise, generator=noise)
-    return model.decode(codes, of_rows.repeat_interleave(columns, 0))[:num_images]
+    return model.decode(codes, of_rows.repeat_interleave(columns, 0), **given)[:num_images]
 
 
 def picture_reconstructions(
@@ -521,10 +588,11 @@ def picture_reconstructions(
     model = needs(Coded, run)
     if num_images is None:
         num_images = _up_to(USUAL_RECONSTRUCTED, [run], data)
-    found = test_images(run, num_images, seed, data)
-    names, images = found.names, found.images
+    names, images, own = test_images(run, num_images, seed, data)
+    given = labelled(labels_of(run, None, own, num_images))
     with torch.no_grad():
-        reconstructed = _finite(run, model.reconstruct(images, torch.Generator().manual_seed(seed)))
+        noise = torch.Generator().manual_seed(seed)
+        reconstructed = _finite(run, model.reconstruct(images, noise, **given))
     if grid:
         _save_pairs("test images, each above its reconstruction", images, reconstructed, out)
     else:
@@ -539,8 +607,12 @@ def picture_interpolations(
     seed: int,
     out: Path | None = None,
     data: str | None = None,
+    keep_label: bool = False,
 ) -> Path:
     """Save interpolations between the same test images for each run; by default up to 8.
+
+    With ``keep_label``, both ends of a path have the same label. Otherwise, a conditional model decodes the
+    first half of a path with the label of its start, and the other half with that of its end.
 
     They stand side by side in a grid, or one by one in a directory or an .npz file, named by pair and step.
     """
@@ -553,9 +625,11 @@ def picture_interpolations(
     out = out or opened[0].place_for("interpolations.png")
     grid = is_grid(out)
     for title, run in zip(titles(compared), opened, strict=True):
-        ends = test_images(run, 2 * pairs, seed, data).images
+        chosen = (_same_label if keep_label else test_images)(run, 2 * pairs, seed, data)
+        ends, labels = chosen.images, labels_of(run, None, chosen.labels, 2 * pairs)
+        both = None if labels is None else (labels[:pairs], labels[pairs:])
         noise = torch.Generator().manual_seed(seed)
-        path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise)
+        path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise, both)
         panels[title] = _finite(run, path.flatten(0, 1))
     if grid:
         figures.save_panels(panels, out, columns=steps)
@@ -608,7 +682,35 @@ def test_images(run: Run, count: int, seed: int, data: str | None) -> Named:
             "--pairs, or another source with --data"
         )
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    return Named([f"test/{place}" for place in chosen.tolist()], dataset.batch("test", chosen))
+    return _of_test(dataset, chosen)
+
+
+def _of_test(dataset: Dataset, places: Tensor) -> Named:
+    batch = dataset.batch("test", places)
+    return Named([f"test/{place}" for place in places.tolist()], batch.images, batch.labels)
+
+
+def _same_label(run: Run, count: int, seed: int, data: str | None) -> Named:
+    """Choose random pairs of test images with the same label: first images of all pairs, then second ones."""
+    check_range("seed", seed, 0, LARGEST_SEED)
+    dataset, pairs = run.read_dataset(data), count // 2
+    labels = dataset.test.labels
+    if labels is None:
+        raise UserError(f"the test images of {dataset.name} have no labels; omit --keep-label")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    waiting: dict[int, int] = {}
+    found: list[tuple[int, int]] = []
+    for place in order:
+        label = int(labels[place])
+        if label in waiting:
+            found.append((waiting.pop(label), place))
+        elif label >= 0:
+            waiting[label] = place
+    if len(found) < pairs:
+        raise UserError(
+            f"{dataset.name} has {len(found)} pairs of test images with the same label; choose fewer --pairs"
+        )
+    return _of_test(dataset, torch.tensor(found[:pairs]).t().flatten())
 
 
 def _finite(run: Run, images: Tensor) -> Tensor:

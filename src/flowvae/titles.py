@@ -8,6 +8,7 @@ TITLES = {
     "nll_standard_error": "standard error",
     "nll_difference": "difference",
     "nll_difference_standard_error": "its standard error",
+    "marginal_nll": "-log p(x) of all classes",
     "bits_per_dim": "bits/dim",
     "effective_sample_size": "ESS",
     "pareto_k": "Pareto k",

@@ -12,7 +12,7 @@ from flowvae.densities.posterior import (
     Reparametrization,
     take_path_derivative,
 )
-from flowvae.densities.prior import FlowPrior, Prior, StandardNormal, VampPrior
+from flowvae.densities.prior import FlowPrior, NormalPerClass, Prior, StandardNormal, VampPrior
 
 __all__ = [
     "BernoulliLikelihood",
@@ -26,6 +26,7 @@ __all__ = [
     "LogDensities",
     "LogisticMixture",
     "LogisticMixtureLikelihood",
+    "NormalPerClass",
     "PartlyObserved",
     "Posterior",
     "Prior",

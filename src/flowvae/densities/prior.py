@@ -9,18 +9,24 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from flowvae.densities.posterior import GaussianPosterior
 from flowvae.flows import Flow
+from flowvae.networks.labels import table
 from flowvae.noise import Noise, integers, normal
 
 
 class Prior(nn.Module, ABC):
-    """p(z): the distribution of codes."""
+    """p(z): the distribution of codes; or p(z|y), of codes given their labels."""
 
     @abstractmethod
-    def forward(self) -> Distribution:
-        """``p(z)``: batch shape [], event shape [D]."""
+    def forward(self, labels: Tensor | None = None) -> Distribution:
+        """``p(z)``: batch shape [], event shape [D]; ``p(z|y)`` for labels [B]: batch shape [B].
+
+        Only the prior of a conditional model is called with labels.
+        """
 
     @abstractmethod
-    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor:
         """Draw codes [N, D] from p(z).
 
         Args:
@@ -28,6 +34,7 @@ class Prior(nn.Module, ABC):
             noise: standard normal, [N, D], or a generator to draw it from.
             temperature: factor on the distance from the mean, with a flow that of the flow's input; 1 samples
                 p(z).
+            labels: [N], for p(z|y).
         """
 
     def initialize(self, images: Tensor) -> None:
@@ -48,11 +55,36 @@ class StandardNormal(Prior):
         super().__init__()
         self.register_buffer("mean", torch.zeros(dimension), persistent=False)
 
-    def forward(self) -> Distribution:
+    def forward(self, labels: Tensor | None = None) -> Distribution:
         return Independent(Normal(self.mean, torch.ones_like(self.mean), validate_args=False), 1)
 
-    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor:
         return temperature * normal(noise, (num_codes, *self.mean.shape), self.mean)
+
+
+class NormalPerClass(Prior):
+    """``p(z|y) = N(mu_y, diag(sigma_y^2))`` over D dimensions; starts as the standard normal for every class.
+
+    >>> prior = NormalPerClass(3, classes=10)
+    >>> prior(torch.arange(7)).log_prob(torch.zeros(5, 7, 3)).shape
+    torch.Size([5, 7])
+    """
+
+    def __init__(self, dimension: int, classes: int) -> None:
+        super().__init__()
+        self.mean_and_log_scale = table(classes, 2 * dimension)
+
+    def forward(self, labels: Tensor | None = None) -> Distribution:
+        mean, log_scale = self.mean_and_log_scale(labels).chunk(2, dim=1)
+        return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
+
+    def sample(
+        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor:
+        mean, log_scale = self.mean_and_log_scale(labels).chunk(2, dim=1)
+        return mean + temperature * log_scale.exp() * normal(noise, mean.shape, mean)
 
 
 class FlowDistribution(Distribution):
@@ -63,13 +95,18 @@ class FlowDistribution(Distribution):
 
     arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012  # as PyTorch's own have it
 
-    def __init__(self, base: Distribution, flow: Flow) -> None:
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-        self.base, self.flow = base, flow
+    def __init__(self, base: Distribution, flow: Flow, context: Tensor | None = None) -> None:
+        batch = base.batch_shape if context is None else context.shape[:1]
+        super().__init__(batch, base.event_shape, validate_args=False)
+        self.base, self.flow, self.context = base, flow, context
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Compute log p(z) in nats, [...], for values [..., D]."""
-        plain, log_determinant = self.flow(value.reshape(1, -1, value.shape[-1]))
+        """Compute log p(z) in nats, [...], for values [..., D]; with a context [B, ...], for [..., B, D]."""
+        if self.context is None:
+            together = value.reshape(1, -1, value.shape[-1])
+        else:
+            together = value.reshape(-1, *value.shape[-2:])
+        plain, log_determinant = self.flow(together, self.context)
         return (self.base.log_prob(plain) + log_determinant).view(value.shape[:-1])
 
 
@@ -77,11 +114,13 @@ class FlowPrior(Prior):
     """A prior whose flow transforms codes to a standard normal; with couplings, the prior of Xu et al. 2019.
 
     Training and scoring run the flow forward, its faster direction; sampling runs its inverse. Starts as the
-    standard normal.
+    standard normal. For p(z|y), the context of the flow is a vector per class.
 
     Args:
         dimension: D.
-        flow: flow without context, with an inverse.
+        flow: flow with an inverse; without context, except for p(z|y).
+        classes: number of classes, for p(z|y).
+        sides: (H, W) of the codes and of the flow's context, if they are maps.
 
     >>> from flowvae.flows import AffineCoupling
     >>> from flowvae.networks import Dense
@@ -90,16 +129,27 @@ class FlowPrior(Prior):
     torch.Size([5, 7])
     """
 
-    def __init__(self, dimension: int, flow: Flow) -> None:
+    def __init__(
+        self, dimension: int, flow: Flow, classes: int = 0, sides: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        self.base, self.flow = StandardNormal(dimension), flow
+        self.base, self.flow, self.sides = StandardNormal(dimension), flow, sides
+        self.context = table(classes, flow.context_features) if classes else None
 
-    def forward(self) -> Distribution:
-        return FlowDistribution(self.base(), self.flow)
+    def _context(self, labels: Tensor | None) -> Tensor | None:
+        if self.context is None:
+            return None
+        context = self.context(labels)
+        return context if self.sides is None else context[:, :, None, None].expand(-1, -1, *self.sides)
 
-    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def forward(self, labels: Tensor | None = None) -> Distribution:
+        return FlowDistribution(self.base(), self.flow, self._context(labels))
+
+    def sample(
+        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor:
         plain = self.base.sample(num_codes, noise, temperature)
-        return self.flow.inverse(plain.unsqueeze(0))[0][0]
+        return self.flow.inverse(plain.unsqueeze(0), self._context(labels))[0][0]
 
 
 class VampPrior(Prior):
@@ -141,7 +191,9 @@ class VampPrior(Prior):
         mean, log_scale, _ = posterior.reparametrization(encoder(self.pseudo_inputs()))
         return mean, log_scale
 
-    def sample(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor:
         if isinstance(noise, Tensor):
             raise ValueError("a mixture draws components as well as noise; give a generator")
         mean, log_scale = self._moments()
@@ -149,7 +201,7 @@ class VampPrior(Prior):
         codes = mean[chosen] + log_scale[chosen].exp() * normal(noise, (num_codes, mean.shape[1]), mean)
         return mean.mean(0) + temperature * (codes - mean.mean(0))
 
-    def forward(self) -> Distribution:
+    def forward(self, labels: Tensor | None = None) -> Distribution:
         mean, log_scale = self._moments()
         components = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
         uniform = Categorical(logits=torch.zeros_like(mean[:, 0]), validate_args=False)

@@ -4,7 +4,7 @@ from flowvae.evaluation.inference_gaps import InferenceGaps, inference_gaps
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
 from flowvae.evaluation.likelihood import Bounds, bounds, log_marginal
 from flowvae.evaluation.nearest import Nearest, nearest
-from flowvae.evaluation.report import Finished, check_levels, check_missing, evaluate
+from flowvae.evaluation.report import Finished, check_labels, check_levels, check_missing, evaluate
 from flowvae.evaluation.scoring import MEASURES, score
 from flowvae.evaluation.usage import active_units
 
@@ -17,6 +17,7 @@ __all__ = [
     "PathQuality",
     "active_units",
     "bounds",
+    "check_labels",
     "check_levels",
     "check_missing",
     "evaluate",

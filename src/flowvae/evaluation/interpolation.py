@@ -11,13 +11,28 @@ from flowvae.noise import Noise
 
 
 @torch.no_grad()
-def interpolate(model: Coded, first: Tensor, second: Tensor, steps: int = 10, noise: Noise = None) -> Tensor:
+def interpolate(
+    model: Coded,
+    first: Tensor,
+    second: Tensor,
+    steps: int = 10,
+    noise: Noise = None,
+    labels: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Interpolate from ``first`` to ``second``, [B, C, H, W] each: images [B, steps, C, H, W].
 
-    The model's ``path`` defines the path of the codes.
+    The model's ``path`` defines the path of the codes. ``labels``, [B] each: those of the first and of the
+    second images, if the model is conditional. The first half of a path is decoded with the first label, the
+    other with the second.
     """
-    codes = model.path(first, second, steps)
-    return model.decode(codes.flatten(0, 1), noise).unflatten(0, codes.shape[:2])
+    if labels is None:
+        codes = model.path(first, second, steps)
+        return model.decode(codes.flatten(0, 1), noise).unflatten(0, codes.shape[:2])
+    codes = model.path(first, second, steps, labels=labels)
+    start, end = (each.unsqueeze(1) for each in labels)
+    of_steps = torch.where(torch.arange(steps, device=start.device) < steps / 2, start, end)
+    images = model.decode(codes.flatten(0, 1), noise, labels=of_steps.flatten())
+    return images.unflatten(0, codes.shape[:2])
 
 
 class PathQuality(NamedTuple):

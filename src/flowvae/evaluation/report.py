@@ -13,6 +13,7 @@ from flowvae.data import Dataset
 from flowvae.data.named import number_of
 from flowvae.data.splits import check_split
 from flowvae.errors import UserError, check_range, quoted
+from flowvae.evaluation.bayes import log_mixture, log_posterior, log_prob_of_classes
 from flowvae.evaluation.calibration import calibration_error
 from flowvae.evaluation.likelihood import bounds
 from flowvae.evaluation.reliability import weight_diagnostics
@@ -77,6 +78,10 @@ def evaluate(
         are missing, ``observed`` is the share of those that are known, and only these are scored. A number
         that a model has not got is absent.
 
+        Of a conditional model, likelihoods are those of images given their labels, and ``conditional`` is
+        True. ``marginal_nll`` is -log p(x) of the mixture of all classes, and the model classifies by Bayes'
+        rule, both with uniform p(y) and S // classes samples per class.
+
     Raises:
         UserError: if the options do not fit the data or ``finished``, or a score is not finite.
     """
@@ -95,7 +100,7 @@ def evaluate(
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
     random: Any = torch if device.type == "cpu" else torch.get_device_module(device)
     place = () if device.type in ("cpu", "mps") else (device,)  # several may have a generator each
-    classifier = _classifier(model, dataset, split, chosen)
+    classifies = _classifies(model, dataset, split, chosen)
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts: list[dict[str, Tensor]] = []
@@ -113,8 +118,15 @@ def evaluate(
             numbers = _numbers(model, batch, num_samples)
             if batch.observed is not None:
                 numbers["observed"] = batch.observed.flatten(1).double().mean(1)
-            if classifier is not None:
-                numbers |= _class_numbers(classifier, batch)
+            if model.conditional and isinstance(model, Scored | Bounded):
+                of_classes = log_prob_of_classes(
+                    model, batch.images, model.classes, num_samples, **model.given(batch)
+                )
+                numbers["marginal_nll"] = -log_mixture(of_classes)
+                if classifies:
+                    numbers |= _class_numbers(log_posterior(of_classes), batch)
+            elif classifies and isinstance(model, Classifying):
+                numbers |= _class_numbers(model.classify(batch.images), batch)
             measured = {name: values.double().cpu() for name, values in numbers.items()}
             _check_finite(measured, split)
             parts.append({"index": places, "content": content, **measured})
@@ -146,6 +158,7 @@ def evaluate(
         **scores,
         **(weight_diagnostics(*weights) if weights else {}),
         **({"samples": num_samples} if isinstance(model, Bounded) else {}),
+        **({"conditional": True} if model.conditional else {}),
         "images": num_images,
         **units,
         "dataset": dataset.name,
@@ -202,27 +215,34 @@ def _numbers(model: Model, batch: Batch, num_samples: int) -> dict[str, Tensor]:
     return model.validate(batch)
 
 
-def _class_numbers(model: Classifying, batch: Batch) -> dict[str, Tensor]:
-    """Score the predicted classes of a batch with labels, [B] each."""
+def _class_numbers(log_class: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Score the predicted classes of a batch with labels, [B] each, from log q(y|x) [B, classes]."""
     assert batch.labels is not None
-    log_class = model.classify(batch.images)
+    labels = batch.labels.to(log_class.device)
     confidence, predicted = log_class.max(1)
     return {
-        "class_error": (predicted != batch.labels).double(),
-        "class_nll": -log_class.gather(1, batch.labels[:, None])[:, 0],
+        "class_error": (predicted != labels).double(),
+        "class_nll": -log_class.gather(1, labels[:, None])[:, 0],
         CONFIDENCE: confidence.exp(),
     }
 
 
-def _classifier(model: Model, dataset: Dataset, split: str, chosen: Tensor) -> Classifying | None:
-    """The model, if it classifies and all of the chosen images of a split have labels.
+def _classifies(model: Model, dataset: Dataset, split: str, chosen: Tensor) -> bool:
+    """Whether the model classifies, and all of the chosen images of a split have labels.
 
     Raises:
-        UserError: if a label is of a class that the training images do not have.
+        UserError: if a label is of a class that the training images do not have, or the model is conditional
+            and labels are missing.
     """
     labels: Tensor | None = getattr(dataset, split).labels
-    if not isinstance(model, Classifying) or labels is None or bool((labels[chosen] < 0).any()):
-        return None
+    unknown = labels is None or bool((labels[chosen] < 0).any())
+    if unknown and model.conditional:
+        raise UserError(
+            f"images of the {split} split of {dataset.name} have no labels, which the model is conditional "
+            "on; for -log p(x) of each, use: flowvae score"
+        )
+    if not (isinstance(model, Classifying) or model.conditional) or labels is None or unknown:
+        return False
     known = set(range(model.classes))
     if dataset.train.labels is not None:
         known &= set(dataset.train.labels.tolist())
@@ -232,7 +252,37 @@ def _classifier(model: Model, dataset: Dataset, split: str, chosen: Tensor) -> C
                 f"the {split} split of {dataset.name} has images of class {label}, and the training images "
                 "have none; remove them, or train on data with this class"
             )
-    return model
+    return True
+
+
+def check_labels(model: Model, dataset: Dataset) -> None:
+    """Make sure that a conditional model can learn from the data: all labels known, images of every class.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if not model.conditional:
+        return
+    for split in ("train", "valid"):
+        labels: Tensor | None = getattr(dataset, split).labels
+        if labels is None or bool((labels < 0).any()):
+            raise UserError(
+                f"images of the {split} split of {dataset.name} have no labels, which --labels needs; remove "
+                "these images, or omit --labels"
+            )
+        outside = int(labels.max())
+        if outside >= model.classes:
+            raise UserError(
+                f"the {split} split of {dataset.name} has images of class {outside}, and the training images "
+                "have none; remove them"
+            )
+    assert dataset.train.labels is not None
+    counts = dataset.train.labels.bincount(minlength=model.classes)
+    if not counts.all():
+        raise UserError(
+            f"no training image has the class {int(counts.argmin())} of {model.classes}; number the classes "
+            "from 0, without gaps"
+        )
 
 
 def check_levels(model: Model, dataset: Dataset) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from flowvae.batch import Given
 from flowvae.data.named import number_of
 from flowvae.errors import UserError, check_range
+from flowvae.evaluation.bayes import log_mixture, log_prob_of_classes
 from flowvae.evaluation.likelihood import at, bounds
 from flowvae.models import Bounded, Model, Scored
 from flowvae.models.base import evaluating
@@ -47,7 +48,9 @@ def score(
             the likelihood is exact.
         noise: generator whose ``initial_seed()`` is the seed; None for torch's own. It is not advanced.
         report: called with the finished fraction.
-        given: ``observed``, bool [N, C, H, W], if only some pixels are known, and others are not scored.
+        given: ``observed``, bool [N, C, H, W], if only some pixels are known, and others are not scored;
+            ``labels``, int64 [N], for -log p(x|y) under a conditional model. Without them, its score is the
+            -log p(x) of the mixture of all classes, each with the same weight and S // classes samples.
 
     Returns:
         Scores by name, float64 [N]; lower is better, and numbers that the model does not have are absent:
@@ -65,7 +68,11 @@ def score(
     """
     if not isinstance(model, Scored | Bounded):
         raise UserError("the model has no likelihood, so images have no score; choose another model")
-    model.check(images, **given)
+    marginal = model.conditional and "labels" not in given
+    checked = given.copy()
+    if marginal:
+        checked["labels"] = torch.zeros(len(images), dtype=torch.int64)
+    model.check(images, **checked)
     check_range("samples", num_samples, 1, MOST)
     seed = torch.initial_seed() if noise is None else noise.initial_seed()
     device = next(model.parameters()).device
@@ -74,10 +81,13 @@ def score(
         for place, image in enumerate(images):
             own = at(given, slice(place, place + 1), device)
             one = image[None].to(device)
-            if isinstance(model, Scored):
+            random = torch.Generator().manual_seed(number_of(image, seed))
+            if marginal:
+                of_classes = log_prob_of_classes(model, one, model.classes, num_samples, noise=random, **own)
+                rows.append({"nll": -log_mixture(of_classes)})
+            elif isinstance(model, Scored):
                 rows.append({"nll": -model.log_prob(one, **own).cpu().double()})
             else:
-                random = torch.Generator().manual_seed(number_of(image, seed))
                 rows.append(_bounded(model, one, num_samples, random, own))
             report(len(rows) / len(images))
     scores = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}

@@ -8,10 +8,10 @@ from typing import NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
-from flowvae.batch import Batch, Given
+from flowvae.batch import Batch, Given, labelled
 from flowvae.densities import LogDensities
 from flowvae.errors import UserError
-from flowvae.noise import Noise
+from flowvae.noise import Noise, integers
 
 NO_MISSING = "pixels are missing, which this model does not support; choose an autoencoder or pixelcnn"
 
@@ -52,6 +52,9 @@ class Model(nn.Module, ABC):
     conditional: bool = False
     """whether the model is one of images given their labels, p(x|y)"""
 
+    classes: int = 0
+    """number of classes, if the model has any"""
+
     accepts_missing: bool = False
     """whether pixels of images may be missing"""
 
@@ -59,10 +62,13 @@ class Model(nn.Module, ABC):
         """Return the arguments besides images that this model takes: ``labels``, ``observed``, or none.
 
         Raises:
-            UserError: if pixels are missing, and the model does not accept that.
+            UserError: if the model needs labels and there are none, or pixels are missing and the model does
+                not accept that.
         """
         found = Given()
-        if self.conditional and batch.labels is not None:
+        if self.conditional:
+            if batch.labels is None:
+                raise UserError(self._no_labels())
             found["labels"] = batch.labels
         if batch.observed is not None:
             if not self.accepts_missing:
@@ -73,7 +79,8 @@ class Model(nn.Module, ABC):
     def check(self, images: Tensor, **given: Unpack[Given]) -> None:
         """Check that images are [B, C, H, W] of the model's shape, in [0, 1], of the model's levels.
 
-        And that ``observed`` is bool of the same shape, if pixels may be missing.
+        And that ``observed`` is bool of the same shape, if pixels may be missing, and that there are labels
+        if the model is conditional: see `check_labels`.
 
         A model that states neither shape nor levels, such as one with a likelihood of your own, takes any
         images. Methods that take images call it, except for those that training uses: ``updates``,
@@ -82,6 +89,7 @@ class Model(nn.Module, ABC):
         Raises:
             UserError: if they are not.
         """
+        self.check_labels(given.get("labels"), len(images))
         observed = given.get("observed")
         if observed is not None and not self.accepts_missing:
             raise UserError(NO_MISSING)
@@ -112,6 +120,47 @@ class Model(nn.Module, ABC):
                 way = f"round them: (images * {steps}).round() / {steps}"
             values = "0 and 1" if self.levels == 2 else f"the {self.levels} levels k / {steps}"
             raise UserError(f"images have values other than {values}, which the model's pixels take; {way}")
+
+    def check_labels(self, labels: Tensor | None, number: int) -> None:
+        """Check that there are ``number`` labels of the model's classes; none if it is not conditional.
+
+        Raises:
+            UserError: if they are not.
+        """
+        if labels is None and not self.conditional:
+            return
+        if not self.conditional:
+            raise UserError("labels are given, and the model is not conditional on them; omit them")
+        if labels is None:
+            raise UserError(self._no_labels())
+        if labels.dtype.is_floating_point or labels.dtype in (torch.bool, torch.complex64, torch.complex128):
+            raise UserError(f"labels are {labels.dtype}; give integers, such as torch.int64")
+        if tuple(labels.shape) != (number,):
+            raise UserError(f"labels have the shape {list(labels.shape)}; give one per image, [{number}]")
+        if number and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            outside = int(labels.min() if labels.min() < 0 else labels.max())
+            raise UserError(f"a label is {outside}; the model has the classes 0 to {self.classes - 1}")
+
+    def _no_labels(self) -> str:
+        return (
+            f"the model is conditional, p(x|y), and labels are missing; give labels 0 to {self.classes - 1}"
+        )
+
+    def labels_to_sample(
+        self, number: int, labels: Tensor | None, noise: Noise, like: Tensor
+    ) -> Tensor | None:
+        """Return the labels of ``number`` samples: those given, or else drawn uniformly from the classes.
+
+        They are on the device of ``like``; None if the model is not conditional.
+
+        Raises:
+            UserError: as in `check_labels`.
+        """
+        if labels is None and self.conditional:
+            generator = noise if isinstance(noise, torch.Generator) else None
+            return integers(generator, self.classes, (number,), like)
+        self.check_labels(labels, number)
+        return labels
 
     def players(self) -> dict[str, nn.Module]:
         """Return the parts that have an optimizer each; by default, the whole model is one."""
@@ -157,13 +206,21 @@ class Sampler(ABC):
     """whether samples are draws from p(x), rather than means of p(x|z) for drawn codes"""
 
     @abstractmethod
-    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        num_images: int,
+        noise: Noise = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Draw images [N, C, H, W].
 
         Args:
             num_images: N.
             noise: a generator to draw from, or None for torch's own.
             temperature: factor on the codes' distance from the mean of the prior; 1 samples the model itself.
+            labels: classes of the images, int64 [N], if the model is conditional; by default, they are drawn,
+                each with the same probability.
 
         Raises:
             UserError: for a temperature other than 1, if the model has no code.
@@ -197,7 +254,6 @@ class Classifying(ABC):
     """A model that predicts the class of an image."""
 
     classes: int
-    """number of classes"""
 
     @abstractmethod
     def classify(self, images: Tensor) -> Tensor:
@@ -215,19 +271,25 @@ class Coded(ABC):
         """Encode images [B, C, H, W] without noise: one code each, [B, D]."""
 
     @abstractmethod
-    def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
+    def decode(self, codes: Tensor, noise: Noise = None, labels: Tensor | None = None) -> Tensor:
         """Decode codes [B, D] to images [B, C, H, W]: means of p(x|z), or draws.
 
-        ``noise``: uniform, [B, *pixel_noise], or a generator to draw it from.
+        ``noise``: uniform, [B, *pixel_noise], or a generator to draw it from; ``labels``: int64 [B], if the
+        model is conditional.
         """
 
     @abstractmethod
-    def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
-        """Interpolate between images [B, C, H, W]: codes [B, steps, D]."""
+    def path(
+        self, first: Tensor, second: Tensor, steps: int, labels: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Interpolate between images [B, C, H, W]: codes [B, steps, D].
+
+        ``labels``: those of the first and of the second images, if the model is conditional.
+        """
 
     def reconstruct(self, images: Tensor, noise: Noise = None, **given: Unpack[Given]) -> Tensor:
         """Encode images [B, C, H, W] and decode their codes."""
-        return self.decode(self.center(images, **given), noise)
+        return self.decode(self.center(images, **given), noise, **labelled(given.get("labels")))
 
 
 class Inferring(Coded, Bounded):
@@ -244,13 +306,22 @@ class Inferring(Coded, Bounded):
 
     @abstractmethod
     def unroll(
-        self, images: Tensor, num_samples: int = 1, noise: Noise = None
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
     ) -> list[tuple[Tensor, Tensor]]:
         """Draw z and its log density before and after each transformation: pairs [S, B, D], [S, B]."""
 
     @abstractmethod
-    def sample_codes(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
-        """Draw codes [N, D] from the prior p(z); ``temperature`` as in `Sampler.sample`."""
+    def sample_codes(
+        self,
+        num_codes: int,
+        noise: Noise = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Draw codes [N, D] from the prior p(z); from p(z|y) for ``labels`` [N] if the model is conditional.
+
+        ``temperature`` as in `Sampler.sample`.
+        """
 
 
 class Graph(NamedTuple):

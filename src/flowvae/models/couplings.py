@@ -18,6 +18,8 @@ class CodeShape(NamedTuple):
     """D, or the number of maps"""
     sides: tuple[int, int] | None = None
     """(H/4, W/4) of the maps"""
+    classes: int = 0
+    """number of classes that the prior and the decoder are conditional on; 0 if they are not"""
 
     @property
     def dimension(self) -> int:

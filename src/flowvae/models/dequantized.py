@@ -3,11 +3,12 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowvae.batch import Batch
+from flowvae.batch import Batch, Given, labelled
 from flowvae.models.base import Bounded, Model, Update
 from flowvae.models.starting import start_from_data
 from flowvae.networks.convolutional import cropped
@@ -52,19 +53,22 @@ class DequantizedDensity(Model, Bounded, ABC):
         self.best = "importance_weighted" if importance_weighted else "negative_elbo"
 
     @abstractmethod
-    def log_density(self, values: Tensor) -> Tensor:
-        """Compute ``log p`` in nats, [S, B], at values [S, B, C, H, W] in (0, 1), with padding."""
+    def log_density(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute ``log p`` in nats, [S, B], at values [S, B, C, H, W] in (0, 1), with padding.
+
+        ``labels``: [B], if the density is conditional.
+        """
 
     def initialize(self, images: Tensor) -> None:
         start_from_data(self, images)
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        weights = self(batch.images, self.num_samples)
+        weights = self(batch.images, self.num_samples, **self.given(batch))
         bound = log_mean_exp(weights) if self.weighted else weights.mean(0)
         yield Update("model", -bound.mean(), {"negative_elbo": -weights.detach().mean()})
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        weights = self(batch.images, self.num_samples if self.weighted else 1)
+        weights = self(batch.images, self.num_samples if self.weighted else 1, **self.given(batch))
         scores = {"negative_elbo": -weights.mean(0)}
         return {"importance_weighted": -log_mean_exp(weights), **scores} if self.weighted else scores
 
@@ -86,7 +90,9 @@ class DequantizedDensity(Model, Bounded, ABC):
         values = cropped(values, (values.shape[-2] - rows, values.shape[-1] - columns))
         return (values * self.levels).floor().clamp(0, self.levels - 1) / (self.levels - 1)
 
-    def forward(self, images: Tensor, num_samples: int = 1, noise: Noise = None) -> Tensor:
+    def forward(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
+    ) -> Tensor:
         """Compute the log weights [S, B] of S noise samples for each of the images [B, C, H, W].
 
         ``noise``: uniform in [0, 1), [S, B, C, H, W] with the padding, or a generator to draw it from.
@@ -94,8 +100,11 @@ class DequantizedDensity(Model, Bounded, ABC):
         number, channels, height, width = images.shape
         shape = number, channels, height + self.padding[0], width + self.padding[1]
         values = self.cell(images, uniform(noise, (num_samples, *shape), images))
-        return self.log_density(values) - images[0].numel() * math.log(self.levels)
+        log_density = self.log_density(values, **labelled(given.get("labels")))
+        return log_density - images[0].numel() * math.log(self.levels)
 
-    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], Tensor]:
-        self.check(images)
-        return lambda num_samples: self(images, num_samples, noise)
+    def draws_for(
+        self, images: Tensor, noise: Noise = None, **given: Unpack[Given]
+    ) -> Callable[[int], Tensor]:
+        self.check(images, **given)
+        return lambda num_samples: self(images, num_samples, noise, **given)

@@ -7,13 +7,15 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from flowvae.batch import Batch, DataSpec, Given
+from flowvae.batch import Batch, DataSpec, Given, labelled
 from flowvae.config import Config, System, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.models.base import Model, Sampler, Scored, Update
 from flowvae.models.causal import CausalOptions
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
+from flowvae.models.labels import classes_of
 from flowvae.networks import CausalNetwork
+from flowvae.networks.labels import on_maps, table
 from flowvae.noise import Noise, integers, uniform
 from flowvae.objectives import log_mean_exp
 
@@ -30,6 +32,7 @@ class PixelCNN(Model, Sampler, Scored, Completing):
     Args:
         network: a network with a condition.
         shape: (1, H, W).
+        classes: K, for ``p(x|y)``: a vector per class is added to the map.
     """
 
     best = "nll"
@@ -37,11 +40,13 @@ class PixelCNN(Model, Sampler, Scored, Completing):
     accepts_missing = True
     initialized: Tensor
 
-    def __init__(self, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
+    def __init__(self, network: CausalNetwork, shape: tuple[int, int, int], classes: int = 0) -> None:
         super().__init__()
+        self.conditional, self.classes = classes > 0, classes
         self.network, self.shape = network, shape
         _, height, width = network.offset.shape
         self.place = nn.Parameter(0.1 * torch.randn(1, network.condition_channels, height, width))
+        self.of_label = table(classes, network.condition_channels) if classes else None
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:
@@ -59,15 +64,21 @@ class PixelCNN(Model, Sampler, Scored, Completing):
     def forward(self, images: Tensor, noise: torch.Generator | None = None, **given: Unpack[Given]) -> Tensor:
         """Compute what training maximizes, [B]: log p_o(x) for a random order o per image."""
         orders = integers(noise, self.network.orders, (len(images),), images)
-        return self.network.log_prob(images, self.place, orders, given.get("observed"))
+        return self.network.log_prob(images, self._condition(**given), orders, given.get("observed"))
+
+    def _condition(self, repeats: int = 1, **given: Unpack[Given]) -> Tensor:
+        """Return the map of each image, ``repeats`` times one after the other; one map without labels."""
+        if self.of_label is None:
+            return self.place
+        return (self.place + on_maps(self.of_label(given.get("labels")), self.place)).repeat(repeats, 1, 1, 1)
 
     def log_prob(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
         self.check(images, **given)
         number = self.network.orders
         orders = torch.arange(number, device=images.device).repeat_interleave(len(images))
-        return log_mean_exp(
-            self.network.log_prob(images, self.place, orders, given.get("observed")).view(number, -1)
-        )
+        condition = self._condition(number, **given)
+        of_orders = self.network.log_prob(images, condition, orders, given.get("observed"))
+        return log_mean_exp(of_orders.view(number, -1))
 
     def candidates(
         self, image: Tensor, observed: Tensor, number: int, noise: torch.Generator | None = None
@@ -85,11 +96,18 @@ class PixelCNN(Model, Sampler, Scored, Completing):
         return completed, log_weights
 
     @torch.no_grad()
-    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        num_images: int,
+        noise: Noise = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         if temperature != 1:
             raise UserError("this model has no code to apply a temperature to; choose temperature 1")
+        labels = self.labels_to_sample(num_images, labels, noise, self.place)
         noise = uniform(noise, (num_images, *self.place.shape[2:]), self.place)
-        return self.network.sample(noise, self.place)
+        return self.network.sample(noise, self._condition(**labelled(labels)))
 
 
 @dataclass(frozen=True)
@@ -98,12 +116,17 @@ class PixelCNNOptions(CausalOptions, System):
 
     name = "pixelcnn"
 
+    labels: bool = False
+    """make the density that of images given their labels, p(x|y), for data with labels"""
+
     def build(self, data: DataSpec) -> PixelCNN:
-        return PixelCNN(self.network(data.shape, self.causal_channels), data.shape)
+        network = self.network(data.shape, self.causal_channels)
+        return PixelCNN(network, data.shape, classes_of(data) if self.labels else 0)
 
     def describe(self) -> str:
         orders = "1 order" if self.causal_orders == 1 else f"{self.causal_orders} orders"
-        return f"causal network without a code, {orders} of the patches"
+        given = "; given labels" if self.labels else ""
+        return f"causal network without a code, {orders} of the patches{given}"
 
 
 PRESETS: dict[str, Config] = {

@@ -10,11 +10,13 @@ from flowvae.densities import (
     FlowPosterior,
     FlowPrior,
     GaussianPosterior,
+    NormalPerClass,
     Posterior,
     Prior,
     StandardNormal,
     VampPrior,
 )
+from flowvae.errors import UserError
 from flowvae.models.couplings import CodeShape, Couplings
 from flowvae.parts import DEEPEST, WIDEST, Part, ranged
 
@@ -37,11 +39,13 @@ class PriorPart(Part):
 
 @dataclass(frozen=True)
 class NormalOptions(PriorPart):
-    """A standard normal prior."""
+    """A standard normal prior; with labels, a mean and a scale per class and dimension."""
 
     name = "normal"
 
     def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
+        if code.classes:
+            return NormalPerClass(code.dimension, code.classes)
         return StandardNormal(code.dimension)
 
 
@@ -66,10 +70,11 @@ class RealNVPPriorOptions(PriorPart):
             self.prior_hidden,
             self.prior_normalization,
             bounded=self.prior_bounded,
+            context=code.classes > 0,
             blocks=blocks,
             prefix="prior_",
         )
-        return FlowPrior(code.dimension, couplings.flow(code))
+        return FlowPrior(code.dimension, couplings.flow(code), code.classes, code.sides)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class VampOptions(PriorPart):
     """number of pseudo-inputs"""
 
     def prior(self, code, blocks, shape, encoder, posterior) -> Prior:
+        if code.classes:
+            raise UserError("the vamp prior does not depend on labels; choose --prior normal or realnvp")
         base = posterior.base if isinstance(posterior, FlowPosterior) else posterior
         return VampPrior(encoder, cast(GaussianPosterior, base), shape, self.pseudo_inputs)
 

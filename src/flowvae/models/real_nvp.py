@@ -3,18 +3,20 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.batch import DataSpec
+from flowvae.batch import DataSpec, Given, labelled
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueeze
 from flowvae.models.base import Coded, Sampler
 from flowvae.models.couplings import Couplings
 from flowvae.models.dequantized import DequantizedDensity
+from flowvae.models.labels import classes_of
+from flowvae.networks.labels import table
 from flowvae.networks.normalization import Normalization
 from flowvae.noise import Noise, normal
 from flowvae.parts import DEEPEST, MOST, WIDEST, ranged, training_only
@@ -38,6 +40,7 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
             4 C channels; from each scale to the next, height and width halve and the channels double.
         levels: number of values that a pixel takes.
         samples, importance_weighted: as in `DequantizedDensity`.
+        classes: K, for ``p(x|y)``: the context of the flows is a vector per class.
     """
 
     def __init__(
@@ -47,11 +50,14 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         levels: int = 256,
         samples: int = 1,
         importance_weighted: bool = False,
+        classes: int = 0,
     ) -> None:
         channels, height, width = shape
         super().__init__(levels, samples, importance_weighted, padding=(height % 2, width % 2))
         self.shape = channels, height + height % 2, width + width % 2
+        self.conditional, self.classes = classes > 0, classes
         self.scales = nn.ModuleList(scales)
+        self.of_label = table(classes, sum(flow.context_features for flow in scales)) if classes else None
         # Device and type of what is drawn.
         self.register_buffer("_place", torch.zeros(()), persistent=False)
 
@@ -71,7 +77,15 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
     def _flows(self) -> list[Flow]:
         return list(cast(Iterable[Flow], self.scales))
 
-    def normalize(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _contexts(self, labels: Tensor | None) -> list[Tensor | None]:
+        """Return the context of the flow of each scale, maps of one position; None without labels."""
+        flows = self._flows()
+        if self.of_label is None:
+            return [None] * len(flows)
+        context = self.of_label(labels)[:, :, None, None]
+        return list(context.split([flow.context_features for flow in flows], dim=1))
+
+    def normalize(self, values: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map values [S, B, C, H, W] in (0, 1) to normal noise [S, B, D], with ``log|det dz/dx|`` [S, B]."""
         inner = torch.addcmul(values.new_full((), MARGIN), values, values.new_full((), 1 - 2 * MARGIN))
         z = inner.logit()
@@ -80,15 +94,15 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         total = log_derivative.flatten(2).sum(2)
         parts: list[Tensor] = []
         flows = self._flows()
-        for flow in flows:
-            z, log_determinant = flow.inverse(squeeze(z))
+        for flow, context in zip(flows, self._contexts(labels), strict=True):
+            z, log_determinant = flow.inverse(squeeze(z), context)
             total = total + log_determinant
             if flow is not flows[-1]:
                 z, left = z.chunk(2, dim=2)
                 parts.append(left.flatten(2))
         return torch.cat([*parts, z.flatten(2)], dim=2), total
 
-    def generate(self, z: Tensor) -> Tensor:
+    def generate(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Invert `normalize`: values [S, B, C, H, W], which for samples can lie slightly outside (0, 1)."""
         maps = self.maps(self.shape, len(self.scales))
         sizes = [math.prod(map_shape) // 2 for map_shape in maps]
@@ -96,39 +110,52 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         parts = list(z.split(sizes, dim=2))
         channels, height, width = maps[-1]
         values = parts.pop().unflatten(2, (channels, height, width))
-        for index, flow in reversed(list(enumerate(self._flows()))):
+        flows = zip(self._flows(), self._contexts(labels), strict=True)
+        for index, (flow, context) in reversed(list(enumerate(flows))):
             if index < len(maps) - 1:
                 channels, height, width = maps[index]
                 left = parts.pop().unflatten(2, (channels // 2, height, width))
                 values = torch.cat([values, left], dim=2)
-            values = unsqueeze(flow(values)[0])
+            values = unsqueeze(flow(values, context)[0])
         return (values.sigmoid() - MARGIN) / (1 - 2 * MARGIN)
 
-    def log_density(self, values: Tensor) -> Tensor:
-        z, log_determinant = self.normalize(values)
+    def log_density(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        z, log_determinant = self.normalize(values, labels)
         return log_determinant - 0.5 * (z.square() + math.log(2 * math.pi)).sum(2)
 
-    def center(self, images: Tensor) -> Tensor:
+    def center(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
         """Compute the normal noise z [B, D] of the centers of the cells of images [B, C, H, W]."""
-        self.check(images)
-        return self.normalize(self.cell(images, 0.5).unsqueeze(0))[0][0]
+        self.check(images, **given)
+        return self.normalize(self.cell(images, 0.5).unsqueeze(0), given.get("labels"))[0][0]
 
-    def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
-        return self.image(self.generate(codes.unsqueeze(0))[0])
+    def decode(self, codes: Tensor, noise: Noise = None, labels: Tensor | None = None) -> Tensor:
+        self.check_labels(labels, len(codes))
+        return self.image(self.generate(codes.unsqueeze(0), labels)[0])
 
-    def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
+    def path(
+        self, first: Tensor, second: Tensor, steps: int, labels: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Interpolate on the arc ``cos(a) z_1 + sin(a) z_2``, where z keeps the norm of normal noise.
 
         (Dinh et al. 2017, section 4.2.) A straight line would pass too close to zero in the middle.
         """
         angles = torch.linspace(0, 0.5 * math.pi, steps, device=first.device).view(-1, 1)
-        start, end = self.center(first).unsqueeze(1), self.center(second).unsqueeze(1)
+        of_first, of_second = labels or (None, None)
+        start = self.center(first, **labelled(of_first)).unsqueeze(1)
+        end = self.center(second, **labelled(of_second)).unsqueeze(1)
         return angles.cos() * start + angles.sin() * end
 
     @torch.no_grad()
-    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        num_images: int,
+        noise: Noise = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        labels = self.labels_to_sample(num_images, labels, noise, cast(Tensor, self._place))
         z = normal(noise, (num_images, math.prod(self.shape)), cast(Tensor, self._place))
-        return self.decode(temperature * z)
+        return self.decode(temperature * z, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -153,6 +180,8 @@ class RealNVPDensityOptions(System):
     """bound that training maximizes: mean of the log weights of noise samples, or log of the mean weight"""
     samples: int = ranged(1, 1, MOST, training_only=True)
     """S, number of samples of the dequantization noise per image in training"""
+    labels: bool = False
+    """make the density that of images given their labels, p(x|y), for data with labels"""
 
     def build(self, data: DataSpec) -> RealNVPDensity:
         """Build the flow.
@@ -175,11 +204,17 @@ class RealNVPDensityOptions(System):
             [self._scale(channels, wide) for (channels, _, _), wide in zip(maps, widths, strict=True)],
             samples=self.samples,
             importance_weighted=self.objective == "importance-weighted",
+            classes=classes_of(data) if self.labels else 0,
         )
 
     def _scale(self, channels: int, hidden: int) -> Flow:
         couplings = Couplings(
-            self.transformations, hidden, self.normalization, bounded=self.bounded, blocks=self.blocks
+            self.transformations,
+            hidden,
+            self.normalization,
+            bounded=self.bounded,
+            context=self.labels,
+            blocks=self.blocks,
         )
         flows: list[Flow] = []
         # An image passes through it backwards, so the checkerboard comes first.
@@ -189,7 +224,8 @@ class RealNVPDensityOptions(System):
         return Chain(flows)
 
     def describe(self) -> str:
-        return f"Real NVP as a density, K = {self.transformations} at each scale"
+        given = "; given labels" if self.labels else ""
+        return f"Real NVP as a density, K = {self.transformations} at each scale{given}"
 
 
 PRESETS: dict[str, Config] = {

@@ -25,6 +25,7 @@ from flowvae.errors import UserError
 from flowvae.flows import at_least_float32
 from flowvae.models.base import Bounded, Classifying, Model, Sampler, Update
 from flowvae.models.couplings import CodeShape
+from flowvae.models.labels import classes_of
 from flowvae.models.likelihoods import BernoulliOptions, LikelihoodOptions
 from flowvae.models.posteriors import GaussianOptions, PosteriorOptions, build_posterior
 from flowvae.models.starting import start_from_data
@@ -407,10 +408,7 @@ class SemiSupervisedOptions(System):
     """weight of the loss -log q(y|x) of labelled images, relative to the bounds"""
 
     def build(self, data: DataSpec) -> SemiSupervised | Stacked:
-        if data.classes < 2:
-            what = "no labels" if data.classes == 0 else "a single class"
-            raise UserError(f"the training images have {what}; choose data with labels of several classes")
-        classes, sizes = data.classes, (data.shape, self.features, self.channels, self.blocks)
+        classes, sizes = classes_of(data), (data.shape, self.features, self.channels, self.blocks)
         of_codes = self.inputs if isinstance(self.inputs, CodeInput) else None
 
         def encoder() -> nn.Module:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import Distribution, MultivariateNormal
 
-from flowvae.batch import Batch, DataSpec, Given
+from flowvae.batch import Batch, DataSpec, Given, labelled
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.densities import (
     BernoulliLikelihood,
@@ -27,6 +28,7 @@ from flowvae.flows import Flow
 from flowvae.models.base import Graph, Graphed, Inferring, Model, Sampler, Update, evaluating
 from flowvae.models.couplings import CodeShape
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
+from flowvae.models.labels import classes_of
 from flowvae.models.likelihoods import (
     BernoulliOptions,
     CausalLikelihoodOptions,
@@ -45,6 +47,7 @@ from flowvae.models.priors import NormalOptions, PriorOptions, RealNVPPriorOptio
 from flowvae.models.starting import start_from_data
 from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
 from flowvae.networks.convolutional import STRIDE, fewer
+from flowvae.networks.labels import on_maps, table
 from flowvae.noise import Noise, normal
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, ranged, training_only
@@ -94,6 +97,8 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         kl_warm_up: number of steps over which the weight of ``log p(z) - log q(z|x)`` rises from 0 to 1.
         transformations: K, number of the posterior's transformations; 0 if each step of its flow is one.
         sees_mask: whether the encoder takes images and their masks of known pixels, [B, 2 C, H, W].
+        of_label: maps labels to what is added to the features, for p(x|y). Then the prior is
+            ``prior(labels)``, and the likelihood takes codes [S, B, D + K] that end with the one-hot label.
     """
 
     accepts_missing = True
@@ -109,9 +114,12 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         kl_warm_up: int = 0,
         transformations: int = 0,
         sees_mask: bool = False,
+        of_label: nn.Embedding | None = None,
     ) -> None:
         super().__init__()
-        self.sees_mask = sees_mask
+        self.sees_mask, self.of_label = sees_mask, of_label
+        self.conditional = of_label is not None
+        self.classes = 0 if of_label is None else of_label.num_embeddings
         self.encoder, self.posterior, self.prior, self.likelihood = encoder, posterior, prior, likelihood
         self.objective, self.num_samples, self.kl_warm_up = objective, samples, kl_warm_up
         self.transformations = transformations
@@ -126,7 +134,8 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
     @property
     def dimension(self) -> int:
         """D"""
-        return self.prior().event_shape[0]
+        labels = torch.zeros(1, dtype=torch.int64, device=next(self.parameters()).device)
+        return self._prior(labels if self.conditional else None).event_shape[0]
 
     def initialize(self, images: Tensor) -> None:
         self.prior.initialize(self.seen(images))
@@ -163,8 +172,21 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         return torch.cat([images, known], 1)
 
     def features(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
-        """Return what q(z|x) depends on, [B, F, ...]."""
-        return self.encoder(self.seen(images, given.get("observed")))
+        """Return what q(z|x), or q(z|x, y), depends on, [B, F, ...]."""
+        features = self.encoder(self.seen(images, given.get("observed")))
+        if self.of_label is None:
+            return features
+        return features + on_maps(self.of_label(given.get("labels")), features)
+
+    def _prior(self, labels: Tensor | None) -> Distribution:
+        return self.prior() if labels is None else self.prior(labels)
+
+    def _with_label(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Return what the likelihood takes for codes [S, B, D]: these, with one-hot labels [B] if any."""
+        if labels is None:
+            return z
+        one_hot = F.one_hot(labels, self.classes).to(z.dtype)
+        return torch.cat([z, one_hot.expand(len(z), -1, -1)], 2)
 
     def forward(
         self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
@@ -179,9 +201,10 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         self, images: Tensor, features: Tensor, num_samples: int, noise: Noise, given: Given
     ) -> LogDensities:
         z, posterior = self.posterior(features, num_samples, noise)
-        generator = None if isinstance(noise, Tensor) else noise
-        likelihood = log_prob(self.likelihood(z, generator), images, given.get("observed"))
-        return LogDensities(likelihood, self.prior().log_prob(z), posterior)
+        generator, labels = None if isinstance(noise, Tensor) else noise, given.get("labels")
+        distribution = self.likelihood(self._with_label(z, labels), generator)
+        likelihood = log_prob(distribution, images, given.get("observed"))
+        return LogDensities(likelihood, self._prior(labels).log_prob(z), posterior)
 
     def draws_for(
         self, images: Tensor, noise: Noise = None, **given: Unpack[Given]
@@ -245,40 +268,60 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         return self.posterior.center(self.features(images, **given))[0]
 
     def unroll(
-        self, images: Tensor, num_samples: int = 1, noise: Noise = None
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
     ) -> list[tuple[Tensor, Tensor]]:
-        self.check(images)
-        steps = self.posterior.unroll(self.features(images), num_samples, noise)
+        self.check(images, **given)
+        steps = self.posterior.unroll(self.features(images, **given), num_samples, noise)
         # The layers of one transformation, such as two couplings and a batch norm, are one step.
         return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
 
-    def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
+    def decode(self, codes: Tensor, noise: Noise = None, labels: Tensor | None = None) -> Tensor:
+        self.check_labels(labels, len(codes))
         noise = noise.unsqueeze(0) if isinstance(noise, Tensor) else noise
-        return self.likelihood.images(codes.unsqueeze(0), noise)[0]
+        return self.likelihood.images(self._with_label(codes.unsqueeze(0), labels), noise)[0]
 
-    def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
+    def path(
+        self, first: Tensor, second: Tensor, steps: int, labels: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Interpolate the embedding linearly, and take the posterior's center at each point.
 
         For a Gaussian posterior this is a straight line between the two means. A flow, whose context is
-        interpolated as well, bends the line towards where the prior has its mass.
+        interpolated as well, bends the line towards where the prior has its mass. What the label adds to the
+        embedding is interpolated with it.
         """
-        self.check(first)
-        self.check(second)
-        start, end = self.features(first), self.features(second)
+        given = [labelled(each) for each in labels or (None, None)]
+        self.check(first, **given[0])
+        self.check(second, **given[1])
+        start, end = self.features(first, **given[0]), self.features(second, **given[1])
         weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         weights = weights.view(-1, *[1] * (start.ndim - 1))
         path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights)  # [B, steps, F, ...]
         return self.posterior.center(path.flatten(0, 1))[0].unflatten(0, path.shape[:2])
 
-    def sample_codes(self, num_codes: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
-        return self.prior.sample(num_codes, noise, temperature)
+    def sample_codes(
+        self,
+        num_codes: int,
+        noise: Noise = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        self.check_labels(labels, num_codes)
+        return self.prior.sample(num_codes, noise, temperature, **labelled(labels))
 
     # Images.
 
     @torch.no_grad()
-    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        num_images: int,
+        noise: Noise = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         generator = None if isinstance(noise, Tensor) else noise
-        return self.decode(self.sample_codes(num_images, noise, temperature), generator)
+        labels = self.labels_to_sample(num_images, labels, noise, next(self.parameters()))
+        codes = self.sample_codes(num_images, noise, temperature, labels)
+        return self.decode(codes, generator, labels)
 
     def graphs(self, shape: tuple[int, int, int]) -> dict[str, Graph]:
         """Return ``encoder``, ``decoder`` and ``sampler``, which take their noise as an input.
@@ -291,6 +334,8 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         Raises:
             UserError: if the model needs other noise than standard normal.
         """
+        if self.conditional:
+            raise UserError("the model is conditional, and ONNX graphs take no labels; use it from Python")
         if self.draws or isinstance(self.prior, VampPrior):
             what = "pixels one by one" if self.draws else "a component of its prior"
             raise UserError(
@@ -378,6 +423,8 @@ class VAEOptions(System):
     """S, number of posterior samples per image in training"""
     kl_warm_up: int = ranged(500, 0, MOST, training_only=True)
     """number of steps over which the weight of the KL term, log p(z) - log q(z|x), rises from 0 to 1"""
+    labels: bool = False
+    """make the density that of images given their labels, p(x|y), for data with labels"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -392,7 +439,8 @@ class VAEOptions(System):
         return CodeShape(self.latent, sides)
 
     def build(self, data: DataSpec) -> VAE:
-        return self.with_parts(data.shape, sees_mask=data.missing)
+        classes = classes_of(data) if self.labels else 0
+        return self.with_parts(data.shape, sees_mask=data.missing, classes=classes)
 
     def with_parts(
         self,
@@ -403,13 +451,15 @@ class VAEOptions(System):
         likelihood: Likelihood | None = None,
         flow: Flow | None = None,
         sees_mask: bool = False,
+        classes: int = 0,
     ) -> VAE:
         """Build the autoencoder for images of ``shape`` (C, H, W); given parts replace those described.
 
-        With ``sees_mask``, the encoder takes images and masks, [B, 2 C, H, W].
+        With ``sees_mask``, the encoder takes images and masks, [B, 2 C, H, W]. With ``classes``, the model is
+        that of images given their labels.
         """
         seen = (shape[0] * (2 if sees_mask else 1), *shape[1:])
-        code = self.code_shape(shape)
+        code = self.code_shape(shape)._replace(classes=classes)
         width = self.code.features if isinstance(self.code, VectorOptions) else self.channels
         features = width
         # Parts draw their weights in this order; changing it changes the weights of a seed.
@@ -431,12 +481,13 @@ class VAEOptions(System):
             prior = self.prior.prior(code, self.blocks, seen, own, posterior)
         if likelihood is None:
             if code.sides is None:
-                first = VectorCode(self.latent, shape[1:], width, self.channels)
+                first = VectorCode(self.latent, shape[1:], width, self.channels, classes)
             else:
-                first = MapCode((self.latent, *code.sides), self.channels)
+                first = MapCode((self.latent, *code.sides), self.channels, classes)
             likelihood = self.likelihood.likelihood(first, self.blocks, shape)
         training = self.objective, self.samples, self.kl_warm_up
-        model = VAE(own, posterior, prior, likelihood, *training, transformations, sees_mask)
+        of_label = table(classes, features) if classes else None
+        model = VAE(own, posterior, prior, likelihood, *training, transformations, sees_mask, of_label)
         model.image_shape = shape
         return model
 
@@ -447,7 +498,7 @@ class VAEOptions(System):
         what = f"autoencoder, {size}; posterior {posterior}"
         if self.prior.name != "normal" or self.likelihood.name != "bernoulli":
             what += f"; prior {self.prior.name}, likelihood {self.likelihood.name}"
-        return what
+        return what + ("; given labels" if self.labels else "")
 
 
 def vae(
@@ -459,6 +510,7 @@ def vae(
     posterior: Posterior | str = "gaussian",
     prior: Prior | str = "normal",
     likelihood: Likelihood | str = "bernoulli",
+    classes: int = 0,
     **options: Any,
 ) -> VAE:
     """Build a variational autoencoder for images of ``shape`` (C, H, W) from named parts and your own.
@@ -471,6 +523,8 @@ def vae(
         posterior: q(z|x), or its name.
         prior: p(z), or its name.
         likelihood: p(x|z), or its name.
+        classes: K, number of classes, for a model of images given their labels, p(x|y). A prior of your own
+            then takes labels, and a decoder or likelihood codes [..., D + K] that end with the one-hot label.
         options: other options, by the names that ``flowvae train vae --help`` lists.
 
     Raises:
@@ -491,7 +545,7 @@ def vae(
     named = {name: value for name, value in given.items() if isinstance(value, str)}
     made = {name: value for name, value in given.items() if not isinstance(value, str)}
     described = from_dict(VAEOptions, {**named, **options})
-    return described.with_parts(shape, encoder=encoder, flow=flow, **made)
+    return described.with_parts(shape, encoder=encoder, flow=flow, classes=classes, **made)
 
 
 # Measured for models with many more multiplications per image, which take fewer images per step.

@@ -139,35 +139,49 @@ class VectorCode(nn.Module):
         sides: (H, W) of the images.
         features: width of the first dense layer.
         channels: number of channels of the maps.
+        classes: K; if any, codes [N, D + K] end with the one-hot label, which has no effect at first.
     """
 
-    def __init__(self, dimension: int, sides: tuple[int, int], features: int, channels: int) -> None:
+    def __init__(
+        self, dimension: int, sides: tuple[int, int], features: int, channels: int, classes: int = 0
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        self.dimension, self.channels = dimension, channels
+        self.of_label = nn.Parameter(torch.zeros(features, classes)) if classes else None
         self.map = (*fewer(sides, STRIDE), NECK)
         self.first = kaiming(nn.Linear(dimension, features))
         self.second = kaiming(nn.Linear(features, math.prod(self.map)))
         self.neck = kaiming(nn.Conv2d(NECK, channels, 1))
 
     def forward(self, z: Tensor) -> Tensor:
-        x = F.hardswish(self.second(F.hardswish(self.first(z))))
+        x = self.first(z[:, : self.dimension])
+        if self.of_label is not None:
+            x = x + F.linear(z[:, self.dimension :], self.of_label)
+        x = F.hardswish(self.second(F.hardswish(x)))
         return self.neck(x.unflatten(1, self.map).permute(0, 3, 1, 2))
 
 
 class MapCode(nn.Module):
     """Maps codes [N, D], flattened maps of ``shape`` (c, H/4, W/4), to maps [N, channels, H/4, W/4].
 
+    ``classes``: as in `VectorCode`.
+
     >>> MapCode((2, 7, 5), channels=16)(torch.zeros(3, 70)).shape
     torch.Size([3, 16, 7, 5])
     """
 
-    def __init__(self, shape: tuple[int, int, int], channels: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], channels: int, classes: int = 0) -> None:
         super().__init__()
         self.shape, self.channels = shape, channels
+        self.of_label = nn.Parameter(torch.zeros(channels, classes)) if classes else None
         self.first = kaiming(nn.Conv2d(shape[0], channels, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.first(z.unflatten(1, self.shape))
+        dimension = math.prod(self.shape)
+        x = self.first(z[:, :dimension].unflatten(1, self.shape))
+        if self.of_label is None:
+            return x
+        return x + F.linear(z[:, dimension:], self.of_label)[:, :, None, None]
 
 
 class Upsampler(nn.Module):

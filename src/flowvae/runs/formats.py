@@ -1,9 +1,9 @@
 """config.json: its current format, and the conversion of earlier ones.
 
-Format 4 adds whether pixels are missing, and what marks or hides them. Format 3 adds a range of values and
-conversion to grey to the options of the data. Format 2 names a system and contains the options of the chosen
-parts. In format 1, and in files without a number, the options of all models are one list, and those of the
-objective are among the training options.
+Format 4 adds whether pixels are missing, what marks or hides them, and whether a density is that of images
+given their labels. Format 3 adds a range of values and conversion to grey to the options of the data. Format
+2 names a system and contains the options of the chosen parts. In format 1, and in files without a number, the
+options of all models are one list, and those of the objective are among the training options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
@@ -17,7 +17,7 @@ from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.models.registry import SYSTEMS
-from flowvae.parts import MOST, available, from_dict, to_dict
+from flowvae.parts import MOST, available, from_dict, names, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
@@ -159,8 +159,10 @@ def upgraded(values: Any) -> dict[str, Any]:
     if number < 3:
         values["data"] = {"value_range": None, "grey": False, **values.get("data", {})}
     if number < 4:
-        values["data"] = {"missing": None, "hide": None, **values.get("data", {})}
+        values["data"] = {"hide": None, **values.get("data", {})}
         values = {"missing": False, **values}
+        if "labels" in names(SYSTEMS.get(str(values.get("system")), DataConfig)):
+            values["model"] = {"labels": False, **values.get("model", {})}
     return values
 
 

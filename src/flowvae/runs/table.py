@@ -28,6 +28,7 @@ COLUMNS: dict[str, str] = {
     "nll_standard_error": ".2f",
     "nll_difference": ".2f",
     "nll_difference_standard_error": ".2f",
+    "marginal_nll": ".2f",
     "bits_per_dim": ".4f",
     "effective_sample_size": ".1f",
     "pareto_k": ".2f",
@@ -48,7 +49,9 @@ MEASURED = ".4g"  # what only some systems are measured by
 PROTOCOL = {"dataset": "", "binarization": "", "split": ""}
 KEPT = ("nll", "nll_difference", "nll_difference_standard_error", "nll_standard_error")
 """columns that a narrow table leaves out after all others, the last one first"""
-PAIRED = (*PROTOCOL, "samples", "images")
+CONDITIONAL = "conditional"
+"""whether likelihoods are those of images given their labels; shown if any row has it"""
+PAIRED = (*PROTOCOL, CONDITIONAL, "samples", "images")
 """what two runs must have in common for differences between them"""
 
 
@@ -144,6 +147,8 @@ def check_scores(path: Path, values: Mapping[str, Any]) -> None:
         kinds: tuple[type, ...] = (bool, int, float, str)  # of what no table knows
         if key in PROTOCOL:
             kinds = (str,)
+        elif key == CONDITIONAL:
+            kinds = (bool,)
         elif key in columns:
             kinds = (int,) if columns[key].endswith("d") else (int, float)
         too_large = type(value) is int and abs(value) >= 2**63
@@ -173,7 +178,7 @@ def markdown(
     <BLANKLINE>
     """
     differing = {key: PROTOCOL[key] for key in PROTOCOL if len({row.get(key) for row in rows}) > 1}
-    columns = {**differing, **(first or {}), **columns_of(rows)}
+    columns = {**differing, CONDITIONAL: "", **(first or {}), **columns_of(rows)}
     keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
     written = [_aligned(["model", *(row["name"] for row in rows)], str.ljust, ":{}-")]
     for key in keys:

@@ -29,7 +29,7 @@ from flowvae.data import (
 )
 from flowvae.densities.posterior import BATCH_NORMS
 from flowvae.errors import UserError
-from flowvae.evaluation import check_levels, check_missing
+from flowvae.evaluation import check_labels, check_levels, check_missing
 from flowvae.flows import checkpoint_transformations
 from flowvae.models import Model
 from flowvae.models.registry import SYSTEMS, build_model
@@ -261,6 +261,7 @@ def _start(
         model = build_model(config.model, dataset.spec)
     check_levels(model, dataset)
     check_missing(model, dataset)
+    check_labels(model, dataset)
     if settings.gradient_checkpointing:
         _checkpoint(model)
     model.initialize(_some_images(dataset, settings.seed))
