@@ -96,8 +96,8 @@ BAD_ARRAYS = {
         "array images in .* has type float64 and values from 0 to 2.55, which are not 8-bit levels; save",
     ),
     "negative": ({"images": IMAGES.astype(int) - 1}, "int64 and values from -1 to 254"),
-    "NaN": ({"images": np.where(IMAGES == 7, np.nan, IMAGES)}, "NaN or infinite; replace them"),
-    "infinity": ({"images": np.where(IMAGES == 7, np.inf, IMAGES)}, "NaN or infinite; replace them"),
+    "NaN": ({"images": np.where(IMAGES == 7, np.nan, IMAGES)}, "are NaN; give --missing nan if they mark"),
+    "infinity": ({"images": np.where(IMAGES == 7, np.inf, IMAGES)}, "values that are infinite; replace them"),
     "objects": ({"train": np.array([None, 1]), "test": IMAGES}, "array train in .* contains Python objects"),
     "no images": ({"train": IMAGES[:0], "test": IMAGES}, "array train in .* contains no images"),
     "flat, not square": (

@@ -1,5 +1,6 @@
 """Data of which pixels are missing: how they say so, and that masks stay with their pixels."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +10,26 @@ import numpy as np
 import pytest
 import torch
 from command_line import flowvae, is_refusal
-from data_files import random_images, user_error
+from data_files import random_images, user_error, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 from torch import Tensor
 
+from flowvae.batch import DataSpec
 from flowvae.config import DataConfig
 from flowvae.data import Dataset, Split, describe, load_dataset, training_batch
 from flowvae.data.binarization import binarize
 from flowvae.data.dataset import in_grey
 from flowvae.data.hiding import hide_pixels
+from flowvae.data.images import centred, decode_pages
 from flowvae.data.load import load_configured
+from flowvae.data.named import named_images
 from flowvae.data.splits import hold_out, shuffled, split_at_random
 from flowvae.errors import UserError
+from flowvae.forms import read_training
+from flowvae.models.registry import preset
+from flowvae.parts import from_dict, to_dict
 from flowvae.training.loop import _all_images, _some_images
 
 SPLITS = ("train", "valid", "test")
@@ -284,3 +292,297 @@ def test_a_model_that_does_not_accept_missing_pixels_is_refused_before_training(
     result = flowvae("train", "glo-mnist", "--data", path, *words, "--steps", 1, "--out", tmp_path / "run")
     is_refusal(result, "pixels of set are missing", "choose an autoencoder such as vae")
     assert not (tmp_path / "run").exists()
+
+
+# Values that mark missing pixels, in arrays.
+
+
+def with_holes(images: np.ndarray, value: Any, known: np.ndarray = KNOWN) -> np.ndarray:
+    return np.where(known.reshape(known.shape + (1,) * (images.ndim - 3)), images, value)
+
+
+def kept(dataset: Dataset) -> list[bytes]:
+    """Pixels and masks of all images, sorted."""
+    parts = [getattr(dataset, split) for split in SPLITS]
+    assert all(aligned(part) for part in parts)
+    return sorted(bytes(image.numpy()) for part in parts for image in part.images)
+
+
+@pytest.mark.parametrize(
+    ("images", "missing", "options"),
+    [
+        (with_holes(IMAGES / 255, np.nan), "nan", {}),
+        (with_holes(IMAGES.astype(np.float32), np.nan), "nan", {}),
+        (with_holes(IMAGES.astype(np.int16), -999), "-999", {}),
+        (with_holes(IMAGES.astype(float), 1e6), "1e6", {}),
+        (with_holes(IMAGES.astype(np.uint8), 0), "0", {}),
+        (with_holes(IMAGES / 51 - 2, np.nan), "NaN", {"value_range": (-2.0, 3.0)}),
+        (with_holes(IMAGES.astype(np.uint16) + 300, 7), "7", {"value_range": (300, 555)}),
+        (with_holes(IMAGES / 255, np.nan).reshape(20, -1), "nan", {}),
+    ],
+)
+@pytest.mark.parametrize("ending", [".npz", ".npy"])
+def test_a_value_marks_missing_pixels(
+    tmp_path: Path, images: np.ndarray, missing: str, options: dict[str, Any], ending: str
+) -> None:
+    path = tmp_path / f"set{ending}"
+    np.savez(path, images=images) if ending == ".npz" else np.save(path, images)
+    dataset = load_configured(DataConfig(str(path), "none", missing=missing, **options))
+    assert not dataset.notes
+    assert kept(dataset) == sorted(map(bytes, IMAGES * KNOWN))
+
+
+@pytest.mark.parametrize(("missing", "value"), [("255,0,255", (255, 0, 255)), ("7", (7, 7, 7))])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_colour_marks_missing_pixels(
+    tmp_path: Path, missing: str, value: tuple[int, ...], first: bool
+) -> None:
+    colour = random_images(20, 6, 6, 3) // 2 * 2 + np.array([1, 1, 1], np.uint8)
+    colour[:, 1, 1] = 255, 1, 255  # a channel differs
+    colour[:, 2, 2] = 7, 7, 9
+    images = with_holes(colour, np.array(value, np.uint8))
+    path = saved(tmp_path / "set.npz", images=images.transpose(0, 3, 1, 2) if first else images)
+    dataset = load_dataset(str(path), "none", missing=missing)
+    expected = (colour * KNOWN[..., None]).transpose(0, 3, 1, 2)
+    assert kept(dataset) == sorted(map(bytes, np.ascontiguousarray(expected)))
+
+
+def test_nan_is_missing_in_its_own_channel(tmp_path: Path) -> None:
+    colour = random_images(20, 6, 6, 3) | 1
+    known = random_images(20, 6, 6, 3, high=2, seed=2).astype(bool)
+    path = saved(tmp_path / "set.npz", images=np.where(known, colour / 255, np.nan))
+    dataset = load_dataset(str(path), "none", missing="nan")
+    assert kept(dataset) == sorted(map(bytes, np.ascontiguousarray((colour * known).transpose(0, 3, 1, 2))))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1, 0.123])
+def test_values_of_pixels_that_are_not_observed_may_be_any(tmp_path: Path, value: float) -> None:
+    path = saved(tmp_path / "set.npz", images=with_holes(IMAGES / 255, value), observed=KNOWN)
+    assert kept(load_dataset(str(path), "none")) == sorted(map(bytes, IMAGES * KNOWN))
+
+
+def test_marks_are_missing_besides_what_is_not_observed(tmp_path: Path) -> None:
+    images = IMAGES.copy()
+    images[:, 5] = 255
+    path = saved(tmp_path / "set.npz", images=images, observed=KNOWN)
+    found = kept(load_dataset(str(path), "none", missing="255"))
+    assert found == sorted(map(bytes, images * KNOWN * (images != 255)))
+
+
+def test_nan_without_the_option_is_an_error_that_names_it(tmp_path: Path) -> None:
+    message = user_error(saved(tmp_path / "set.npz", images=with_holes(IMAGES / 255, np.nan)))
+    assert "array images in" in message
+    assert "values that are NaN; give --missing nan if they mark missing pixels" in message
+
+
+@pytest.mark.parametrize("missing", ["nan", "alpha", "300"])
+def test_an_option_that_marks_nothing_has_a_note(tmp_path: Path, missing: str) -> None:
+    dataset = load_dataset(str(saved(tmp_path / "set.npz", images=IMAGES)), "none", missing=missing)
+    assert dataset.notes[0] == f"--missing {missing} marks no pixel"
+    assert not masks(dataset)
+    assert load_dataset("mnist", missing=missing).notes == (f"--missing {missing} marks no pixel",)
+
+
+@pytest.mark.parametrize("missing", ["", "white", "1,2", "1,2,3,4", "inf", "nan,nan,nan", "#ff00ff"])
+def test_marks_that_are_none(missing: str) -> None:
+    with pytest.raises(UserError, match=r"missing is .*; give nan, alpha, a value such as 128, or a colour"):
+        DataConfig(missing=missing)
+
+
+def test_the_words_of_the_command_line() -> None:
+    for words, missing, hide in (
+        (["--missing", "nan", "--hide", "0.25"], "nan", 0.25),
+        (["--missing", "-999"], "-999", None),
+        (["--missing", "255,0,255", "--hide", "14x10"], "255,0,255", "14x10"),
+    ):
+        data = read_training(preset("vae"), words, "flowvae train vae").config.data
+        assert (data.missing, data.hide) == (missing, hide)
+        assert from_dict(DataConfig, json.loads(json.dumps(to_dict(data)))) == data
+
+
+# Image files.
+
+
+def transparent(image: np.ndarray, alpha: np.ndarray, mode: str = "RGBA") -> Image.Image:
+    """A grey image [H, W] with an alpha channel [H, W]."""
+    picture = Image.fromarray(image).convert("RGBA")
+    picture.putalpha(Image.fromarray(alpha))
+    if mode == "P":
+        palette = Image.fromarray(np.where(alpha == 255, np.maximum(image, 1), 0)).convert("P")
+        palette.putpalette([value for level in range(256) for value in (level,) * 3])
+        palette.info["transparency"] = 0
+        return palette
+    return picture.convert(mode)
+
+
+def files(
+    folder: Path, images: np.ndarray, known: np.ndarray, ending: str = ".png", mode: str = "RGBA"
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (image, mask) in enumerate(zip(images, known, strict=True)):
+        picture = transparent(image, np.where(mask, 255, 0).astype(np.uint8), mode)
+        options: dict[str, Any] = {"lossless": True, "exact": True} if ending == ".webp" else {}
+        picture.save(folder / f"{number:02}{ending}", **options)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [(".png", "RGBA"), (".png", "LA"), (".png", "P"), (".webp", "RGBA"), (".tif", "RGBA"), (".gif", "P")],
+)
+def test_transparent_pixels_are_missing(tmp_path: Path, ending: str, mode: str) -> None:
+    folder = files(tmp_path / "set", IMAGES, KNOWN, ending, mode)
+    dataset = load_dataset(str(folder), "none", missing="alpha")
+    parts = [getattr(dataset, split) for split in SPLITS]
+    assert all(aligned(part) for part in parts)
+    found = torch.cat([part.images[:, :1] for part in parts]).numpy()
+    assert sorted(map(bytes, found)) == sorted(map(bytes, IMAGES * KNOWN))
+    assert not masks(load_dataset(str(folder), "none"))  # on white, as without the option
+
+
+def test_a_pixel_that_is_not_fully_opaque_is_missing(tmp_path: Path) -> None:
+    alpha = np.full((6, 6), 255, np.uint8)
+    alpha[0] = 0, 1, 127, 128, 254, 255
+    transparent(IMAGES[0], alpha).save(tmp_path / "one.png")
+    ((pixels, known),) = decode_pages(tmp_path / "one.png", 1, marker="alpha")
+    assert known[0, 0].tolist() == [False] * 5 + [True]
+    assert np.array_equal(pixels[0], IMAGES[0] * (alpha == 255))
+
+
+def test_files_without_transparency_are_whole(tmp_path: Path) -> None:
+    files(tmp_path / "set", IMAGES[:10], KNOWN[:10], mode="LA")
+    for number, image in enumerate(IMAGES[10:]):
+        Image.fromarray(image).save(tmp_path / "set" / f"whole{number}.png")
+    dataset = load_dataset(str(tmp_path / "set"), "none", missing="alpha")
+    expected = [*(IMAGES * KNOWN)[:10], *IMAGES[10:]]
+    assert kept(dataset) == sorted(map(bytes, expected))
+
+
+@given(
+    seed=st.integers(0, 99),
+    sides=st.sampled_from([(3, 3), (4, 6), (5, 9), (12, 12), (20, 7)]),
+    channels=st.sampled_from([1, 3]),
+    scaled=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_resized_pixel_is_known_if_no_missing_one_changes_it(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, sides: tuple[int, int], channels: int, scaled: bool
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    image, other = random_images(2, 10, 12, seed=seed)
+    known = random_images(10, 12, high=8, seed=seed) > 0
+    found = []
+    for number, below in enumerate((image, other)):
+        alpha = np.where(known, 255, 0).astype(np.uint8)
+        transparent(np.where(known, image, below), alpha).save(folder / f"{number}.png")
+        options = {"value_range": (0.0, 255.0)} if scaled else {}
+        found += decode_pages(folder / f"{number}.png", channels, sides, marker="alpha", **options)
+    (pixels, mask), (same, same_mask) = found
+    assert pixels.shape == (channels, *sides)
+    assert np.array_equal(pixels, same)
+    assert np.array_equal(mask, same_mask)
+    # An independent way: which outputs does any missing input reach?
+    reached = np.zeros(sides, bool)
+    for row, column in np.argwhere(~known):
+        impulse = np.zeros((10, 12), np.float32)
+        impulse[row, column] = 1e9
+        box = centred(12, 10, sides)
+        reached |= (
+            np.asarray(Image.fromarray(impulse).resize((sides[1], sides[0]), Image.Resampling.BILINEAR, box))
+            > 0
+        )
+    assert np.array_equal(mask[0], ~reached)
+
+
+def test_masks_are_turned_upright_with_the_image(tmp_path: Path) -> None:
+    image, alpha = IMAGES[0][:4], np.where(KNOWN[0][:4], 255, 0).astype(np.uint8)
+    turned = transparent(image, alpha).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned.save(tmp_path / "one.png", exif=exif)
+    ((pixels, known),) = decode_pages(tmp_path / "one.png", 1, marker="alpha")
+    assert np.array_equal(known[0], KNOWN[0][:4])
+    assert np.array_equal(pixels[0], image * KNOWN[0][:4])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_value_marks_missing_pixels_of_files(tmp_path: Path, channels: int) -> None:
+    images = IMAGES if channels == 1 else random_images(20, 6, 6, 3) | 1
+    value, missing = (100, "100") if channels == 1 else ((254, 0, 254), "254,0,254")
+    write_images(tmp_path / "set", with_holes(images, np.array(value, np.uint8)))
+    dataset = load_dataset(str(tmp_path / "set"), "none", missing=missing)
+    expected = np.ascontiguousarray(np.moveaxis(with_holes(images, 0).reshape(20, 6, 6, channels), 3, 1))
+    assert kept(dataset) == sorted(map(bytes, expected))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "missing", "ending"),
+    [
+        (np.uint16, 65535, "65535", ".png"),
+        (np.float32, np.nan, "nan", ".tif"),
+        (np.float32, -1, "-1", ".tif"),
+    ],
+)
+def test_values_of_more_than_8_bits_mark_before_scaling(
+    tmp_path: Path, dtype: Any, value: float, missing: str, ending: str
+) -> None:
+    images = with_holes(IMAGES.astype(dtype), dtype(value))
+    write_images(tmp_path / "set", images, ending)
+    dataset = load_dataset(str(tmp_path / "set"), "none", value_range=(0, 255), missing=missing)
+    assert kept(dataset) == sorted(map(bytes, IMAGES * KNOWN))
+
+
+def test_nan_in_a_tiff_is_an_error_that_names_the_option(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", with_holes(IMAGES.astype(np.float32), np.float32("nan")), ".tif")
+    with pytest.raises(UserError, match=r"00\.tif has values that are NaN; give --missing nan"):
+        load_dataset(str(tmp_path / "set"), "none", value_range=(0, 255))
+
+
+def test_a_file_of_which_nothing_is_known_is_named(tmp_path: Path) -> None:
+    folder = files(tmp_path / "set", IMAGES, KNOWN & (np.arange(20) != 3)[:, None, None])
+    with pytest.raises(UserError, match=r"03\.png has no known pixel; leave it out"):
+        load_dataset(str(folder), "none", missing="alpha")
+
+
+def test_pages_have_masks_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    pages = [
+        transparent(image, np.where(mask, 255, 0).astype(np.uint8))
+        for image, mask in zip(IMAGES, KNOWN, strict=True)
+    ]
+    pages[0].save(tmp_path / "set" / "pages.tif", save_all=True, append_images=pages[1:])
+    dataset = load_dataset(str(tmp_path / "set"), "none", missing="alpha", grey=True)
+    assert kept(dataset) == sorted(map(bytes, IMAGES * KNOWN))
+
+
+# Named images.
+
+
+def test_named_images_have_masks(tmp_path: Path) -> None:
+    folder = files(tmp_path / "set", IMAGES, KNOWN)
+    config = DataConfig(str(folder), "none", missing="alpha")
+    spec = DataSpec((1, 6, 6), 256)
+    found = named_images([str(folder)], spec, config)
+    assert found.batch.observed is not None
+    assert np.array_equal(found.batch.observed[:, 0], KNOWN)
+    assert torch.equal(found.batch.observed, found.images != 0)
+    alone = named_images([str(folder / "07.png")], spec, config)
+    assert alone.batch.observed is not None
+    assert torch.equal(alone.batch.observed[0], found.batch.observed[7])
+    assert torch.equal(alone.images[0], found.images[7])
+    assert named_images([str(folder)], spec, DataConfig(binarization="none")).batch.observed is None
+
+
+def test_named_images_of_several_sources(tmp_path: Path) -> None:
+    """Those without a mask, or without labels, beside those that have them."""
+    labels = np.arange(20) % 3
+    path = saved(tmp_path / "set.npz", train=IMAGES, test=IMAGES, test_observed=KNOWN, test_labels=labels)
+    whole = write_images(tmp_path / "files", IMAGES[:2])
+    found = named_images([str(whole), str(path)], DataSpec((1, 6, 6), 256), DataConfig(binarization="none"))
+    assert found.names[1:3] == ["0001.png", "test/0"]
+    assert found.batch.index.tolist() == list(range(22))
+    assert found.batch.labels is not None
+    assert found.batch.labels.tolist() == [-1, -1, *labels]
+    assert found.batch.observed is not None
+    assert found.batch.observed[:2].all()
+    assert np.array_equal(found.batch.observed[2:, 0], KNOWN)

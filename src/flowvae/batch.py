@@ -1,6 +1,6 @@
 """The data that a model sees: its description before the model is built, and batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -68,3 +68,22 @@ class Batch(NamedTuple):
             few = slice(start, start + size)
             rest = (None if part is None else part[few] for part in self[2:])
             yield Batch(self.images[few], self.index[few], *rest)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Put the images of batches into one, in which they are numbered from 0.
+
+    Labels are -1 for images of a batch without labels, if another batch has some.
+    """
+
+    def together(parts: list[Tensor | None], absent: list[Tensor]) -> Tensor | None:
+        if all(part is None for part in parts):
+            return None
+        return torch.cat([other if part is None else part for part, other in zip(parts, absent, strict=True)])
+
+    images = torch.cat([batch.images for batch in batches])
+    unknown = [torch.full_like(batch.index, -1) for batch in batches]
+    labels = together([batch.labels for batch in batches], unknown)
+    whole = [torch.ones_like(batch.images, dtype=torch.bool) for batch in batches]
+    observed = together([batch.observed for batch in batches], whole)
+    return Batch(images, torch.arange(len(images)), labels, observed)

@@ -334,8 +334,9 @@ def encode_images(
         needs(Inferring, run)
     model, on_device = needs(Coded, run), device(on)
     run.model.to(on_device)
-    names, images, own = named_images(sources, run.spec, run.config.data, split, seed)
-    labels = labels_of(run, label, own, len(images))
+    found = named_images(sources, run.spec, run.config.data, split, seed)
+    names, images = found.names, found.images
+    labels = labels_of(run, label, found.batch.labels, len(images))
     with _reporting(f"encoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         done = 0
@@ -588,8 +589,9 @@ def picture_reconstructions(
     model = needs(Coded, run)
     if num_images is None:
         num_images = _up_to(USUAL_RECONSTRUCTED, [run], data)
-    names, images, own = test_images(run, num_images, seed, data)
-    given = labelled(labels_of(run, None, own, num_images))
+    found = test_images(run, num_images, seed, data)
+    names, images = found.names, found.images
+    given = labelled(labels_of(run, None, found.batch.labels, num_images))
     with torch.no_grad():
         noise = torch.Generator().manual_seed(seed)
         reconstructed = _finite(run, model.reconstruct(images, noise, **given))
@@ -626,7 +628,7 @@ def picture_interpolations(
     grid = is_grid(out)
     for title, run in zip(titles(compared), opened, strict=True):
         chosen = (_same_label if keep_label else test_images)(run, 2 * pairs, seed, data)
-        ends, labels = chosen.images, labels_of(run, None, chosen.labels, 2 * pairs)
+        ends, labels = chosen.images, labels_of(run, None, chosen.batch.labels, 2 * pairs)
         both = None if labels is None else (labels[:pairs], labels[pairs:])
         noise = torch.Generator().manual_seed(seed)
         path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise, both)
@@ -686,8 +688,7 @@ def test_images(run: Run, count: int, seed: int, data: str | None) -> Named:
 
 
 def _of_test(dataset: Dataset, places: Tensor) -> Named:
-    batch = dataset.batch("test", places)
-    return Named([f"test/{place}" for place in places.tolist()], batch.images, batch.labels)
+    return Named([f"test/{place}" for place in places.tolist()], dataset.batch("test", places))
 
 
 def _same_label(run: Run, count: int, seed: int, data: str | None) -> Named:

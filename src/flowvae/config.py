@@ -1,6 +1,7 @@
 """The configuration of a run: frozen dataclasses, checked when they are created."""
 
 import dataclasses
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from flowvae.batch import DataSpec
     from flowvae.models.base import Model
 
+Marker = Literal["nan", "alpha"] | tuple[float, ...]
+"""what marks missing pixels: NaN, transparency, or a value of each channel or of all"""
 BUDGETS = {"epochs", "steps", "minutes"}
 
 
@@ -30,6 +33,8 @@ class DataConfig(Options):
     """values that become black and white, in arrays and directories [0 255, or 0 1 for floats k / 255]"""
     grey: bool = False
     """convert images of three channels to one"""
+    missing: str | None = None
+    """what marks missing pixels: nan, alpha, or a value or colour such as 128 or 255,0,255"""
     hide: float | str | None = None
     """pixels to hide: the probability of each, or HEIGHTxWIDTH of a rectangle at a random place"""
 
@@ -43,8 +48,15 @@ class DataConfig(Options):
                 object.__setattr__(self, "image_size", height)
         if self.value_range is not None:
             check_value_range(self.value_range)
-        if self.hide is not None:
-            hidden_of(self.hide)
+        if self.missing is not None:
+            marker_of(self.missing)
+        if self.hide is not None and isinstance(hidden := hidden_of(self.hide), float):
+            object.__setattr__(self, "hide", hidden)
+
+    @property
+    def marker(self) -> Marker | None:
+        """What marks missing pixels; None if nothing does."""
+        return None if self.missing is None else marker_of(self.missing)
 
 
 def sides_of(image_size: int | str) -> tuple[int, int]:
@@ -63,6 +75,30 @@ def sides_of(image_size: int | str) -> tuple[int, int]:
     for side in (height, width):
         check_range("image_size", side, 1, MOST)
     return height, width
+
+
+def marker_of(missing: str) -> Marker:
+    """Return what marks missing pixels: a name, or the value of each channel.
+
+    >>> marker_of("NaN"), marker_of("128"), marker_of("255,0,255")
+    ('nan', (128.0,), (255.0, 0.0, 255.0))
+
+    Raises:
+        UserError: if it is nothing of this.
+    """
+    text = missing.lower()
+    if text == "nan" or text == "alpha":
+        return text
+    try:
+        values = tuple(map(float, text.split(",")))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise UserError(
+            f"missing is {quoted(missing)}; give nan, alpha, a value such as 128, or a colour such as "
+            "255,0,255"
+        )
+    return values
 
 
 def hidden_of(hide: float | str) -> float | tuple[int, int]:

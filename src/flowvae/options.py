@@ -21,9 +21,9 @@ values = ConstructorRegistry()
 
 @values.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Show and parse ``X | None`` as X, ``int | str | None`` as str; an omitted option is None."""
+    """Show and parse ``X | None`` as X, with ``str`` beside numbers as str; an omitted option is None."""
     kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
-    if NoneType not in get_args(info.type) or kinds not in ([int, str], kinds[:1]):
+    if NoneType not in get_args(info.type) or kinds not in ([int, str], [float, str], kinds[:1]):
         return None
     inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[-1], info.markers))
     if not isinstance(inner, PrimitiveConstructorSpec):

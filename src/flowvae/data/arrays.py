@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowvae.config import Marker
 from flowvae.data.reading import check_memory
 from flowvae.errors import UserError
 
@@ -20,11 +21,12 @@ ROUNDING = {2: 0.13, 4: 1e-3, 8: 1e-3}
 
 
 def as_images(path: Path, where: str, array: np.ndarray) -> np.ndarray:
-    """Return uint8 [N, C, H, W] from a uint8 array of one of these forms:
+    """Return [N, C, H, W] of the same type from an array of one of these forms:
 
     - [N, H, W], [N, C, H, W] or [N, H, W, C], with C = 1 or 3
     - [N, side * side]: flat square images
-    - [N, ceil(side * side / 8)]: the same, binary, packed eight pixels to a byte by ``np.packbits(axis=1)``
+    - [N, ceil(side * side / 8)]: the same, binary, packed eight pixels to a byte by ``np.packbits(axis=1)``,
+      which become uint8
     """
     if array.ndim == 2:
         return _unflatten(path, where, array)
@@ -61,6 +63,27 @@ def as_observed(path: Path, where: str, mask: np.ndarray, images: np.ndarray) ->
     return known.view(np.bool_)
 
 
+def are_marked(images: np.ndarray, marker: Marker) -> np.ndarray:
+    """Return which of the pixels [N, C, H, W] are marked as missing, bool [N, C, H, W] or [N, 1, H, W].
+
+    NaN is one channel of a pixel; a value is that of all its channels. No array is transparent.
+
+    >>> are_marked(np.array([[[[7, 8]], [[7, 7]], [[7, 7]]]]), (7.0,)).tolist()
+    [[[[True, False]]]]
+    """
+    if marker == "alpha":
+        return np.zeros((len(images), 1, *images.shape[2:]), bool)
+    if marker == "nan":
+        return np.isnan(images)
+    return (images == np.array(marker).reshape(-1, 1, 1)).all(1, keepdims=True)
+
+
+def covered(images: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return images [N, C, H, W] with a known value in place of all values that are not known."""
+    first = np.broadcast_to(known, images.shape).argmax()
+    return np.where(known, images, images.flat[first] if known.any() else 0)
+
+
 def can_be_images(shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape is most likely images: of a form of `as_images` that is not flat."""
     return len(shape) == 3 or (len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)))
@@ -84,6 +107,7 @@ def _unflatten(path: Path, where: str, array: np.ndarray) -> np.ndarray:
     if flat_sides:
         return array.reshape(count, 1, *2 * flat_sides)
     side = packed_sides[0]
+    array = as_bytes({where: array})[where]
     check_memory(path, count * side * side)
     padding = 8 * length - side * side
     if np.any(array[:, -1] & (2**padding - 1)):
@@ -101,15 +125,15 @@ def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = Non
     Raises:
         UserError: if a value is NaN or infinite, outside the range, or not an 8-bit level.
     """
-    for where, array in arrays.items():
-        if not all(np.isfinite(part).all() for part in _parts(array)):
-            raise UserError(f"{where} has values that are NaN or infinite; replace them, or leave images out")
     if value_range is not None:
         ends = value_range
         return {
             where: _converted(array, lambda part, where=where: np.rint(to_255(where, part, ends)))
             for where, array in arrays.items()
         }
+    for where, array in arrays.items():
+        for part in _parts(array):
+            check_finite(where, part)
     if all(array.dtype in (np.uint8, np.bool_) for array in arrays.values()):
         return {where: array.view(np.uint8) for where, array in arrays.items()}
     if all(_are_levels(array, 1) for array in arrays.values()):
@@ -125,12 +149,28 @@ def as_bytes(arrays: dict[str, np.ndarray], value_range: ValueRange | None = Non
     )
 
 
+def check_finite(where: object, values: np.ndarray) -> None:
+    """Check that no value is NaN or infinite.
+
+    Raises:
+        UserError: if one is.
+    """
+    if np.isnan(values).any():
+        raise UserError(
+            f"{where} has values that are NaN; give --missing nan if they mark missing pixels, otherwise "
+            "replace them"
+        )
+    if not np.isfinite(values).all():
+        raise UserError(f"{where} has values that are infinite; replace them, or leave images out")
+
+
 def to_255(where: object, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Scale values so that the ends of ``value_range`` become 0 and 255, in float64.
 
     Raises:
-        UserError: if one is outside.
+        UserError: if one is outside, or not finite.
     """
+    check_finite(where, values)
     low, high = value_range
     outside = values[(values < low) | (values > high)]
     if outside.size:

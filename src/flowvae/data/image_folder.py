@@ -7,10 +7,12 @@ the labels. Every page of a file is an image. Files with other suffixes are igno
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from flowvae.config import Marker
 from flowvae.data import images
 from flowvae.data.arrays import ValueRange
 from flowvae.data.dataset import Dataset
@@ -31,16 +33,20 @@ Listing = list[tuple[Path, str | None]]
 
 
 def load(
-    directory: Path, sides: images.Sides | None = None, value_range: ValueRange | None = None
+    directory: Path,
+    sides: images.Sides | None = None,
+    value_range: ValueRange | None = None,
+    marker: Marker | None = None,
 ) -> Dataset:
     """Read the images below ``directory``: one channel if all are grey, otherwise RGB, on white.
 
     With ``sides`` (height, width) the middle of each is resized to them; without, all must have one size. The
-    ends of ``value_range`` become 0 and 255.
+    ends of ``value_range`` become 0 and 255. Pixels with ``marker`` are missing.
     """
+    read = partial(_read, directory, sides=sides, value_range=value_range, marker=marker)
     parts = _split_directories(directory)
     if not parts:
-        return _read(directory, {"all": _list_images(directory)}, sides, value_range, ())
+        return read({"all": _list_images(directory)})
     if "train" not in parts or ("valid" in parts and "test" not in parts):
         there = " and ".join(parts[split].name for split in SPLIT_NAMES if split in parts)
         missing = "test" if "train" in parts else "train"
@@ -48,33 +54,41 @@ def load(
     notes = _left_out(directory, parts)
     if "test" not in parts:
         notes = (f"there is no directory test; {parts['train'].name} is split at random", *notes)
-        return _read(directory, {"all": _list_images(parts["train"])}, sides, value_range, notes)
+        return read({"all": _list_images(parts["train"])}, notes)
     listings = {split: _list_images(path) for split, path in parts.items()}
-    return _read(directory, listings, sides, value_range, notes)
+    return read(listings, notes)
 
 
 def _read(
     directory: Path,
     listings: dict[str, Listing],
+    notes: tuple[str, ...] = (),
+    *,
     sides: images.Sides | None,
     value_range: ValueRange | None,
-    notes: tuple[str, ...],
+    marker: Marker | None,
 ) -> Dataset:
     """Read the files of each split, or of "all" images, with channels, image size and classes in common."""
     files = [file for listing in listings.values() for file, _ in listing]
     width, height, channels, pages = _common_form(files, sides, value_range)
-    check_memory(directory, sum(pages.values()) * channels * height * width)
+    check_memory(directory, sum(pages.values()) * (channels + (marker is not None)) * height * width)
     classes = sorted({name for listing in listings.values() for _, name in listing if name is not None})
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
     splits = {}
     for split, listing in listings.items():
         pixels = np.empty((sum(pages[file] for file, _ in listing), channels, height, width), np.uint8)
+        observed = None if marker is None else np.empty((len(pixels), 1, height, width), np.bool_)
         labels = []
         for file, name in listing:
-            for page in images.decode_pages(file, channels, sides, value_range):
+            for page, known in images.decode_pages(file, channels, sides, value_range, marker):
+                if not known.any():
+                    raise UserError(f"{file} has no known pixel; leave it out")
                 pixels[len(labels)] = page
+                if observed is not None:
+                    observed[len(labels)] = known
                 labels.append(numbers.get(name))
-        splits[split] = make_split(str(directory), pixels, None if None in labels else np.array(labels))
+        of_classes = None if None in labels else np.array(labels)
+        splits[split] = make_split(str(directory), pixels, of_classes, observed)
     if several := [file for file in files if pages[file] > 1]:
         notes = (f"{several[0].name} has {pages[several[0]]} pages or frames; each is an image", *notes)
     if "all" in splits:

@@ -12,7 +12,8 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from flowvae.data.arrays import ValueRange, to_255
+from flowvae.config import Marker
+from flowvae.data.arrays import ValueRange, are_marked, to_255
 from flowvae.data.reading import unreadable
 from flowvae.errors import UserError
 
@@ -104,11 +105,22 @@ def decode(
 
 
 def decode_pages(
-    file: Path, channels: int, sides: Sides | None = None, value_range: ValueRange | None = None
-) -> Iterator[np.ndarray]:
-    """Yield every page or frame of a file, decoded as by `decode`, resized to ``sides``.
+    file: Path,
+    channels: int,
+    sides: Sides | None = None,
+    value_range: ValueRange | None = None,
+    marker: Marker | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield every page or frame of a file, decoded as by `decode`, and which pixels are known.
 
-    With ``value_range``, whose ends become 0 and 255, pixels may have more than 8 bits.
+    The latter is bool [1, H, W]. Pixels that are not known are 0.
+
+    Args:
+        file: the path.
+        channels: 1 or 3.
+        sides: (height, width) to resize to. A resized pixel is known if all pixels that it averages are.
+        value_range: values that become 0 and 255; with it, pixels may have more than 8 bits.
+        marker: what marks missing pixels: pixels that are not fully opaque, or have a value before scaling.
     """
     with _opened(file, file, value_range) as image:
         for page in _pages(image, file, value_range):
@@ -116,11 +128,29 @@ def decode_pages(
                 # A copy: turning the file's own image would affect its later pages.
                 upright = page.copy() if getattr(page, "n_frames", 1) > 1 else page
                 turn_upright(upright)
+                missing = _are_marked(upright, marker)
                 if value_range is None or upright.info[DEEP_COLOUR]:
                     pixels = _as_array(upright, channels, None, sides)
                 else:
-                    pixels = _scaled(upright, file, channels, sides, value_range)
-            yield pixels
+                    pixels = _scaled(upright, file, channels, sides, value_range, missing)
+                if missing.any():
+                    share = _resized(Image.fromarray(missing.astype(np.float32)), sides)
+                    known = (np.asarray(share) == 0)[None]
+                else:
+                    known = np.ones((1, *pixels.shape[1:]), np.bool_)
+            yield pixels * known, known
+
+
+def _are_marked(image: Image.Image, marker: Marker | None) -> np.ndarray:
+    """Return which pixels are missing, bool [H, W]."""
+    if marker is None or (marker == "alpha" and not image.has_transparency_data):
+        return np.zeros(image.size[::-1], bool)
+    if marker == "alpha":
+        return np.asarray(image.convert("RGBA").getchannel("A")) < 255
+    if image.mode in EIGHT_BIT_MODES:
+        image = opaque(image).convert("L" if image.mode in GREY_MODES else "RGB")
+    values = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+    return np.any(are_marked(values[None], marker), (0, 1))
 
 
 def opaque(image: Image.Image) -> Image.Image:
@@ -140,14 +170,20 @@ def _as_array(image: Image.Image, channels: int, box: Box | None, sides: Sides |
 
 
 def _scaled(
-    image: Image.Image, where: object, channels: int, sides: Sides | None, value_range: ValueRange
+    image: Image.Image,
+    where: object,
+    channels: int,
+    sides: Sides | None,
+    value_range: ValueRange,
+    missing: np.ndarray,
 ) -> np.ndarray:
-    """Do as `_as_array` for any number of bits: scale, then resize."""
+    """Do as `_as_array` for any number of bits: scale, then resize. Missing pixels may have any value."""
     if image.mode in EIGHT_BIT_MODES:
         bands = opaque(image).convert("L" if channels == 1 else "RGB").split()
     else:
         bands = (image,) * channels
-    scaled = (to_255(where, np.asarray(band), value_range) for band in bands)
+    known = (np.where(missing, value_range[0], np.asarray(band)) for band in bands)
+    scaled = (to_255(where, band, value_range) for band in known)
     layers = (Image.fromarray(values.astype(np.float32)) for values in scaled)
     return np.stack([np.rint(np.asarray(_resized(layer, sides))).astype(np.uint8) for layer in layers])
 

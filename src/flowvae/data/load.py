@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flowvae.config import DataConfig, check_value_range, hidden_of, sides_of
+from flowvae.config import DataConfig, Marker, check_value_range, hidden_of, marker_of, sides_of
 from flowvae.data import (
     celeba,
     chardata,
@@ -52,7 +52,7 @@ DIRECTORIES: list[tuple[str, Callable[..., Dataset]]] = [
 RESIZING = (celeba.load, omniglot.load)
 """sources whose images are resized to squares; those of directories of image files to any sides"""
 SCALING = (npz.load, npz.load_npy, image_folder.load)
-"""sources whose pixels are scaled from another range than 0 to 255"""
+"""sources whose pixels can have other values than 0 to 255, or be marked as missing"""
 
 
 def load_dataset(
@@ -62,6 +62,7 @@ def load_dataset(
     image_size: int | str | None = None,
     value_range: tuple[float, float] | None = None,
     grey: bool = False,
+    missing: str | None = None,
     hide: float | str | None = None,
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
@@ -81,6 +82,9 @@ def load_dataset(
         value_range: the values of an array, or of the pixels in a directory of image files, that become 0 and
             255. Without it they must be 8-bit levels.
         grey: convert three channels to one.
+        missing: what marks missing pixels of an array or of image files: "nan", "alpha" (pixels that are not
+            fully opaque), or the value or colour that they have in the source, such as "128" or "255,0,255".
+            Arrays that are named "observed" are always used.
         hide: hide pixels: the probability of each, or "HEIGHTxWIDTH" of a rectangle at a random place of each
             image, drawn with ``seed``.
 
@@ -95,10 +99,11 @@ def load_dataset(
         raise UserError(f"seed {seed}; give 0 or more")
     if value_range is not None:
         check_value_range(value_range)
+    marker = None if missing is None else marker_of(missing)
     if hide is not None:
         hidden_of(hide)
     sides = None if image_size is None else sides_of(image_size)
-    dataset = read_source(source, sides, value_range)
+    dataset = read_source(source, sides, value_range, marker)
     if sides not in (None, dataset.shape[1:]):
         height, width = dataset.shape[1:]
         raise UserError(
@@ -107,6 +112,9 @@ def load_dataset(
         )
     if grey and dataset.shape[0] == 3:
         dataset = in_grey(dataset)
+    splits = (dataset.train, dataset.valid, dataset.test)
+    if marker is not None and all(split.observed is None for split in splits):
+        dataset = replace(dataset, notes=(*dataset.notes, f"--missing {missing} marks no pixel"))
     if hide is not None:
         dataset = hide_pixels(dataset, hide, seed)
     dataset = replace(dataset, values=values_of(dataset))
@@ -122,16 +130,20 @@ def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
         image_size=config.image_size,
         value_range=config.value_range,
         grey=config.grey,
+        missing=config.missing,
         hide=config.hide,
     )
 
 
 def read_source(
-    source: str, sides: Sides | None = None, value_range: tuple[float, float] | None = None
+    source: str,
+    sides: Sides | None = None,
+    value_range: tuple[float, float] | None = None,
+    marker: Marker | None = None,
 ) -> Dataset:
     """Load the images of a source without binarization, otherwise like `load_dataset`.
 
-    ``sides`` is (height, width).
+    ``sides`` is (height, width). ``marker`` has an effect in arrays and directories of image files only.
     """
     if source in NAMES:
         if value_range is not None:
@@ -155,7 +167,7 @@ def read_source(
         )
     if value_range is not None and load not in SCALING:
         raise _without_range(source)
-    wanted: dict[str, Any] = {"value_range": value_range} if load in SCALING else {}
+    wanted: dict[str, Any] = {"value_range": value_range, "marker": marker} if load in SCALING else {}
     if load is image_folder.load:
         wanted["sides"] = sides
     elif load in RESIZING:

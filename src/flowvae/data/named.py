@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.batch import DataSpec
+from flowvae.batch import Batch, DataSpec, joined
 from flowvae.config import DataConfig
 from flowvae.data import images
 from flowvae.data.binarization import bernoulli_thresholds
@@ -27,10 +27,13 @@ class Named(NamedTuple):
     names: list[str]
     """path of the file as given, or below the given directory; ``SPLIT/INDEX`` in a data set;
     with ``#NUMBER`` for a page of several"""
-    images: Tensor
-    """[N, C, H, W] in [0, 1], as the likelihood sees them"""
-    labels: Tensor | None = None
-    """int64 [N], -1 if unknown; None without labels"""
+    batch: Batch
+    """the images as the likelihood sees them, numbered from 0"""
+
+    @property
+    def images(self) -> Tensor:
+        """[N, C, H, W] in [0, 1], 0 where a pixel is missing"""
+        return self.batch.images
 
 
 def named_images(
@@ -61,13 +64,7 @@ def named_images(
         read = _read_files(files, spec, config, seed) if files else _read_split(source, spec, config, split)
         parts.append(read)
     names = [name for part in parts for name in part.names]
-    labels = None
-    if any(part.labels is not None for part in parts):
-        unknown = [torch.full((len(part.names),), -1) for part in parts]
-        labels = torch.cat(
-            [each if part.labels is None else part.labels for part, each in zip(parts, unknown, strict=True)]
-        )
-    return Named(names, torch.cat([part.images for part in parts]), labels)
+    return Named(names, joined([part.batch for part in parts]))
 
 
 def _image_files(path: Path) -> list[tuple[str, Path]]:
@@ -88,10 +85,11 @@ def _read_files(files: list[tuple[str, Path]], spec: DataSpec, config: DataConfi
     channels, height, width = spec.shape
     names: list[str] = []
     read: list[Tensor] = []
+    masks: list[Tensor] = []
     for name, file in files:
         sides = None if config.image_size is None else (height, width)
-        pages = list(images.decode_pages(file, channels, sides, config.value_range))
-        for number, pixels in enumerate(pages, 1):
+        pages = list(images.decode_pages(file, channels, sides, config.value_range, config.marker))
+        for number, (pixels, known) in enumerate(pages, 1):
             if pixels.shape[1:] != (height, width):
                 raise UserError(
                     f"{file} has {pixels.shape[2]} x {pixels.shape[1]} pixels, and the model was trained on "
@@ -99,8 +97,11 @@ def _read_files(files: list[tuple[str, Path]], spec: DataSpec, config: DataConfi
                 )
             names.append(name if len(pages) == 1 else f"{name}#{number}")
             read.append(seen(torch.from_numpy(np.array(pixels)), config.binarization, seed))
+            masks.append(torch.from_numpy(known).expand(spec.shape))
         check_memory(file, 4 * len(read) * channels * height * width)
-    return Named(names, torch.stack(read))
+    observed = torch.stack(masks)
+    everything = torch.stack(read), torch.arange(len(read)), None, None if observed.all() else observed
+    return Named(names, Batch(*everything))
 
 
 def seen(pixels: Tensor, binarization: str, seed: int) -> Tensor:
@@ -133,5 +134,4 @@ def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | No
     split = split or "test"
     check_split(split, dataset)
     places = torch.arange(len(getattr(dataset, split).images))
-    batch = dataset.batch(split, places)
-    return Named([f"{split}/{place}" for place in places.tolist()], batch.images, batch.labels)
+    return Named([f"{split}/{place}" for place in places.tolist()], dataset.batch(split, places))

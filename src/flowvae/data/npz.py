@@ -18,15 +18,18 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from flowvae.config import Marker
 from flowvae.data.archives import open_zipped
 from flowvae.data.arrays import (
     NUMBERS,
     ValueRange,
+    are_marked,
     as_bytes,
     as_classes,
     as_images,
     as_observed,
     can_be_images,
+    covered,
 )
 from flowvae.data.dataset import Dataset, Split
 from flowvae.data.larochelle import larochelle_name
@@ -65,17 +68,20 @@ class Header(NamedTuple):
     """offset of its numbers, in bytes"""
 
 
-def load(path: Path, value_range: ValueRange | None = None) -> Dataset:
-    """Read the data set in a file; raise UserError if it is damaged or of an unknown form."""
+def load(path: Path, value_range: ValueRange | None = None, marker: Marker | None = None) -> Dataset:
+    """Read the data set in a file; raise UserError if it is damaged or of an unknown form.
+
+    The ends of ``value_range`` become 0 and 255; pixels with ``marker`` are missing.
+    """
     try:
         with path.open("rb") as file:
-            return load_open(file, path, value_range)
+            return load_open(file, path, value_range, marker)
     except OSError as error:
         raise unreadable(path, "an .npz file", error.strerror or error) from error
 
 
-def load_npy(path: Path, value_range: ValueRange | None = None) -> Dataset:
-    """Read the images in an .npy file, split at random."""
+def load_npy(path: Path, value_range: ValueRange | None = None, marker: Marker | None = None) -> Dataset:
+    """Read the images in an .npy file, split at random; otherwise like `load`."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -86,11 +92,14 @@ def load_npy(path: Path, value_range: ValueRange | None = None) -> Dataset:
         raise
     except Exception as error:  # NumPy raises many kinds of errors for damaged files
         raise unreadable(path, "an .npy file", error) from error
-    (images,) = _as_images(path, {f"the array in {path}": array}, value_range).values()
-    return make_dataset(path, *split_at_random(path, make_split(str(path), images)))
+    where = f"the array in {path}"
+    images, observed = _as_images(path, {where: array}, {}, value_range, marker)[where]
+    return make_dataset(path, *split_at_random(path, make_split(str(path), images, None, observed)))
 
 
-def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None) -> Dataset:
+def load_open(
+    file: IO[bytes], path: Path, value_range: ValueRange | None = None, marker: Marker | None = None
+) -> Dataset:
     """Read the data set in an open file; ``path`` names it, also in errors."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -112,10 +121,15 @@ def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files
         raise unreadable(path, "an .npz file", error) from error
     where = {role: f"array {key} in {path}" for role, key in keys.items()}
+    parts = {split: where[kind, split] for kind, split in arrays if kind == "images"}
+    masks = {
+        name: (where["observed", split], arrays["observed", split])
+        for split, name in parts.items()
+        if ("observed", split) in arrays
+    }
     images = _as_images(
-        path, {where[role]: array for role, array in arrays.items() if role[0] == "images"}, value_range
+        path, {name: arrays["images", split] for split, name in parts.items()}, masks, value_range, marker
     )
-    parts = {role[1]: images[where[role]] for role in arrays if role[0] == "images"}
     notes = ()
     if unused := sorted(members.keys() - keys.values()):
         notes = (f"left out: array {_listed(unused)}",)
@@ -123,13 +137,8 @@ def load_open(file: IO[bytes], path: Path, value_range: ValueRange | None = None
         labels = {}
         notes += (f"left out: labels in array {_listed(odd)}, as classes are one whole number per image",)
     splits = {
-        split: make_split(
-            where["images", split],
-            part,
-            labels.get(split),
-            _observed(path, where.get(("observed", split)), arrays.get(("observed", split)), part),
-        )
-        for split, part in parts.items()
+        split: make_split(name, images[name][0], labels.get(split), images[name][1])
+        for split, name in parts.items()
     }
     if None in splits:
         chosen = {role[1]: array for role, array in arrays.items() if role[0] == "indices"}
@@ -286,15 +295,31 @@ def _read_array(where: str, file: IO[bytes], length: int, kinds: str = NUMBERS) 
 
 
 def _as_images(
-    path: Path, arrays: dict[str, np.ndarray], value_range: ValueRange | None
-) -> dict[str, np.ndarray]:
-    return {where: as_images(path, where, array) for where, array in as_bytes(arrays, value_range).items()}
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    masks: dict[str, tuple[str, np.ndarray]],
+    value_range: ValueRange | None,
+    marker: Marker | None,
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Return the pixels of each array, uint8 [N, C, H, W], and which are known, bool; None if all are.
 
-
-def _observed(
-    path: Path, where: str | None, mask: np.ndarray | None, images: np.ndarray
-) -> np.ndarray | None:
-    return None if where is None or mask is None else as_observed(path, where, mask, images)
+    Args:
+        path: the file.
+        arrays: by their names in errors.
+        masks: the names and arrays of zeros where a pixel is missing, by the names of ``arrays``.
+        value_range: values that become 0 and 255.
+        marker: what marks missing pixels.
+    """
+    images = {where: as_images(path, where, array) for where, array in arrays.items()}
+    known: dict[str, np.ndarray] = {}
+    for where, array in images.items():
+        if where in masks:
+            known[where] = as_observed(path, *masks[where], array)
+        if marker is not None:
+            known[where] = known.get(where, np.True_) & ~are_marked(array, marker)
+        if where in known:  # the values of missing pixels may be any
+            images[where] = covered(array, known[where])
+    return {where: (pixels, known.get(where)) for where, pixels in as_bytes(images, value_range).items()}
 
 
 def _indexed(path: Path, everything: Split, split: str, key: str | None, indices: np.ndarray | None) -> Split:

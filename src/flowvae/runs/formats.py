@@ -159,7 +159,7 @@ def upgraded(values: Any) -> dict[str, Any]:
     if number < 3:
         values["data"] = {"value_range": None, "grey": False, **values.get("data", {})}
     if number < 4:
-        values["data"] = {"hide": None, **values.get("data", {})}
+        values["data"] = {"missing": None, "hide": None, **values.get("data", {})}
         values = {"missing": False, **values}
         if "labels" in names(SYSTEMS.get(str(values.get("system")), DataConfig)):
             values["model"] = {"labels": False, **values.get("model", {})}
