@@ -377,5 +377,5 @@ def test_dynamic_images_have_the_codes_of_their_intensities(data):
     model = build_model(SMALL, dataset.spec)
     assert isinstance(model, GLO)
     model.initialize(as_images(IMAGES))
-    model.initialize_each(loop._all_images(dataset))
+    model.initialize_each(loop.all_images(dataset))
     torch.testing.assert_close(model.codes.weight.detach(), model.guess(as_images(IMAGES)))

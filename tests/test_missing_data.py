@@ -30,7 +30,7 @@ from flowvae.errors import UserError
 from flowvae.forms import read_training
 from flowvae.models.registry import preset
 from flowvae.parts import from_dict, to_dict
-from flowvae.training.loop import _all_images, _some_images
+from flowvae.training.loop import _some_images, all_images
 
 SPLITS = ("train", "valid", "test")
 IMAGES = random_images(20, 6, 6) | 1
@@ -114,7 +114,7 @@ def test_initial_images_have_the_mean_of_known_values_where_pixels_are_missing()
     dataset = Dataset("set", "none", split, split, split)
     values = np.ma.array(IMAGES / 255, mask=~KNOWN)
     expected = torch.from_numpy(values.filled(values.mean(0).filled(0)))[:, None].float()
-    (batch,) = _all_images(dataset)
+    (batch,) = all_images(dataset)
     torch.testing.assert_close(batch.images, expected)
     assert batch.observed is not None
     assert np.array_equal(batch.observed[:, 0], KNOWN)

@@ -9,6 +9,7 @@ from flowvae.models.base import (
     Model,
     Sampler,
     Scored,
+    Source,
     Update,
 )
 from flowvae.models.imputation import Completing, Imputation
@@ -26,5 +27,6 @@ __all__ = [
     "Model",
     "Sampler",
     "Scored",
+    "Source",
     "Update",
 ]

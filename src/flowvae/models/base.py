@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,17 @@ class Update(NamedTuple):
 
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Source(NamedTuple):
+    """A run that a part of a new model takes its weights from."""
+
+    run: str
+    """its directory"""
+    system: str
+    """the system that it must have"""
+    options: Mapping[str, Any]
+    """those of its model's options on which the shapes of the weights depend, with the values of the part"""
 
 
 class Model(nn.Module, ABC):
@@ -194,6 +205,10 @@ class Model(nn.Module, ABC):
         requested. Under dynamic binarization they contain intensities, and missing pixels have the mean of
         the known values.
         """
+
+    def sources(self) -> Mapping[str, Source]:
+        """Return the runs that parts take their weights from before training, by the parts' names."""
+        return {}
 
     def after_step(self) -> None:
         """Finish a step, for example by projecting parameters; by default, do nothing."""

@@ -23,7 +23,7 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError
 from flowvae.flows import at_least_float32
-from flowvae.models.base import Bounded, Classifying, Model, Sampler, Update
+from flowvae.models.base import Bounded, Classifying, Model, Sampler, Source, Update
 from flowvae.models.couplings import CodeShape
 from flowvae.models.labels import classes_of
 from flowvae.models.likelihoods import BernoulliOptions, LikelihoodOptions
@@ -32,7 +32,10 @@ from flowvae.models.starting import start_from_data
 from flowvae.networks import Encoder, VectorCode
 from flowvae.networks.convolutional import kaiming
 from flowvae.noise import Noise, integers
-from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, ranged
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, ranged, to_dict, training_only
+
+PROBE = 0.1
+"""length of the step by which `smoothness_loss` finds a direction"""
 
 
 def draw_labelled(batches: Iterable[Batch], number: int, noise: torch.Generator) -> Batch:
@@ -88,6 +91,46 @@ def few_of(known: Batch, count: int, levels: int | None, like: Tensor) -> tuple[
     return images.to(like.device), known.labels[places].to(like.device)
 
 
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Compute the mean over images of KL(p || q), for log probabilities of classes [B, K]."""
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+
+
+def smoothness_loss(classifier: nn.Module, images: Tensor, log_class: Tensor, radius: float) -> Tensor:
+    """Virtual adversarial loss (Miyato et al. 2018): how far q(y|x) changes in its most sensitive direction.
+
+    ``mean KL(q(y|x) || q(y|x + r))``, where r, of the Euclidean length ``radius``, approximately maximizes
+    the divergence: a step of the power method finds its direction.
+
+    Args:
+        classifier: maps images [B, ...] to logits of classes [B, K].
+        images: x.
+        log_class: log q(y|x), [B, K]; no gradient passes through it.
+    """
+    target = log_class.detach()
+    noise = torch.randn_like(images).requires_grad_()
+    tried = classifier(images + PROBE * _unit(noise)).log_softmax(1)
+    (gradient,) = torch.autograd.grad(divergence(target, tried), noise)
+    return divergence(target, classifier(images + radius * _unit(gradient)).log_softmax(1))
+
+
+def information_loss(log_class: Tensor) -> Tensor:
+    """Minus the mutual information of image and class, ``mean H(q(y|x)) - H(mean q(y|x))``, in nats.
+
+    ``log_class``: log q(y|x), [B, K]; the means are over the B images.
+    """
+    chance = log_class.exp()
+    overall = chance.mean(0)
+    return (overall * overall.clamp(min=torch.finfo(overall.dtype).tiny).log()).sum() - (
+        chance * log_class
+    ).sum(1).mean()
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Scale each of the vectors [B, ...] to the Euclidean length 1."""
+    return F.normalize(vectors.flatten(1), dim=1).view_as(vectors)
+
+
 class ImageAndLabel(nn.Module):
     """Maps the embedding of images and their labels to the features of ``q(z|x, y)``.
 
@@ -115,7 +158,8 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         ``U(x) = sum_y q(y|x) (L(x, y) - log q(y|x))  <=  log p(x)``
 
     training maximizes the mean of U over all images, plus the means of ``L(x, y)`` and of
-    ``weight log q(y|x)`` over the labelled ones. The sum over classes in U is exact.
+    ``weight log q(y|x)`` over the labelled ones. The sum over classes in U is exact. `smoothness_loss` and
+    `information_loss` of all images regularize the classifier: they move its borders away from the images.
 
     The labelled images are drawn once, by `initialize_each`; the labels of batches are never read. Validation
     uses U of validation images, so no other label affects the weights that are kept.
@@ -131,6 +175,9 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         labels: number of labelled images.
         labelled: number of labelled images drawn for each step.
         weight: weight of ``log q(y|x)``.
+        smoothness: weight of `smoothness_loss`.
+        radius: its radius.
+        information: weight of `information_loss`.
     """
 
     best = "negative_elbo"
@@ -147,11 +194,15 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         labels: int = 100,
         labelled: int = 32,
         weight: float = 1.0,
+        smoothness: float = 0.0,
+        radius: float = 1.0,
+        information: float = 0.0,
     ) -> None:
         super().__init__()
         self.classifier, self.encoder, self.joint = classifier, encoder, joint
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
         self.classes, self.labels, self.labelled, self.weight = classes, labels, labelled, weight
+        self.smoothness, self.radius, self.information = smoothness, radius, information
         self.levels = likelihood.levels
         self.draws = likelihood.pixel_noise is not None
         self.known: Batch | None = None
@@ -179,6 +230,14 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         terms, log_class = self(images)
         loss = -(log_class.exp() * (self._joint_bound(terms) - log_class)).sum(0).mean()
         shown = {"negative_elbo": loss.detach()}
+        if self.smoothness:
+            smoothness = smoothness_loss(self.classifier, images, log_class.t(), self.radius)
+            loss = loss + self.smoothness * smoothness
+            shown["smoothness"] = smoothness.detach()
+        if self.information:
+            information = information_loss(log_class.t())
+            loss = loss + self.information * information
+            shown["information"] = -information.detach()
         if known is not None:
             images, labels = known
             of_labelled = -self._joint_bound(self.log_densities(images, labels.unsqueeze(0))).mean()
@@ -290,21 +349,27 @@ class Autoencoder(nn.Module):
 
 
 class Stacked(Model, Sampler, Bounded, Classifying):
-    """M1+M2 of Kingma et al. (2014): M2 of the codes of an autoencoder, M1; both are trained together.
+    """M1+M2 of Kingma et al. (2014): M2 of the codes of an autoencoder, M1.
 
     ``p(x, z_1, y, z_2) = p(y) p(z_2) p(z_1|y, z_2) p(x|z_1)``. M1 maximizes its own ELBO, with a standard
-    normal prior. M2 maximizes its objective on draws of M1's posterior, which are data for it.
+    normal prior, or is fixed. M2 maximizes its objective on draws of M1's posterior, which are data for it.
     Validation uses
 
         ``E_q(z_1|x)[log p(x|z_1) - log q(z_1|x) + U(z_1)]  <=  log p(x)``
 
     The class of an image is predicted from the center of q(z_1|x).
+
+    Args:
+        first: M1.
+        second: M2.
+        source: the run that M1 is taken from, in which case it is fixed; None to train both.
     """
 
     best = "negative_elbo"
 
-    def __init__(self, first: Autoencoder, second: SemiSupervised) -> None:
+    def __init__(self, first: Autoencoder, second: SemiSupervised, source: Source | None = None) -> None:
         super().__init__()
+        self.source = source
         self.first, self.second = first, second
         self.classes, self.levels = second.classes, first.likelihood.levels
         self.draws = first.likelihood.pixel_noise is not None
@@ -312,11 +377,15 @@ class Stacked(Model, Sampler, Bounded, Classifying):
         take_path_derivative(self.first)
 
     def players(self) -> dict[str, nn.Module]:
-        return {"first": self.first, "second": self.second}
+        return {"second": self.second} if self.source else {"first": self.first, "second": self.second}
+
+    def sources(self) -> dict[str, Source]:
+        return {"first": self.source} if self.source else {}
 
     def initialize(self, images: Tensor) -> None:
-        self.first.likelihood.initialize(images)
-        start_from_data(self.first, images)
+        if self.source is None:
+            self.first.likelihood.initialize(images)
+            start_from_data(self.first, images)
         with torch.no_grad():
             start_from_data(self.second, self.first.posterior.center(self.first.encoder(images[:256]))[0])
 
@@ -326,9 +395,10 @@ class Stacked(Model, Sampler, Bounded, Classifying):
         self.known = draw_labelled(batches, self.second.labels, noise)
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        codes, log_q, log_p = self.first(batch.images)
-        loss = -(log_p + self.first.prior().log_prob(codes) - log_q).mean()
-        yield Update("first", loss, {"first_negative_elbo": loss.detach()})
+        if self.source is None:
+            codes, log_q, log_p = self.first(batch.images)
+            loss = -(log_p + self.first.prior().log_prob(codes) - log_q).mean()
+            yield Update("first", loss, {"first_negative_elbo": loss.detach()})
         known = None
         with torch.no_grad():
             codes = self.first.posterior(self.first.encoder(batch.images))[0][0]
@@ -372,11 +442,14 @@ class ImageInput(Part):
 
 @dataclass(frozen=True)
 class CodeInput(Part):
-    """Codes of a first autoencoder, which is trained at the same time: the models M1+M2."""
+    """Codes of a first autoencoder: the models M1+M2."""
 
     name = "codes"
     first_latent: int = ranged(50, 1, WIDEST)
     """number of latent dimensions of the first autoencoder"""
+    first: str | None = training_only(None)
+    """directory of a run of vae that becomes the first autoencoder and is not trained any further; without
+    it, both are trained at the same time"""
 
 
 @dataclass(frozen=True)
@@ -406,6 +479,12 @@ class SemiSupervisedOptions(System):
     """number of labelled images per step, drawn from those used; the batch is in addition to them"""
     classification_weight: float = ranged(1.0, 0, LARGEST, training_only=True)
     """weight of the loss -log q(y|x) of labelled images, relative to the bounds"""
+    smoothness_weight: float = ranged(0.0, 0, LARGEST, training_only=True)
+    """weight of the virtual adversarial loss, by which q(y|x) changes little between close inputs"""
+    smoothness_radius: float = ranged(1.0, 0, LARGEST, training_only=True)
+    """largest Euclidean distance of inputs that the virtual adversarial loss calls close"""
+    information_weight: float = ranged(0.0, 0, LARGEST, training_only=True)
+    """weight of the mutual information of input and class, which makes classes distinct and equally frequent"""
 
     def build(self, data: DataSpec) -> SemiSupervised | Stacked:
         classes, sizes = classes_of(data), (data.shape, self.features, self.channels, self.blocks)
@@ -439,12 +518,30 @@ class SemiSupervisedOptions(System):
             self.labels_used,
             self.labelled_per_step,
             self.classification_weight,
+            self.smoothness_weight,
+            self.smoothness_radius,
+            self.information_weight,
         )
         if of_codes is None:
             return model
         latent = of_codes.first_latent
         first = GaussianPosterior(self.features, latent), StandardNormal(latent), of_images(latent)
-        return Stacked(Autoencoder(Encoder(*sizes), *first), model)
+        source = None
+        if of_codes.first is not None:
+            options = {
+                "posterior": "gaussian",
+                "covariance": "diagonal",
+                "prior": "normal",
+                **to_dict(self.likelihood),
+                "likelihood": self.likelihood.name,
+                "code": "vector",
+                "latent": latent,
+                "features": self.features,
+                "channels": self.channels,
+                "blocks": self.blocks,
+            }
+            source = Source(of_codes.first, "vae", options)
+        return Stacked(Autoencoder(Encoder(*sizes), *first), model, source)
 
     def describe(self) -> str:
         what = "" if isinstance(self.inputs, ImageInput) else " of another's codes"

@@ -4,6 +4,7 @@ import functools
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flowvae.batch import DataSpec
 from flowvae.config import Config, System
 from flowvae.data import Dataset, load_configured
 from flowvae.errors import UserError
-from flowvae.models import Model
+from flowvae.models import Model, Source
 from flowvae.models.registry import PRESETS, build_model
 from flowvae.parts import shaping
 from flowvae.runs.files import as_safetensors, reason, replacing, write_json
@@ -253,15 +254,32 @@ def load_weights(path: Path, config: System | None, model: nn.Module) -> None:
         UserError: if there is no such run, its model differs, or one of its files is damaged.
     """
     run = Run(path)
-    theirs = run.config.model
-    if config is not None and theirs is not None:
-        mine, others = shaping(config), shaping(theirs)
-        for name in mine | others:
-            if mine.get(name) != others.get(name):
-                raise UserError(
-                    f"{path} has {name} = {others.get(name)}; its weights do not fit {mine.get(name)}"
-                )
+    if config is not None and run.config.model is not None:
+        _check_options(run, shaping(config))
     _fill(model, run.path / WEIGHTS)
+
+
+def load_part(source: Source, part: nn.Module) -> None:
+    """Load the trained weights of a run into a part of another model.
+
+    Raises:
+        UserError: if there is no such run, its model differs, or one of its files is damaged.
+    """
+    run = Run(source.run)
+    if run.described.system != source.system:
+        raise UserError(
+            f"{run.path} has the system {run.described.system}; give a run of the system {source.system}"
+        )
+    _check_options(run, source.options)
+    _fill(part, run.path / WEIGHTS)
+
+
+def _check_options(run: Run, mine: Mapping[str, Any]) -> None:
+    """Check that the model of a run has the options ``mine``, on which the shapes of its weights depend."""
+    others = shaping(run.config.model)
+    for name, value in mine.items():
+        if others.get(name) != value:
+            raise UserError(f"{run.path} has {name} = {others.get(name)}; its weights do not fit {value}")
 
 
 def _fill(model: nn.Module, path: Path) -> None:

@@ -1,9 +1,10 @@
 """config.json: its current format, and the conversion of earlier ones.
 
-Format 4 adds whether pixels are missing, what marks or hides them, and whether a density is that of images
-given their labels. Format 3 adds a range of values and conversion to grey to the options of the data. Format
-2 names a system and contains the options of the chosen parts. In format 1, and in files without a number, the
-options of all models are one list, and those of the objective are among the training options.
+Format 4 adds whether pixels are missing, what marks or hides them, whether a density is that of images given
+their labels, and how a classifier from few labels is regularized and where its first autoencoder is from.
+Format 3 adds a range of values and conversion to grey to the options of the data. Format 2 names a system and
+contains the options of the chosen parts. In format 1, and in files without a number, the options of all models
+are one list, and those of the objective are among the training options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
@@ -53,6 +54,7 @@ BEFORE_NUMBERS: dict[str, dict[str, Any]] = {
         "path_derivative": False,
     },
 }
+UNREGULARIZED = {"smoothness_weight": 0.0, "smoothness_radius": 1.0, "information_weight": 0.0}
 OBJECTIVE = ("objective", "samples", "path_derivative", "kl_warm_up", "free_bits")
 
 
@@ -160,6 +162,9 @@ def upgraded(values: Any) -> dict[str, Any]:
         values["data"] = {"value_range": None, "grey": False, **values.get("data", {})}
     if number < 4:
         values["data"] = {"missing": None, "hide": None, **values.get("data", {})}
+        if values.get("system") == "semi-supervised":
+            first = {"first": None} if values.get("model", {}).get("inputs") == "codes" else {}
+            values["model"] = {**UNREGULARIZED, **first, **values.get("model", {})}
         values = {"missing": False, **values}
         if "labels" in names(SYSTEMS.get(str(values.get("system")), DataConfig)):
             values["model"] = {"labels": False, **values.get("model", {})}

@@ -264,8 +264,11 @@ def _start(
     check_labels(model, dataset)
     if settings.gradient_checkpointing:
         _checkpoint(model)
+    if not resume:
+        for name, source in model.sources().items():
+            runs.load_part(source, model.get_submodule(name))
     model.initialize(_some_images(dataset, settings.seed))
-    model.initialize_each(_all_images(dataset))
+    model.initialize_each(all_images(dataset))
     if settings.start_from is not None and not resume:
         runs.load_weights(Path(settings.start_from), config.model, model)
     model.to(device)
@@ -295,7 +298,7 @@ def _some_images(dataset: Dataset, seed: int) -> Tensor:
     return _filled(dataset, dataset.train.take(chosen[:START_IMAGES]), _means(dataset))
 
 
-def _all_images(dataset: Dataset) -> Iterator[Batch]:
+def all_images(dataset: Dataset) -> Iterator[Batch]:
     """Yield the training images in their order, as `_filled`."""
     means = _means(dataset)
     for places in torch.arange(len(dataset.train.images)).split(IMAGES_AT_ONCE):
