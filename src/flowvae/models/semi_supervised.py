@@ -484,7 +484,7 @@ class SemiSupervisedOptions(System):
     smoothness_radius: float = ranged(1.0, 0, LARGEST, training_only=True)
     """largest Euclidean distance of inputs that the virtual adversarial loss calls close"""
     information_weight: float = ranged(0.0, 0, LARGEST, training_only=True)
-    """weight of the mutual information of input and class, which makes classes distinct and equally frequent"""
+    """weight of the mutual information of input and class, by which classes become distinct and balanced"""
 
     def build(self, data: DataSpec) -> SemiSupervised | Stacked:
         classes, sizes = classes_of(data), (data.shape, self.features, self.channels, self.blocks)
