@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,19 @@ from flowvae.densities import BernoulliLikelihood, GaussianPosterior, StandardNo
 from flowvae.errors import UserError
 from flowvae.evaluation import log_marginal
 from flowvae.evaluation.calibration import calibration_error
-from flowvae.models.semi_supervised import ImageAndLabel, SemiSupervised, Stacked, draw_labelled
+from flowvae.models.registry import preset
+from flowvae.models.semi_supervised import (
+    ImageAndLabel,
+    SemiSupervised,
+    SemiSupervisedOptions,
+    Stacked,
+    divergence,
+    draw_labelled,
+    information_loss,
+    smoothness_loss,
+)
+from flowvae.models.vae import VAEOptions
+from flowvae.parts import revised, shaping
 from flowvae.runs import Run, read_json
 from flowvae.training.seeding import seed_everything
 
@@ -205,6 +218,93 @@ def test_no_other_label_affects_the_weights(halves, tmp_path):
     package.train(tmp_path / "other", row.config(tmp_path / "halves.npz"))
     weights, others = (package.load(tmp_path / name).state_dict() for name in ("run", "other"))
     assert_equal(dict(weights), dict(others))
+
+
+# Regularization of the classifier, and M1 from a trained run.
+
+
+def test_the_virtual_adversarial_direction_changes_classes_more_than_random_ones():
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, CLASSES)).double()
+    inputs = torch.randn(50, 6).double()
+    log_class = classifier(inputs).log_softmax(1)
+    found = smoothness_loss(classifier, inputs, log_class, radius=0.3)
+    noise = torch.nn.functional.normalize(torch.randn(200, 50, 6).double(), dim=2)
+    with torch.no_grad():
+        random = [divergence(log_class, classifier(inputs + 0.3 * each).log_softmax(1)) for each in noise]
+        assert found > max(random)
+        # Of three classes and two inputs, all directions can be tried.
+        angles = torch.linspace(0, 2 * math.pi, 721, dtype=torch.float64)
+        flat, few = nn.Linear(2, CLASSES).double(), torch.randn(1, 2).double()
+        exact = flat(few).log_softmax(1)
+        circle = 0.1 * torch.stack([angles.cos(), angles.sin()], 1)
+        largest = max(divergence(exact, flat(few + step).log_softmax(1)) for step in circle)
+    steps = [smoothness_loss(flat, few, exact, radius=0.1).item() for _ in range(20)]
+    assert max(steps) == pytest.approx(largest.item(), rel=0.02)
+    assert max(steps) <= largest.item() * (1 + 1e-4)
+    (gradient,) = torch.autograd.grad(found, [classifier[0].weight])
+    assert gradient.abs().max() > 0
+
+
+def test_the_information_of_classes_is_that_of_its_formula():
+    chance = torch.softmax(torch.randn(40, CLASSES).double(), 1)
+    joint = chance / 40
+    information = (joint * (joint / (joint.sum(0) * joint.sum(1, keepdim=True))).log()).sum()
+    torch.testing.assert_close(information_loss(chance.log()), -information)
+    certain = torch.eye(CLASSES).double().repeat(5, 1).clamp(min=1e-12).log()
+    assert information_loss(certain).item() == pytest.approx(-math.log(CLASSES))
+    assert information_loss(chance[:1].log().expand(7, -1)).item() == pytest.approx(0, abs=1e-12)
+
+
+SIZES = ["--features", 16, "--channels", 8, "--batch-size", 32, "--track", "none"]
+
+
+@pytest.fixture(scope="module")
+def first(halves, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "first"
+    succeeds("train", "vae", "--data", halves, "--latent", 3, *SIZES, "--steps", 40, "--out", run)
+    return run
+
+
+def stacked_on(first: Path, out: Path, *more: Any):
+    command = ("train", "semi-supervised-stacked", "--first", first, "--labels-used", 4, "--latent", 2)
+    return flowvae(*command, *SIZES, "--steps", 6, "--out", out, *more)
+
+
+def test_a_trained_autoencoder_is_the_first_and_stays_as_it_is(first, halves, tmp_path):
+    shutil.copytree(first, tmp_path / "first")
+    data = ("--data", halves, "--first-latent", 3)
+    result = stacked_on(tmp_path / "first", tmp_path / "run", *data)
+    assert result.code == 0, result.err
+    shutil.rmtree(tmp_path / "first")  # a run has the whole model
+    trained, given = Run(tmp_path / "run").model, Run(first).model
+    assert isinstance(trained, Stacked)
+    assert_equal(dict(trained.first.state_dict()), dict(given.state_dict()))
+    records = Run(tmp_path / "run").records
+    assert not any("first_negative_elbo" in record for record in records)
+    succeeds("train", "--resume", tmp_path / "run", "--steps", 8)
+    trained = Run(tmp_path / "run").model
+    assert isinstance(trained, Stacked)
+    assert_equal(dict(trained.first.state_dict()), dict(given.state_dict()))
+
+
+def test_a_first_autoencoder_that_does_not_fit_is_one_line(first, trained, halves, tmp_path):
+    data, out = ("--data", halves), tmp_path / "run"
+    is_refusal(stacked_on(first, out, *data, "--first-latent", 4), "latent = 3; its weights do not fit 4")
+    is_refusal(
+        stacked_on(trained, out, *data), "has the system semi-supervised; give a run of the system vae"
+    )
+    is_refusal(stacked_on(tmp_path / "none", out, *data), "is not a directory")
+    assert not out.exists()
+
+
+def test_the_presets_fit_each_other():
+    stacked, vae = (preset(name).model for name in ("semi-supervised-stacked", "vae"))
+    assert isinstance(stacked, SemiSupervisedOptions)
+    assert isinstance(vae, VAEOptions)
+    stacked = revised(stacked, {"first": "runs/vae"})
+    source = stacked.build(DataSpec((1, 28, 28), 2, classes=10)).sources()["first"]
+    assert source.options.items() <= shaping(vae).items()
 
 
 # Scores of classes.

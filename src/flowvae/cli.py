@@ -415,6 +415,9 @@ def reproduce(
     samples: int = 1000,
     images: int = 2000,
     compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
+    labels: Annotated[tuple[int, ...], _default("100")] = (),
+    draws: Annotated[int | None, _default("5")] = None,
+    first: Annotated[Path | None, _default("trained as runs/vae")] = None,
 ) -> None:
     """Train, score and report the rows of a table, or draw figure1 from its runs.
 
@@ -423,7 +426,8 @@ def reproduce(
 
     Args:
         what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for
-            each row; or figure1: interpolations of two rows of table1 side by side
+            each row; figure1: interpolations of two rows of table1 side by side; or few-labels: errors of
+            classifiers from few labels
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
@@ -434,7 +438,16 @@ def reproduce(
         samples: S, number of posterior samples per image for -log p(x)
         images: number of random test images to score
         compared: names of the two rows in the figure
+        labels: of few-labels, numbers of labelled images
+        draws: of few-labels, number of draws of the labelled images
+        first: of few-labels, run of vae whose codes semi-supervised-stacked classifies
     """
+    own = {"--labels": labels, "--draws": draws, "--first": first}
+    if what == "few-labels":
+        _reproduce_few_labels(out, labels, draws, rows, data, first, epochs, minutes)
+        return
+    if unused := [name for name, value in own.items() if value not in (None, ())]:
+        raise UserError(f"only few-labels has draws of labelled images; remove {', '.join(unused)}")
     from flowvae.reproduce import TABLES, Budget, read_variants, reproduce_figure, reproduce_table
 
     table = "table1" if what == "figure1" else Path(what).stem
@@ -459,6 +472,35 @@ def reproduce(
         workers=workers,
         num_samples=samples,
         num_images=images,
+    )
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+
+
+def _reproduce_few_labels(
+    out: Path | None,
+    labels: tuple[int, ...],
+    draws: int | None,
+    rows: tuple[str, ...],
+    data: str | None,
+    first: Path | None,
+    epochs: int | None,
+    minutes: float | None,
+) -> None:
+    from flowvae.few_labels import ROWS, reproduce_few_labels
+
+    for name in rows:
+        if name not in ROWS:
+            raise UserError(f"few-labels has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
+    out = out or Path("runs") / "few-labels"
+    reproduce_few_labels(
+        out,
+        labels=labels or (100,),
+        draws=5 if draws is None else draws,
+        rows=rows or ROWS,
+        data=data,
+        first=first,
+        epochs=epochs,
+        minutes=minutes,
     )
     print((out / "table.md").read_text(encoding="utf-8"), end="")
 

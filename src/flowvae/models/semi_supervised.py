@@ -557,5 +557,8 @@ def _dense(inputs: int, features: int) -> nn.Module:
 
 PRESETS: dict[str, Config] = {
     "semi-supervised": Config(model=SemiSupervisedOptions()),
-    "semi-supervised-stacked": Config(model=SemiSupervisedOptions(inputs=CodeInput())),
+    # M1 has the sizes of the preset vae.
+    "semi-supervised-stacked": Config(
+        model=SemiSupervisedOptions(inputs=CodeInput(first_latent=40), channels=64)
+    ),
 }
