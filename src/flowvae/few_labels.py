@@ -22,6 +22,7 @@ from flowvae.models import Classifying
 from flowvae.models.registry import preset
 from flowvae.models.semi_supervised import draw_labelled
 from flowvae.networks import Encoder
+from flowvae.parts import MOST
 from flowvae.runs.capability import needs
 from flowvae.training import train
 from flowvae.training.checkpoint import FILE as STATE_FILE
@@ -155,7 +156,7 @@ def reproduce_few_labels(
     check_range("draws", draws, 1, MOST_DRAWS)
     if set(rows) & OF_SKLEARN and importlib.util.find_spec("sklearn") is None:
         raise UserError(
-            "some rows need scikit-learn; install it with: pip install 'flowvae[sklearn]', or leave them out: "
+            "some rows need scikit-learn; install it with: pip install 'flowvae[sklearn]', or leave these out: "
             f"--rows {' '.join(row for row in ROWS if row not in OF_SKLEARN)}"
         )
     budget = {name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}
@@ -164,6 +165,7 @@ def reproduce_few_labels(
     if dataset.test.labels is None or bool((dataset.test.labels < 0).any()):
         raise UserError(f"test images of {dataset.name} have no labels to compare with; choose other data")
     for number in labels:
+        check_range("labels_used", number, 1, MOST)
         _drawn(dataset, number, 0)  # raises if there are too few, before anything is trained
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     if STACKED in rows and first is None:
