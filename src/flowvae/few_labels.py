@@ -156,7 +156,7 @@ def reproduce_few_labels(
     check_range("draws", draws, 1, MOST_DRAWS)
     if set(rows) & OF_SKLEARN and importlib.util.find_spec("sklearn") is None:
         raise UserError(
-            "some rows need scikit-learn; install it with: pip install 'flowvae[sklearn]', or leave these out: "
+            "some rows need scikit-learn; install it with: pip install 'flowvae[sklearn]', or leave out: "
             f"--rows {' '.join(row for row in ROWS if row not in OF_SKLEARN)}"
         )
     budget = {name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +132,17 @@ def _unit(vectors: Tensor) -> Tensor:
     return F.normalize(vectors.flatten(1), dim=1).view_as(vectors)
 
 
+class Labelled(NamedTuple):
+    """Images with labels, for one step."""
+
+    images: Tensor
+    """[B, ...]"""
+    seen: Tensor
+    """what the classifier sees of them, [B, ...]"""
+    labels: Tensor
+    """int64 [B]"""
+
+
 class ImageAndLabel(nn.Module):
     """Maps the embedding of images and their labels to the features of ``q(z|x, y)``.
 
@@ -222,16 +234,19 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
     # Training.
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        known = None if self.known is None else few_of(self.known, self.labelled, self.levels, batch.images)
-        yield Update("model", *self.loss(batch.images, known))
+        known = None
+        if self.known is not None:
+            images, labels = few_of(self.known, self.labelled, self.levels, batch.images)
+            known = Labelled(images, images, labels)
+        yield Update("model", *self.loss(batch.images, batch.images, known))
 
-    def loss(self, images: Tensor, known: tuple[Tensor, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and what to log, for images without and images with labels."""
-        terms, log_class = self(images)
+    def loss(self, images: Tensor, seen: Tensor, known: Labelled | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and what to log, of images without and with labels; ``seen`` as in forward."""
+        terms, log_class = self(images, seen)
         loss = -(log_class.exp() * (self._joint_bound(terms) - log_class)).sum(0).mean()
         shown = {"negative_elbo": loss.detach()}
         if self.smoothness:
-            smoothness = smoothness_loss(self.classifier, images, log_class.t(), self.radius)
+            smoothness = smoothness_loss(self.classifier, seen, log_class.t(), self.radius)
             loss = loss + self.smoothness * smoothness
             shown["smoothness"] = smoothness.detach()
         if self.information:
@@ -239,16 +254,19 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
             loss = loss + self.information * information
             shown["information"] = -information.detach()
         if known is not None:
-            images, labels = known
-            of_labelled = -self._joint_bound(self.log_densities(images, labels.unsqueeze(0))).mean()
-            classification = F.nll_loss(self.classify(images), labels)
+            labels = known.labels
+            of_labelled = -self._joint_bound(self.log_densities(known.images, labels.unsqueeze(0))).mean()
+            classification = F.nll_loss(self.classify(known.seen), labels)
             loss = loss + of_labelled + self.weight * classification
             shown |= {"labelled": of_labelled.detach(), "classification": classification.detach()}
         return loss, shown
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute -U of the images; their labels are not used."""
-        terms, log_class = self(batch.images)
+        return self.bound(batch.images)
+
+    def bound(self, images: Tensor, seen: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute -U of images, and its parts, [B] each; ``seen`` as in forward."""
+        terms, log_class = self(images, seen)
         chance = log_class.exp()
         reconstruction = -(chance * terms.likelihood).sum(0)
         negative_elbo = -(chance * (self._joint_bound(terms) - log_class)).sum(0)
@@ -260,14 +278,20 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
 
     # Densities.
 
-    def forward(self, images: Tensor, noise: Noise = None) -> tuple[LogDensities, Tensor]:
+    def forward(
+        self, images: Tensor, seen: Tensor | None = None, noise: Noise = None
+    ) -> tuple[LogDensities, Tensor]:
         """Return the log densities with each class, one draw of z each, and log q(y|x): [K, B] all.
 
-        ``noise``: as in `log_densities`.
+        Args:
+            images: x.
+            seen: what the classifier sees in place of them.
+            noise: as in `log_densities`.
         """
         classes = torch.arange(self.classes, device=images.device)
         labels = classes.unsqueeze(1).expand(-1, len(images))
-        return self.log_densities(images, labels, noise), self.classify(images).t()
+        log_class = self.classify(images if seen is None else seen).t()
+        return self.log_densities(images, labels, noise), log_class
 
     def log_densities(self, images: Tensor, labels: Tensor, noise: Noise = None) -> LogDensities:
         """Return log p(x|y, z), log p(z) and log q(z|x, y), for images [B, C, H, W] and labels [S, B].
@@ -290,9 +314,11 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         """L(x, y) with one draw of z."""
         return terms.likelihood + terms.prior - terms.posterior - math.log(self.classes)
 
-    def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
-        """Return a function of n, the log densities at n draws of (y, z)."""
-        embedding, log_class = self.encoder(images), self.classify(images)
+    def draws_for(
+        self, images: Tensor, noise: Noise = None, seen: Tensor | None = None
+    ) -> Callable[[int], LogDensities]:
+        """Return a function of n, the log densities at n draws of (y, z); ``seen`` as in forward."""
+        embedding, log_class = self.encoder(images), self.classify(images if seen is None else seen)
         generator = noise if isinstance(noise, torch.Generator) else None
 
         def draw(num_samples: int) -> LogDensities:
@@ -347,6 +373,10 @@ class Autoencoder(nn.Module):
         generator = noise if isinstance(noise, torch.Generator) else None
         return codes, log_q, self.likelihood(codes, generator).log_prob(images)
 
+    def center(self, images: Tensor) -> Tensor:
+        """Encode without noise, [B, D_1]."""
+        return self.posterior.center(self.encoder(images))[0]
+
 
 class Stacked(Model, Sampler, Bounded, Classifying):
     """M1+M2 of Kingma et al. (2014): M2 of the codes of an autoencoder, M1.
@@ -357,7 +387,7 @@ class Stacked(Model, Sampler, Bounded, Classifying):
 
         ``E_q(z_1|x)[log p(x|z_1) - log q(z_1|x) + U(z_1)]  <=  log p(x)``
 
-    The class of an image is predicted from the center of q(z_1|x).
+    The classifier q(y|x) sees the center of q(z_1|x), also in U: draws of one image have one class.
 
     Args:
         first: M1.
@@ -387,7 +417,7 @@ class Stacked(Model, Sampler, Bounded, Classifying):
             self.first.likelihood.initialize(images)
             start_from_data(self.first, images)
         with torch.no_grad():
-            start_from_data(self.second, self.first.posterior.center(self.first.encoder(images[:256]))[0])
+            start_from_data(self.second, self.first.center(images[:256]))
 
     def initialize_each(self, batches: Iterator[Batch]) -> None:
         """Draw the labelled images, as M2 does."""
@@ -401,29 +431,37 @@ class Stacked(Model, Sampler, Bounded, Classifying):
             yield Update("first", loss, {"first_negative_elbo": loss.detach()})
         known = None
         with torch.no_grad():
-            codes = self.first.posterior(self.first.encoder(batch.images))[0][0]
+            codes = self._encoded(batch.images)
             if self.known is not None:
                 images, labels = few_of(self.known, self.second.labelled, self.levels, batch.images)
-                known = self.first.posterior(self.first.encoder(images))[0][0], labels
-        loss, shown = self.second.loss(codes, known)
+                known = Labelled(*self._encoded(images), labels)
+        loss, shown = self.second.loss(*codes, known)
         yield Update("second", loss, {f"second_{name}": value for name, value in shown.items()})
+
+    def _encoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return draws and centers of q(z_1|x), [B, D_1] both."""
+        embedding = self.first.encoder(images)
+        return self.first.posterior(embedding)[0][0], self.first.posterior.center(embedding)[0]
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         codes, log_q, log_p = self.first(batch.images)
-        kl = self.second.validate(batch._replace(images=codes[0]))["negative_elbo"] + log_q[0]
+        kl = self.second.bound(codes[0], self.first.center(batch.images))["negative_elbo"] + log_q[0]
         return {"negative_elbo": kl - log_p[0], "kl": kl, "reconstruction": -log_p[0]}
 
     def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
+        centers = self.first.center(images)
+
         def draw(num_samples: int) -> LogDensities:
             codes, log_q, log_p = self.first(images, num_samples, noise)
-            terms = self.second.draws_for(codes.flatten(0, 1), noise)(1)
+            seen = centers.expand(num_samples, -1, -1).flatten(0, 1)
+            terms = self.second.draws_for(codes.flatten(0, 1), noise, seen)(1)
             likelihood, prior, posterior = (term.view(log_q.shape) for term in terms)
             return LogDensities(log_p, likelihood + prior, log_q + posterior)
 
         return draw
 
     def classify(self, images: Tensor) -> Tensor:
-        return self.second.classify(self.first.posterior.center(self.first.encoder(images))[0])
+        return self.second.classify(self.first.center(images))
 
     @torch.no_grad()
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
