@@ -225,7 +225,8 @@ def test_no_other_label_affects_the_weights(halves, tmp_path):
 
 def test_the_virtual_adversarial_direction_changes_classes_more_than_random_ones():
     torch.manual_seed(0)
-    classifier = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, CLASSES)).double()
+    layer = nn.Linear(6, 20).double()
+    classifier = nn.Sequential(layer, nn.Tanh(), nn.Linear(20, CLASSES).double())
     inputs = torch.randn(50, 6).double()
     log_class = classifier(inputs).log_softmax(1)
     found = smoothness_loss(classifier, inputs, log_class, radius=0.3)
@@ -242,7 +243,7 @@ def test_the_virtual_adversarial_direction_changes_classes_more_than_random_ones
     steps = [smoothness_loss(flat, few, exact, radius=0.1).item() for _ in range(20)]
     assert max(steps) == pytest.approx(largest.item(), rel=0.02)
     assert max(steps) <= largest.item() * (1 + 1e-4)
-    (gradient,) = torch.autograd.grad(found, [classifier[0].weight])
+    (gradient,) = torch.autograd.grad(found, [layer.weight])
     assert gradient.abs().max() > 0
 
 
