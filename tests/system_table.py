@@ -237,7 +237,16 @@ TABLE: dict[str, Row] = {
     ),
     "semi-supervised": Row(
         "semi-supervised",
-        {**SMALL, "labels_used": 10, "labelled_per_step": 4, "classification_weight": 2.0, "blocks": 2},
+        {
+            **SMALL,
+            "labels_used": 10,
+            "labelled_per_step": 4,
+            "classification_weight": 2.0,
+            "smoothness_weight": 3.0,
+            "smoothness_radius": 0.5,
+            "information_weight": 4.0,
+            "blocks": 2,
+        },
         can={Sampler, Bounded, Classifying},
         evaluated=OF_SEMI_SUPERVISED,
     ),

@@ -61,6 +61,13 @@ def test_own_images(tmp_path):
     assert defined["strange"].min() > defined["costs"].max()
 
 
+def test_few_labels(tmp_path):
+    defined = run("few-labels.md", tmp_path)
+    assert len(defined["found"]) == 600
+    assert defined["wrong"] <= 12
+    assert (tmp_path / "labels.csv").exists()
+
+
 def test_likelihoods(tmp_path):
     page = REPOSITORY / "docs" / "likelihoods.md"
     gaps = run_blocks(page.name, blocks(page), tmp_path)["gaps"]

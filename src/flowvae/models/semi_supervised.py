@@ -32,7 +32,7 @@ from flowvae.models.posteriors import GaussianOptions, PosteriorOptions, build_p
 from flowvae.models.starting import start_from_data
 from flowvae.networks import Encoder, VectorCode
 from flowvae.networks.convolutional import kaiming
-from flowvae.noise import Noise, integers
+from flowvae.noise import Noise, integers, normal
 from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, ranged, to_dict, training_only
 
 PROBE = 0.1
@@ -283,27 +283,40 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
     ) -> tuple[LogDensities, Tensor]:
         """Return the log densities with each class, one draw of z each, and log q(y|x): [K, B] all.
 
+        The classes of an image share the noise of z, so that their bounds differ by the class only: with noise
+        of their own, the gradient of q(y|x) is so noisy that the classifier hardly learns.
+
         Args:
             images: x.
             seen: what the classifier sees in place of them.
-            noise: as in `log_densities`.
+            noise: standard normal, [1, B, D], or a generator of all that is drawn.
         """
         classes = torch.arange(self.classes, device=images.device)
         labels = classes.unsqueeze(1).expand(-1, len(images))
         log_class = self.classify(images if seen is None else seen).t()
-        return self.log_densities(images, labels, noise), log_class
+        shared = normal(noise, (1, len(images), self.prior().event_shape[0]), images)
+        generator = None if isinstance(noise, Tensor) else noise
+        drawn = shared.repeat(1, self.classes, 1)
+        return self._log_densities(images, self.encoder(images), labels, drawn, generator), log_class
 
     def log_densities(self, images: Tensor, labels: Tensor, noise: Noise = None) -> LogDensities:
         """Return log p(x|y, z), log p(z) and log q(z|x, y), for images [B, C, H, W] and labels [S, B].
 
         ``noise``: standard normal, [1, S B, D], or a generator of all that is drawn.
         """
-        return self._log_densities(images, self.encoder(images), labels, noise)
+        generator = None if isinstance(noise, Tensor) else noise
+        return self._log_densities(images, self.encoder(images), labels, noise, generator)
 
-    def _log_densities(self, images: Tensor, embedding: Tensor, labels: Tensor, noise: Noise) -> LogDensities:
+    def _log_densities(
+        self,
+        images: Tensor,
+        embedding: Tensor,
+        labels: Tensor,
+        noise: Noise,
+        generator: torch.Generator | None,
+    ) -> LogDensities:
         z, log_q = self.posterior(self.joint(embedding, labels).flatten(0, 1), 1, noise)
         z, log_q = z.view(*labels.shape, -1), log_q.view(labels.shape)
-        generator = None if isinstance(noise, Tensor) else noise
         likelihood = self.likelihood(self._code(z, labels), generator)
         return LogDensities(likelihood.log_prob(images), self.prior().log_prob(z), log_q)
 
@@ -324,7 +337,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         def draw(num_samples: int) -> LogDensities:
             chance = log_class.exp()
             labels = torch.multinomial(chance, num_samples, replacement=True, generator=generator).t()
-            terms = self._log_densities(images, embedding, labels, generator)
+            terms = self._log_densities(images, embedding, labels, generator, generator)
             prior = terms.prior - math.log(self.classes)
             return LogDensities(terms.likelihood, prior, terms.posterior + log_class.t().gather(0, labels))
 
@@ -535,7 +548,7 @@ class SemiSupervisedOptions(System):
             code = VectorCode(latent, data.shape[1:], self.features, self.channels)
             return self.likelihood.likelihood(code, self.blocks, data.shape)
 
-        classifier = nn.Sequential(encoder(), kaiming(nn.Linear(self.features, classes), gain=0.1))
+        classifier = nn.Sequential(encoder(), kaiming(nn.Linear(self.features, classes)))
         embedding, joint = encoder(), ImageAndLabel(self.features, classes)
         posterior = build_posterior(
             self.posterior, CodeShape(self.latent), self.features, full=False, blocks=self.blocks
