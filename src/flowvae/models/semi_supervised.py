@@ -283,8 +283,8 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
     ) -> tuple[LogDensities, Tensor]:
         """Return the log densities with each class, one draw of z each, and log q(y|x): [K, B] all.
 
-        The classes of an image share the noise of z, so that their bounds differ by the class only: with noise
-        of their own, the gradient of q(y|x) is so noisy that the classifier hardly learns.
+        The classes of an image share the noise of z, so that their bounds differ by the class only, which makes
+        the gradient of q(y|x) less noisy.
 
         Args:
             images: x.
