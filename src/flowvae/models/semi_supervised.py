@@ -283,7 +283,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
     ) -> tuple[LogDensities, Tensor]:
         """Return the log densities with each class, one draw of z each, and log q(y|x): [K, B] all.
 
-        The classes of an image share the noise of z, so that their bounds differ by the class only, which makes
+        The classes of an image share the noise of z, so that their bounds differ by the class only: it makes
         the gradient of q(y|x) less noisy.
 
         Args:

@@ -3,8 +3,8 @@
 Format 4 adds whether pixels are missing, what marks or hides them, whether a density is that of images given
 their labels, and how a classifier from few labels is regularized and where its first autoencoder is from.
 Format 3 adds a range of values and conversion to grey to the options of the data. Format 2 names a system and
-contains the options of the chosen parts. In format 1, and in files without a number, the options of all models
-are one list, and those of the objective are among the training options.
+contains the options of the chosen parts. In format 1, and in files without a number, the options of all
+models are one list, and those of the objective are among the training options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
