@@ -163,6 +163,7 @@ def score(
 def classify(
     run: Run,
     images: Images,
+    samples: int = 500,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
     seed: int = 0,
     device: str = "auto",
@@ -173,6 +174,8 @@ def classify(
     Args:
         run: directory of the run
         images: image files, directories of them, or data sets
+        samples: S, number of posterior samples per image, shared by the classes, of a model trained with
+            --labels
         split: split of a data set to classify; with it, a directory is read as a data set
         seed: random seed for the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
@@ -180,7 +183,7 @@ def classify(
     """
     from flowvae.commands import classify_images
 
-    print(classify_images(run, images, split, seed, out, device), end="")
+    print(classify_images(run, images, split, seed, out, device, samples), end="")
 
 
 def encode(

@@ -26,13 +26,14 @@ from flowvae.data.npz import NUMBERS, read_arrays
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import MEASURES, Finished, evaluate, interpolate, nearest, score
+from flowvae.evaluation.bayes import log_posterior, log_prob_of_classes
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
 from flowvae.hub import save_pretrained
 from flowvae.image_files import is_grid, save_arrays, save_images
 from flowvae.models import Bounded, Classifying, Coded, Inferring, Sampler, Scored
 from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
-from flowvae.parts import LARGEST_SEED
+from flowvae.parts import LARGEST_SEED, MOST
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
 from flowvae.runs.files import as_safetensors
@@ -254,8 +255,11 @@ def classify_images(
     seed: int,
     out: Path | None = None,
     on: str = "auto",
+    num_samples: int = 500,
 ) -> str:
     """Predict the class of each image and write one row per image to ``out``.
+
+    A conditional model does so by Bayes' rule, with ``num_samples`` per image shared by the classes.
 
     A row has the columns ``name``; ``class``, the most probable class; ``probability``, its q(y|x); and
     ``log_q_CLASS``, log q(y|x) in nats, for each class. Classes have the names of the run's data; they are
@@ -268,19 +272,20 @@ def classify_images(
     if out is not None:
         check_format(out, TABLES)
     run = Run(path)
-    model, on_device = needs(Classifying, run), device(on)
-    run.model.to(on_device)
+    check_range("samples", num_samples, 1, MOST)
+    classify = _classifier(run, num_samples, seed)
+    run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
     with _reporting(f"classifying with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
-        pieces = found.images.split(IMAGES_AT_ONCE)
+        pieces = found.images.split(IMAGES_SCORED if run.model.conditional else IMAGES_AT_ONCE)
         for few in pieces:
-            parts.append(model.classify(few.to(on_device)).cpu())
+            parts.append(classify(few))
             report(len(parts) / len(pieces))
     log_class = torch.cat(parts)
     if not log_class.isfinite().all():
         raise UserError("a log probability is not finite; train again with a lower --learning-rate")
-    names = _class_names(run, model.classes)
+    names = _class_names(run, run.model.classes)
     rows = [
         {
             "name": name,
@@ -296,6 +301,24 @@ def classify_images(
         return comma_separated(rows)
     write_table(rows, out)
     return f"{out}\n"
+
+
+def _classifier(run: Run, num_samples: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """Return a function from images [B, C, H, W] to log q(y|x) [B, classes], for the model of a run."""
+    model: Any = run.model
+    if not model.conditional:
+        classifying = needs(Classifying, run)
+        return lambda images: classifying.classify(images.to(next(model.parameters()).device)).cpu()
+
+    def by_bayes_rule(images: Tensor) -> Tensor:
+        rows: list[Tensor] = []
+        for image in images.split(1):
+            noise = torch.Generator().manual_seed(number_of(image[0], seed))
+            here = image.to(next(model.parameters()).device)
+            rows.append(log_prob_of_classes(model, here, model.classes, num_samples, noise=noise))
+        return log_posterior(torch.cat(rows))
+
+    return by_bayes_rule
 
 
 def _class_names(run: Run, count: int) -> Sequence[str | int]:

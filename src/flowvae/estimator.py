@@ -107,6 +107,8 @@ class FlowVAE(*_BASES):
             options["minutes"] = self.minutes
         base = preset_called(self.preset) if isinstance(self.preset, str) else self.preset
         config = base.revised(**{"track": "none", **options})
+        if getattr(config.model, "labels", False):
+            raise UserError("FlowVAE.fit does not use labels; omit labels, or use flowvae train --labels")
         images = _as_array(X)
         _pixels(images, config)  # raises if they are no images
         with tempfile.TemporaryDirectory() as temporary:

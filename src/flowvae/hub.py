@@ -173,6 +173,8 @@ def _scores(evaluation: dict[str, Any] | None, name: str) -> str:
     samples = evaluation.get("samples")
     estimate = "exact" if samples is None else f"importance-weighted with {samples:,} samples"
     notes = {
+        "conditional": "; likelihoods are those of images given their labels",
+        "marginal_nll": "; -log p(x) of all classes gives each class the same probability",
         "nll": f"; -log p(x) is {estimate}, in nats per image",
         "nll_standard_error": "; the standard error is over images",
         "effective_sample_size": "; ESS is the effective sample size of the weights, the median over images",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flowvae.batch import labelled
 from flowvae.noise import uniform
 
 CANDIDATES_AT_ONCE = 256
@@ -34,11 +35,17 @@ class Completing(ABC):
 
     @abstractmethod
     def candidates(
-        self, image: Tensor, observed: Tensor, number: int, noise: torch.Generator | None = None
+        self,
+        image: Tensor,
+        observed: Tensor,
+        number: int,
+        noise: torch.Generator | None = None,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return S completions of one image [1, C, H, W], as [S, C, H, W], and their log weights [S].
 
-        The mean of the weights is the probability of the known pixels.
+        The mean of the weights is the probability of the known pixels. ``labels``: that of the image, [1], if
+        the model is conditional.
         """
 
     @torch.no_grad()
@@ -49,6 +56,7 @@ class Completing(ABC):
         num_completions: int = 5,
         num_samples: int = 1000,
         noise: torch.Generator | None = None,
+        labels: Tensor | None = None,
     ) -> Imputation:
         """Draw completions from p(x_missing | x_known), by sampling importance resampling (Rubin 1987).
 
@@ -61,14 +69,16 @@ class Completing(ABC):
             num_completions: N.
             num_samples: S, number of candidates.
             noise: a generator to draw from, or None for torch's own.
+            labels: int64 [B], if the model is conditional.
 
         Raises:
             UserError: if the model cannot fill in such pixels.
         """
         images = torch.where(observed, images, images.new_zeros(()))
         found: list[Imputation] = []
-        for image, known in zip(images.split(1), observed.split(1), strict=True):
-            completed, log_weights = self.candidates(image, known, num_samples, noise)
+        for place, (image, known) in enumerate(zip(images.split(1), observed.split(1), strict=True)):
+            own = labelled(None if labels is None else labels[place : place + 1])
+            completed, log_weights = self.candidates(image, known, num_samples, noise, **own)
             log_weights = log_weights.double()
             log_sum = log_weights.logsumexp(0, keepdim=True)
             shares = (log_weights - log_sum).exp()

@@ -81,14 +81,20 @@ class PixelCNN(Model, Sampler, Scored, Completing):
         return log_mean_exp(of_orders.view(number, -1))
 
     def candidates(
-        self, image: Tensor, observed: Tensor, number: int, noise: torch.Generator | None = None
+        self,
+        image: Tensor,
+        observed: Tensor,
+        number: int,
+        noise: torch.Generator | None = None,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw completions of one image, with the weights of sequential imputation."""
-        self.check(image, observed=observed)
+        self.check(image, observed=observed, **labelled(labels))
+        condition = self._condition(**labelled(labels))
         quantiles = uniform(noise, (number, *self.place.shape[2:]), self.place)
         parts = [
             self.network.complete(
-                few, self.place, *(each.expand(len(few), -1, -1, -1) for each in (image, observed))
+                few, condition, *(each.expand(len(few), -1, -1, -1) for each in (image, observed))
             )
             for few in quantiles.split(CANDIDATES_AT_ONCE)
         ]

@@ -216,7 +216,12 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
     # Missing pixels.
 
     def candidates(
-        self, image: Tensor, observed: Tensor, number: int, noise: torch.Generator | None = None
+        self,
+        image: Tensor,
+        observed: Tensor,
+        number: int,
+        noise: torch.Generator | None = None,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Complete one image given each of S codes; log weights are log p(x_known, z) - log q(z).
 
@@ -224,32 +229,40 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         complete images, too narrow where much is missing, and codes are drawn from a Gaussian fitted to it
         for many different completions (see `_fitted`).
         """
-        self.check(image, observed=observed)
+        given = labelled(labels)
+        self.check(image, observed=observed, **given)
         if self.sees_mask:
-            z, log_q = self.posterior(self.features(image, observed=observed), number, noise)
+            z, log_q = self.posterior(self.features(image, observed=observed, **given), number, noise)
         else:
-            proposal = self._fitted(image, observed, noise)
+            proposal = self._fitted(image, observed, noise, labels)
             plain = normal(noise, (number, 1, self.dimension), proposal.loc)
             z = proposal.loc + plain @ proposal.scale_tril.mT
             log_q = proposal.log_prob(z)
         parts = [
-            (*self.likelihood.complete(few, image, observed, noise), self.prior().log_prob(few))
+            (
+                *self.likelihood.complete(self._with_label(few, labels), image, observed, noise),
+                self._prior(labels).log_prob(few),
+            )
             for few in z.split(CANDIDATES_AT_ONCE)
         ]
         completed, log_p, log_prior = (torch.cat(each)[:, 0] for each in zip(*parts, strict=True))
         return completed, log_p + log_prior - log_q[:, 0]
 
-    def _fitted(self, image: Tensor, observed: Tensor, noise: torch.Generator | None) -> MultivariateNormal:
+    def _fitted(
+        self, image: Tensor, observed: Tensor, noise: torch.Generator | None, labels: Tensor | None
+    ) -> MultivariateNormal:
         """Fit a Gaussian to the codes of completions of an image.
 
         The completions come from a few steps of pseudo-Gibbs sampling (Rezende, Mohamed & Wierstra 2014,
         appendix F) from many starts: a code from q(z|x), and missing pixels given the code, in turn.
         """
         images, known = (each.expand(STARTS, *each.shape[1:]) for each in (image, observed))
-        codes = z = self.prior.sample(STARTS, noise).unsqueeze(0)
+        labels = None if labels is None else labels.expand(STARTS)
+        codes = z = self.prior.sample(STARTS, noise, **labelled(labels)).unsqueeze(0)
         for _ in range(SWEEPS):
-            completed, _ = self.likelihood.complete(z, images, known, noise)
-            codes, _ = self.posterior(self.features(completed[0]), CODES_OF_A_START, noise)
+            completed, _ = self.likelihood.complete(self._with_label(z, labels), images, known, noise)
+            features = self.features(completed[0], **labelled(labels))
+            codes, _ = self.posterior(features, CODES_OF_A_START, noise)
             z = codes[:1]
         variance, center = torch.var_mean(codes, 0)  # [STARTS, D]
         covariance = torch.cov(center.mT) + variance.mean(0).diag_embed()
