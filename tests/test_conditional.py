@@ -522,3 +522,43 @@ def test_what_cannot_be_conditional_is_refused(workspace, halves, tmp_path):
     )
     assert load_dataset(tmp_path / "unlabelled.npz").test.labels is None
     assert isinstance(package.load(run), Model)
+
+
+# The explorer.
+
+
+def test_views_show_a_class_of_a_conditional_run(workspace, tmp_path):
+    pytest.importorskip("gradio", reason="the extra explore is not installed")
+    from flowvae.explorer import images
+    from flowvae.explorer.explored import open_runs
+    from flowvae.explorer.views import fill_in, interpolate, plane, posterior, samples
+    from flowvae.explorer.views import score as scores
+
+    (run,) = open_runs([workspace / "vae"])
+    assert run.class_names == ["0", "1"]
+    assert [each.title for each in run.of_classes] == [f"{run.title}, class 0", f"{run.title}, class 1"]
+    right = run.of_class(1)
+    assert run.of_class(-1) is run
+    assert right.sample_labels is not None
+    assert right.sample_labels.unique().tolist() == [1]
+    assert isinstance(right.model, Inferring)
+    assert torch.equal(
+        right.model.decode(torch.zeros(2, 3))[0],
+        run.model.decode(torch.zeros(2, 3), labels=torch.tensor([1, 1]))[0],
+    )
+    drawn = images.to_text(run.test_image(0)), images.to_text(run.test_image(1))
+    shown = plane.map_of(right, True, [])
+    assert shown["run"] == right.title
+    decoded = plane.decoder([run])({"run": right.title, "code": [0.0, 0.0, 0.0]})
+    assert "image" in decoded
+    assert decoded != plane.decoder([run])({"run": run.of_class(0).title, "code": [0.0, 0.0, 0.0]})
+    assert len(interpolate._strip(right, *drawn)["scores"]) == interpolate.STEPS
+    assert posterior._unrolled(right, drawn[0], 200, 0)["samples"] == 200
+    assert "sample 1" in samples._sheet(run, 4, 1.0, 0)
+    assert "sample 1" in samples._sheet(right, 4, 1.0, 0)
+    assert "effective sample size" in fill_in._filled(
+        right, f"{drawn[0]}|{fill_in._upper_half((1, 8, 8))}", 2, 50, 0
+    )
+    rows, _, label = scores._numbers(run.model, run.test_image(0)[None], 4)
+    assert [name for name, _, _ in rows] == ["-log p(x)", "class"]
+    assert label is not None

@@ -2,16 +2,18 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowvae.batch import labelled
 from flowvae.config import Config
 from flowvae.data import Dataset, as_float
 from flowvae.errors import UserError
+from flowvae.explorer.one_class import OneClass
 from flowvae.runs import EVALUATION, Run
 from flowvae.runs.scores import scores_of
 from flowvae.runs.table import collect, titles
@@ -33,6 +35,28 @@ class Explored:
     evaluation: dict[str, Any]
     scores: Tensor | None = None
     """-log p(x) of test images in nats, [N], that ``evaluation`` is the average of"""
+    label: int | None = None
+    """class that the model is given, of a conditional run; its test images are then those of the class"""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes of a conditional model, or their numbers; none of another model."""
+        if not self.model.conditional:
+            return []
+        named = self.dataset.classes
+        return list(named) if len(named) == self.model.classes else list(map(str, range(self.model.classes)))
+
+    @functools.cached_property
+    def of_classes(self) -> "list[Explored]":
+        """The run at each class of a conditional model; none of another model."""
+        return [
+            replace(self, title=f"{self.title}, class {name}", model=OneClass(self.model, label), label=label)
+            for label, name in enumerate(self.class_names)
+        ]
+
+    def of_class(self, label: int) -> "Explored":
+        """The run at a class; the run itself for -1, and if its model is not conditional."""
+        return self.of_classes[label] if 0 <= label < len(self.of_classes) else self
 
     def test_image(self, number: int) -> Tensor:
         """[C, H, W] in [0, 1]; numbers past the end start again at 0."""
@@ -43,7 +67,15 @@ class Explored:
     def sample(self) -> Tensor:
         """Numbers of at most SAMPLE test images, drawn at random: a split may be sorted by class."""
         count = len(self.dataset.test.images)
-        return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLE]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        labels = self.dataset.test.labels
+        if (
+            self.label is not None
+            and labels is not None
+            and (own := order[labels[order] == self.label]).numel()
+        ):
+            order = own
+        return order[:SAMPLE]
 
     @functools.cached_property
     def sample_images(self) -> Tensor:
@@ -61,7 +93,11 @@ class Explored:
     def sample_codes(self) -> Tensor:
         """The centers of the posteriors of ``sample``, [N, D]."""
         few = self.sample_images.split(256)
-        return torch.cat([self.model.center(images) for images in few])
+        labels = self.sample_labels if self.model.conditional else None
+        own = [None] * len(few) if labels is None else labels.split(256)
+        return torch.cat(
+            [self.model.center(images, **labelled(given)) for images, given in zip(few, own, strict=True)]
+        )
 
 
 def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored]:
@@ -101,7 +137,7 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
                 datasets[source],
                 run.records,
                 evaluation,
-                None if scores is None else scores["nll"],
+                None if scores is None else scores.get("marginal_nll", scores["nll"]),
             )
         )
     return explored

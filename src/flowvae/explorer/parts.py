@@ -52,6 +52,27 @@ def choose_run(explored: Sequence[Explored]) -> gr.Dropdown:
     return gr.Dropdown(choices, value=len(choices) - 1, label="run", interactive=True, filterable=False)
 
 
+def choose_class(explored: Sequence[Explored], every: str | None = None) -> gr.Dropdown:
+    """Its value is the number of a class, or -1 for ``every``; hidden if no run is conditional."""
+    names = max((run.class_names for run in explored), key=len)
+    choices = [(name, number) for number, name in enumerate(names)]
+    choices = choices if every is None else [(every, -1), *choices]
+    return gr.Dropdown(
+        choices,
+        value=choices[0][1] if choices else None,
+        label="class",
+        info="of models trained with --labels",
+        interactive=True,
+        filterable=False,
+        visible=bool(names),
+    )
+
+
+def at(label: int | None) -> int:
+    """Return the number of a class from the value of `choose_class`, which is None if it has no choices."""
+    return -1 if label is None else int(label)
+
+
 class ImageSource(NamedTuple):
     """An image to work on, and what to listen to: each is called with (function, inputs, outputs)."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
-from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
+from flowvae.explorer.parts import at, choose_class, choose_run, image_source, on_first_visit, told
 from flowvae.models import Imputation
 
 
@@ -23,7 +23,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
-            run = choose_run(explored)
+            run, label = choose_run(explored), choose_class(explored)
             source = image_source(explored, 4700, mask=_upper_half(explored[0].dataset.shape))
             count = gr.Slider(4, 24, 16, step=4, label="completions")
             candidates = gr.Slider(100, 2000, 400, step=100, label="candidates, S")
@@ -32,11 +32,13 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             sheet = gr.HTML(apply_default_css=False)
 
     @told
-    def fill(number: int, text: str, *settings: float | None) -> str:
-        return _filled(explored[number], text, *(int(setting or 0) for setting in settings))
+    def fill(number: int, label: int | None, text: str, *settings: float | None) -> str:
+        return _filled(
+            explored[number].of_class(at(label)), text, *(int(setting or 0) for setting in settings)
+        )
 
-    inputs = [run, source.image, count, candidates, seed]
-    for listen in (*source.listeners, run.change, count.change, candidates.change, seed.change):
+    inputs = [run, label, source.image, count, candidates, seed]
+    for listen in (*source.listeners, run.change, label.change, count.change, candidates.change, seed.change):
         listen(fill, inputs, sheet, show_progress="minimal", trigger_mode="always_last")
     on_first_visit(tab, fill, inputs, sheet)
 

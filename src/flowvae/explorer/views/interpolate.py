@@ -9,7 +9,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import bounds, interpolate
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
-from flowvae.explorer.parts import image_source, on_first_visit, scripted, told
+from flowvae.explorer.parts import at, choose_class, image_source, on_first_visit, scripted, told
 from flowvae.models import Bounded
 
 STEPS = 21
@@ -30,16 +30,19 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             second = image_source(explored, 2600, "to")
         with gr.Column(scale=3, min_width=300):
             chosen = gr.CheckboxGroup(titles, value=titles, label="runs")
+            label = choose_class(explored)
             strips = scripted("strips", label="strips of images on the way")
 
     @told
-    def walk(names: list[str], one: str, other: str) -> str:
+    def walk(names: list[str], label: int | None, one: str, other: str) -> str:
         if not names:
             raise UserError("no run is chosen; select one")
-        return json.dumps([_strip(run, one, other) for run in explored if run.title in names])
+        return json.dumps(
+            [_strip(run.of_class(at(label)), one, other) for run in explored if run.title in names]
+        )
 
-    inputs = [chosen, first.image, second.image]
-    for listen in (*first.listeners, *second.listeners, chosen.change):
+    inputs = [chosen, label, first.image, second.image]
+    for listen in (*first.listeners, *second.listeners, chosen.change, label.change):
         listen(walk, inputs, strips, show_progress="hidden", trigger_mode="always_last")
     on_first_visit(tab, walk, inputs, strips)
 

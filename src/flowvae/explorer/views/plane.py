@@ -14,7 +14,7 @@ from flowvae.errors import UserError
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
 from flowvae.explorer.latent_plane import Plane, decode, grid, nearest_labels, plane_through, principal_plane
-from flowvae.explorer.parts import choose_run, on_first_visit, scripted, told
+from flowvae.explorer.parts import at, choose_class, choose_run, on_first_visit, scripted, told
 
 STEPS = 17
 PRINCIPAL, THROUGH = "the two main directions of test codes", "three points of your choice"
@@ -30,7 +30,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     count = len(explored[0].dataset.test.images)
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
-            run = choose_run(explored)
+            run, label = choose_run(explored), choose_class(explored)
             kind = gr.Radio([PRINCIPAL, THROUGH], value=PRINCIPAL, label="a plane through")
             with gr.Column(visible=False) as choice:
                 corners = [
@@ -48,12 +48,18 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             plane = scripted("plane", label="map of the plane", server_functions=[decoder(explored)])
 
     @told
-    def draw(number: int, how: str, *numbers: float | None) -> str:
-        return json.dumps(map_of(explored[number], how == PRINCIPAL, numbers))
+    def draw(number: int, label: int | None, how: str, *numbers: float | None) -> str:
+        return json.dumps(map_of(explored[number].of_class(at(label)), how == PRINCIPAL, numbers))
 
     kind.change(lambda how: gr.Column(visible=how == THROUGH), kind, choice, show_progress="hidden")
-    inputs = [run, kind, *corners, third]
-    for listen in (run.change, kind.change, third.change, *(corner.change for corner in corners)):
+    inputs = [run, label, kind, *corners, third]
+    for listen in (
+        run.change,
+        label.change,
+        kind.change,
+        third.change,
+        *(corner.change for corner in corners),
+    ):
         listen(draw, inputs, plane, show_progress="hidden")
     on_first_visit(tab, draw, inputs, plane)
 
@@ -65,7 +71,8 @@ def decoder(explored: Sequence[Explored]):
         The request is {"run": title, "code": D numbers}, the answer {"image": address} or {"error": reason}:
         an exception would not reach the page.
         """
-        run = next((run for run in explored if run.title == request["run"]), None)
+        every = (each for run in explored for each in (run, *run.of_classes))
+        run = next((each for each in every if each.title == request["run"]), None)
         if run is None:
             return {"error": f"the run {request['run']} is not open; load the page again"}
         code = torch.tensor(request["code"], dtype=torch.float32)

@@ -10,7 +10,7 @@ import torch
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_text, png
 from flowvae.explorer.latent_plane import decode
-from flowvae.explorer.parts import choose_run, image_source, on_first_visit, scripted, told
+from flowvae.explorer.parts import at, choose_class, choose_run, image_source, on_first_visit, scripted, told
 from flowvae.explorer.unrolled import contours, directions, project, unroll
 
 SHOWN = 12
@@ -25,7 +25,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
-            run = choose_run(explored)
+            run, label = choose_run(explored), choose_class(explored)
             source = image_source(explored, 18)
             samples = gr.Slider(200, 3000, 1200, step=100, label="samples, S")
             seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53)
@@ -33,11 +33,11 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
             stage = scripted("unrolled", label="samples of the posterior after each transformation")
 
     @told
-    def show(number: int, text: str, count: int, start: float | None) -> str:
-        return json.dumps(_unrolled(explored[number], text, int(count), int(start or 0)))
+    def show(number: int, label: int | None, text: str, count: int, start: float | None) -> str:
+        return json.dumps(_unrolled(explored[number].of_class(at(label)), text, int(count), int(start or 0)))
 
-    inputs = [run, source.image, samples, seed]
-    for listen in (*source.listeners, run.change, samples.change, seed.change):
+    inputs = [run, label, source.image, samples, seed]
+    for listen in (*source.listeners, run.change, label.change, samples.change, seed.change):
         listen(show, inputs, stage, show_progress="hidden", trigger_mode="always_last")
     on_first_visit(tab, show, inputs, stage)
 

@@ -10,7 +10,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import nearest
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, png
-from flowvae.explorer.parts import choose_run, on_first_visit
+from flowvae.explorer.parts import at, choose_class, choose_run, on_first_visit
 
 SCALE = 8
 """of downloads: pixels per pixel"""
@@ -24,7 +24,7 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
-            run = choose_run(explored)
+            run, label = choose_run(explored), choose_class(explored, "each as often")
             count = gr.Slider(4, 64, 24, step=4, label="images")
             temperature = gr.Slider(0, 1.5, 1, step=0.05, label="temperature")
             seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53)
@@ -32,15 +32,15 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         with gr.Column(scale=4, min_width=300):
             sheet = gr.HTML(apply_default_css=False)
 
-    def show(number: int, images: float, scale: float, start: float | None) -> str:
+    def show(number: int, label: int | None, images: float, scale: float, start: float | None) -> str:
         try:
-            return _sheet(explored[number], int(images), scale, int(start or 0))
+            return _sheet(explored[number].of_class(at(label)), int(images), scale, int(start or 0))
         except UserError as error:  # in the place of the samples, which were of another run
             return f"<p class='fv-note' role='status'>{html.escape(str(error))}</p>"
 
     another.click(lambda start: int(start or 0) + 1, seed, seed, show_progress="hidden")
-    inputs = [run, count, temperature, seed]
-    for listen in (run.change, count.change, temperature.change, seed.change):
+    inputs = [run, label, count, temperature, seed]
+    for listen in (run.change, label.change, count.change, temperature.change, seed.change):
         listen(show, inputs, sheet, show_progress="hidden", trigger_mode="always_last")
     on_first_visit(tab, show, inputs, sheet)
 

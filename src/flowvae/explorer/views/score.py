@@ -6,21 +6,24 @@ import html
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import torch
 from torch import Tensor
 
+from flowvae.batch import labelled
 from flowvae.data.named import number_of
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds, log_marginal
+from flowvae.evaluation.bayes import log_mixture, log_posterior, log_prob_of_classes
 from flowvae.evaluation.scoring import score
 from flowvae.explorer import scoring
 from flowvae.explorer.charts import histogram
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_file, from_text, png
 from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
-from flowvae.models import Bounded, Coded, Scored
+from flowvae.models import Coded, Scored
 
 MOST_FILES = 100
 CAUTION = (
@@ -53,10 +56,11 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         _, height, width = chosen.dataset.shape
         pictures = {"uploaded": upload} if upload else {}
         pictures[f"as the model sees it, {height} x {width}"] = png(canvas(image, 1))
-        rows, nll = _numbers(model, image, references[number].samples)
+        rows, nll, label = _numbers(model, image, references[number].samples)
         if isinstance(model, Coded):
             with torch.no_grad():
-                pictures["its reconstruction"] = png(canvas(model.reconstruct(image, seeded(0)), 1))
+                reconstructed = model.reconstruct(image, seeded(0), **labelled(label))
+                pictures["its reconstruction"] = png(canvas(reconstructed, 1))
         return _table(pictures, rows), (number, nll)
 
     def compare(measured: tuple[int, float]) -> Iterator[str]:
@@ -98,15 +102,27 @@ def _note(text: str) -> str:
 
 
 def _numbers(
-    model: Bounded | Scored, image: Tensor, count: int
-) -> tuple[list[tuple[str, Tensor, str]], float]:
+    model: Any, image: Tensor, count: int
+) -> tuple[list[tuple[str, Tensor, str]], float, Tensor | None]:
     """Score an image [1, C, H, W]: title, value [1] in nats and meaning of each number, and -log p(x).
+
+    For a conditional model, also the most probable class, [1].
 
     The numbers are those of `flowvae.evaluation.scoring.score` with seed 0.
     """
+    if model.conditional:
+        noise = torch.Generator().manual_seed(number_of(image[0]))
+        of_classes = log_prob_of_classes(model, image, model.classes, count, noise=noise)
+        probability, label = log_posterior(of_classes).exp().max(1)
+        nll = -log_mixture(of_classes)
+        rows = [
+            ("-log p(x)", nll, "of all classes, each with the same probability"),
+            ("class", label, f"the most probable one, with probability {float(probability):.3f}"),
+        ]
+        return rows, float(nll), label
     if isinstance(model, Scored):
         nll = -log_marginal(model, image, 1)
-        return [("-log p(x)", nll, "exact")], float(nll)
+        return [("-log p(x)", nll, "exact")], float(nll), None
     noise = torch.Generator().manual_seed(number_of(image[0]))
     measured = bounds(model, image, count, noise=noise)
     bound = "an upper bound on -log p(x)"
@@ -122,7 +138,7 @@ def _numbers(
         ),
     ]
     nll = float(measured.negative_log_marginal)
-    return [(name, value, note) for name, value, note in rows if value is not None], nll
+    return [(name, value, note) for name, value, note in rows if value is not None], nll, None
 
 
 def _table(pictures: dict[str, str], rows: list[tuple[str, Tensor, str]]) -> str:
