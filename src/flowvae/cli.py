@@ -150,7 +150,7 @@ def score(
         images: image files, directories of them, or data sets
         samples: S, number of posterior samples per image for the importance-weighted -log p(x)
         split: split of a data set to score; with it, a directory is read as a data set
-        label: class, by number or name, for -log p(x|y) of a model trained with --labels
+        label: class, by number or name, for -log p(x|y) of a conditional model
         seed: random seed for the samples and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: file to write, in the format of its suffix: .csv, .json, .md or .parquet
@@ -174,8 +174,7 @@ def classify(
     Args:
         run: directory of the run
         images: image files, directories of them, or data sets
-        samples: S, number of posterior samples per image, shared by the classes, of a model trained with
-            --labels
+        samples: S, number of posterior samples per image, shared by the classes, of a conditional model
         split: split of a data set to classify; with it, a directory is read as a data set
         seed: random seed for the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
@@ -203,7 +202,7 @@ def encode(
         images: image files, directories of them, or data sets
         draws: S, number of draws from q(z|x) per image
         split: split of a data set to encode; with it, a directory is read as a data set
-        label: class of all images, by number or name, for a model trained with --labels
+        label: class of all images, by number or name, for a conditional model
         seed: random seed for the draws and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: file to write: .npz with codes and names, or a table, .csv, .json or .parquet
@@ -227,7 +226,7 @@ def decode(
         run: directory of the run
         codes: .npz file with an array codes, [N, D] or [S, N, D], and optionally names and labels, as encode
             writes it
-        label: class of all images, by number or name, for a model trained with --labels
+        label: class of all images, by number or name, for a conditional model
         seed: random seed for the noise of the pixels, if the model draws them
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: directory for the images, or .npz file to write
@@ -253,7 +252,7 @@ def sample(
         show: samples; crossed, where columns share a code and rows share the pixel noise; nearest, where each
             sample is above its nearest training image; or classes, where each row has a class
         images: number of samples
-        label: class of all samples, by number or name, for a model trained with --labels
+        label: class of all samples, by number or name, for a conditional model
         data: another data set or path to take the training images from
         seed: random seed for the samples
         out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
@@ -299,8 +298,8 @@ def interpolate(
         runs: directories of the runs
         pairs: number of pairs of test images, the same for every run
         steps: number of images per interpolation, both ends included
-        keep_label: pair test images of the same class; otherwise a model trained with --labels changes from
-            the class of one end to that of the other in the middle
+        keep_label: pair test images of the same class; otherwise a conditional model changes from the class
+            of one end to that of the other in the middle
         data: another data set or path to take the test images from
         seed: random seed for the choice of pairs
         out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
