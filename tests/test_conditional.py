@@ -447,6 +447,28 @@ def test_images_are_scored_with_and_without_a_class(workspace, halves):
     assert given[0].split(",")[:3] == ["name", "negative_elbo", "nll"]
 
 
+def test_images_are_classified_by_bayes_rule(workspace, halves):
+    rows = succeeds("classify", workspace / "vae", halves, "--samples", 40).splitlines()
+    assert rows[0] == "name,class,probability,log_q_0,log_q_1"
+    predicted = np.array([int(row.split(",")[1]) for row in rows[1:]])
+    assert (predicted == np.load(halves)["test_labels"]).mean() > 0.8
+
+
+def test_hidden_pixels_are_filled_in_given_the_class(workspace):
+    for name in ("vae", "pixelcnn"):
+        model: Any = package.load(workspace / name)
+        images, hidden = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+        noise = torch.Generator().manual_seed(0)
+        found = model.impute(images, hidden, 3, 400, noise, labels=torch.tensor([0, 1]))
+        assert found.images.shape == (3, 2, 1, 8, 8)
+        if name == "vae":
+            left, right = found.mean[..., :4].mean((1, 2, 3)), found.mean[..., 4:].mean((1, 2, 3))
+            assert left[0] > right[0]
+            assert right[1] > left[1]
+        with pytest.raises(UserError, match="labels are missing"):
+            model.impute(images, hidden, 3, 10)
+
+
 def test_pictures_of_a_conditional_run(workspace, tmp_path):
     run = workspace / "vae"
     succeeds("reconstruct", run, "--out", tmp_path / "r.png")
@@ -512,6 +534,9 @@ def test_what_cannot_be_conditional_is_refused(workspace, halves, tmp_path):
     succeeds("train", "vae", "--data", halves, *small, "--out", run)
     is_refusal(flowvae("sample", run, "--label", 1), "not conditional on labels; omit --label")
     is_refusal(flowvae("sample", run, "--show", "classes"), "not conditional")
+    is_refusal(flowvae("export", workspace / "vae", "--out", tmp_path / "onnx"), "ONNX")
+    with pytest.raises(UserError, match="does not use labels"):
+        package.FlowVAE("vae", labels=True).fit(np.zeros((5, 8, 8)))
     is_refusal(flowvae("sample", workspace / "vae", "--label", 7), "label is '7'; known: 0, 1")
     np.savez(tmp_path / "unlabelled.npz", **{k: v for k, v in np.load(halves).items() if "labels" not in k})
     other = ["--data", tmp_path / "unlabelled.npz"]
@@ -552,7 +577,8 @@ def test_views_show_a_class_of_a_conditional_run(workspace, tmp_path):
     decoded = plane.decoder([run])({"run": right.title, "code": [0.0, 0.0, 0.0]})
     assert "image" in decoded
     assert decoded != plane.decoder([run])({"run": run.of_class(0).title, "code": [0.0, 0.0, 0.0]})
-    assert len(interpolate._strip(right, *drawn)["scores"]) == interpolate.STEPS
+    strip: Any = interpolate._strip(right, *drawn)
+    assert len(strip["scores"]) == interpolate.STEPS
     assert posterior._unrolled(right, drawn[0], 200, 0)["samples"] == 200
     assert "sample 1" in samples._sheet(run, 4, 1.0, 0)
     assert "sample 1" in samples._sheet(right, 4, 1.0, 0)
