@@ -480,7 +480,7 @@ def test_a_score_has_the_numbers_that_the_model_gives(kinds):
     image = flow.test_image(3).unsqueeze(0)
     with torch.no_grad():
         exact = -pixels.model.log_prob(image)
-    (((name, value, note),), nll) = _numbers(pixels.model, image, 5)
+    (((name, value, note),), nll, _) = _numbers(pixels.model, image, 5)
     assert nll == float(value)
     assert (name, note) == ("-log p(x)", "exact")
     torch.testing.assert_close(value.float(), exact)
