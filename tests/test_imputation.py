@@ -11,7 +11,7 @@ from system_table import TABLE
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from flowvae.batch import Batch, DataSpec, Given
+from flowvae.batch import Batch, DataSpec, Given, Labelled, labelled
 from flowvae.densities import BernoulliLikelihood, GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds, log_marginal, score
@@ -286,7 +286,7 @@ ACCEPTING = [name for name, row in TABLE.items() if row.system in ("vae", "pixel
 def built(name: str, missing: bool) -> tuple[Model, Tensor]:
     row = TABLE[name]
     torch.manual_seed(0)
-    model = build_model(row.options_of_system(), DataSpec((1, 8, 8), 2 if row.binary else 256, 5, 0, missing))
+    model = build_model(row.options_of_system(), DataSpec((1, 8, 8), 2 if row.binary else 256, 5, 2, missing))
     levels = (model.levels or 256) - 1
     images = torch.randint(levels + 1, (6, 1, 8, 8), generator=seeded()) / levels
     model.initialize(images)
@@ -296,7 +296,16 @@ def built(name: str, missing: bool) -> tuple[Model, Tensor]:
     return model.eval(), images
 
 
+LABELS = torch.arange(6) % 2
+
+
+def own_labels(model: Model, images: Tensor) -> Labelled:
+    """The labels, if the model takes any."""
+    return labelled(LABELS[: len(images)] if model.conditional else None)
+
+
 def probabilities(model: Model, images: Tensor, **given: Unpack[Given]) -> Tensor:
+    given |= own_labels(model, images)
     if isinstance(model, Scored):
         return model.log_prob(images, **given)
     assert isinstance(model, Bounded)
@@ -317,15 +326,15 @@ def test_masks_that_hide_nothing_change_nothing(name):
 @torch.no_grad()
 def test_images_without_known_pixels_have_probability_one(name):
     model, images = built(name, True)
-    nothing = torch.zeros_like(images, dtype=torch.bool)
+    nothing, given = torch.zeros_like(images, dtype=torch.bool), own_labels(model, images)
     if isinstance(model, Scored):
-        assert (model.log_prob(images * 0, observed=nothing) == 0).all()
+        assert (model.log_prob(images * 0, observed=nothing, **given) == 0).all()
         return
     assert isinstance(model, VAE)
-    densities = model(images * 0, 3, observed=nothing)
+    densities = model(images * 0, 3, observed=nothing, **given)
     assert (densities.likelihood == 0).all()
     assert isinstance(model, Completing)
-    found = model.impute(images, nothing, 4, 50, seeded())
+    found = model.impute(images, nothing, 4, 50, seeded(), **given)
     assert found.images.shape == (4, *images.shape)
 
 
@@ -336,7 +345,7 @@ def test_values_of_missing_pixels_do_not_matter(name):
     known = torch.rand(images.shape, generator=seeded(4)) < 0.5
     assert isinstance(model, Completing)
     first, second = (
-        model.impute(torch.where(known, images, other), known, 2, 6, seeded())
+        model.impute(torch.where(known, images, other), known, 2, 6, seeded(), **own_labels(model, images))
         for other in (images, 1 - images)
     )
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
@@ -349,7 +358,7 @@ def test_values_of_missing_pixels_do_not_matter(name):
 def test_training_and_scores_take_masks(name):
     model, images = built(name, True)
     known = torch.rand(images.shape, generator=seeded(4)) < 0.5
-    batch = Batch(images * known, torch.arange(6), None, known)
+    batch = Batch(images * known, torch.arange(6), LABELS, known)
     for update in model.updates(batch, 0):
         update.loss.backward()
     assert all(value.isfinite().all() for value in model.validate(batch).values())
