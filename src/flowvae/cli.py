@@ -212,6 +212,37 @@ def encode(
     print(encode_images(run, images, draws, split, seed, out, device, label))
 
 
+def impute(
+    run: Run,
+    images: Images,
+    samples: int = 5,
+    candidates: int = 1000,
+    missing: Annotated[str | None, _default("as in the run's own data")] = None,
+    hide: Annotated[float | str | None, _default("as in the run's own data")] = None,
+    split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: Annotated[Path | None, _default("RUN/imputed")] = None,
+) -> None:
+    """Fill in the missing pixels of images: several completions of each, and their mean.
+
+    Args:
+        run: directory of the run
+        images: image files, directories of them, or data sets
+        samples: number of completions per image
+        candidates: S, number of weighted candidates that completions are chosen from
+        missing: what marks missing pixels: nan, alpha, or a value or colour such as 128 or 255,0,255
+        hide: share of the pixels of a data set to hide, or HEIGHTxWIDTH of a rectangle to hide
+        split: split of a data set; with it, a directory is read as a data set
+        seed: random seed for the candidates and the binarization of image files
+        device: device to compute on: auto, cpu or an accelerator such as cuda:1
+        out: directory for completed images, one PNG each, and completions.npz; or .npz file to write
+    """
+    from flowvae.imputing import impute_images
+
+    print(impute_images(run, images, samples, candidates, out, missing, hide, split, seed, device))
+
+
 def decode(
     run: Run,
     codes: Annotated[Path, Positional, arg(metavar="CODES")],
@@ -428,8 +459,8 @@ def reproduce(
 
     Args:
         what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for
-            each row; figure1: interpolations of two rows of table1 side by side; or few-labels: errors of
-            classifiers from few labels
+            each row; figure1: interpolations of two rows of table1 side by side; few-labels: errors of
+            classifiers from few labels; or missing: models that fill in missing pixels
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
@@ -460,6 +491,17 @@ def reproduce(
             raise UserError(f"figure1 draws two rows that are already trained; remove {', '.join(unused)}")
         for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
             print(path)
+        return
+    if what == "missing":
+        from flowvae.missing import BASELINES, VARIANTS, reproduce_missing
+
+        for name in rows:
+            if name not in (known := (*VARIANTS, *BASELINES)):
+                raise UserError(f"missing has no row {quoted(name)}; {did_you_mean(name, known)}")
+        if seeds != 1:
+            raise UserError("missing is trained with one seed; remove --seeds")
+        budget = Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs)
+        reproduce_missing(out, budget, rows, data, workers, samples, images)
         return
     variants = TABLES[what] if what in TABLES else read_variants(Path(what))
     for name in rows:
@@ -521,6 +563,7 @@ _ALL = (
     classify,
     encode,
     decode,
+    impute,
     sample,
     reconstruct,
     interpolate,

@@ -129,7 +129,7 @@ def _evaluated(
             saved = time.monotonic()
 
     try:
-        with _reporting(f"evaluating {run.name}") as report:
+        with reporting(f"evaluating {run.name}") as report:
             scores = evaluate(run.model, dataset, split, num_samples, num_images, seed, report, keep, latest)
     except KeyboardInterrupt:
         save()
@@ -214,7 +214,7 @@ def _scored(
     if kept is not None and not torch.equal(kept[0]["content"], content[:done]):
         raise UserError(f"{path} has scores of other images; remove it")
     saved = time.monotonic()
-    with _reporting(f"scoring with {run.name}") as report:
+    with reporting(f"scoring with {run.name}") as report:
         try:
             for few, numbers in zip(
                 images[done:].split(IMAGES_SCORED), content[done:].split(IMAGES_SCORED), strict=True
@@ -276,7 +276,7 @@ def classify_images(
     classify = _classifier(run, num_samples, seed)
     run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
-    with _reporting(f"classifying with {run.name}") as report, torch.no_grad():
+    with reporting(f"classifying with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         pieces = found.images.split(IMAGES_SCORED if run.model.conditional else IMAGES_AT_ONCE)
         for few in pieces:
@@ -360,7 +360,7 @@ def encode_images(
     found = named_images(sources, run.spec, run.config.data, split, seed)
     names, images = found.names, found.images
     labels = labels_of(run, label, found.batch.labels, len(images))
-    with _reporting(f"encoding with {run.name}") as report, torch.no_grad():
+    with reporting(f"encoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         done = 0
         for few in images.split(1 if draws else IMAGES_AT_ONCE):
@@ -421,7 +421,7 @@ def decode_codes(
     labels = labels_of(run, label, own, len(z))
     run.model.to(on_device)
     noise = torch.Generator().manual_seed(seed)
-    with _reporting(f"decoding with {run.name}") as report, torch.no_grad():
+    with reporting(f"decoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         done = 0
         for few in z.split(IMAGES_AT_ONCE):
@@ -471,7 +471,7 @@ def _read_codes(path: Path, run: Run, label: str | None) -> tuple[list[str], Ten
 
 
 @contextmanager
-def _reporting(what: str) -> Iterator[Callable[[float], None]]:
+def reporting(what: str) -> Iterator[Callable[[float], None]]:
     """Yield a function that shows the finished fraction on standard error.
 
     A terminal shows a bar; otherwise a line is written every half minute.

@@ -1,0 +1,120 @@
+"""The command that fills in missing pixels: images in, completed images out."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flowvae.commands import reporting
+from flowvae.data.named import named_images, number_of
+from flowvae.devices import device
+from flowvae.errors import UserError, check_range
+from flowvae.image_files import is_grid, save_arrays, save_images
+from flowvae.models import Completing, Imputation
+from flowvae.parts import LARGEST_SEED, MOST
+from flowvae.runs import Run
+from flowvae.runs.capability import needs
+
+MOST_COMPLETIONS = 1000
+FEW = 5.0
+"""effective sample size below which a warning is printed"""
+ARRAYS = "completions.npz"
+
+
+def impute_images(
+    path: Path,
+    sources: Sequence[str],
+    num_completions: int,
+    num_samples: int,
+    out: Path | None = None,
+    missing: str | None = None,
+    hide: float | str | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    on: str = "auto",
+) -> Path:
+    """Fill in the missing pixels of images (see `Completing.impute`), and save completions and their mean.
+
+    A directory gets the completions as ``1/NAME.png``, ``2/NAME.png``, ..., the means as ``mean/NAME.png``,
+    and ``completions.npz``; if ``out`` ends in .npz, that file only is written. The completions of an image
+    depend on its known pixels, its mask and ``seed`` only.
+
+    Args:
+        path: directory of the run.
+        sources: image files, directories of them, and data sets (see `named_images`).
+        num_completions: N, completions per image.
+        num_samples: S, candidates per image.
+        out: by default, the directory ``imputed`` of the run.
+        missing: what marks missing pixels, by default as in the run's own data.
+        hide: pixels of data sets to hide, by default as in the run's own data.
+        split: as for `named_images`.
+        seed: random seed.
+        on: device.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: if no pixel is missing, or the model cannot fill in these pixels.
+    """
+    check_range("seed", seed, 0, LARGEST_SEED)
+    check_range("samples", num_completions, 1, MOST_COMPLETIONS)
+    check_range("candidates", num_samples, 1, MOST)
+    run = Run(path)
+    model, on_device = needs(Completing, run), device(on)
+    out = out or run.place_for("imputed")
+    if is_grid(out):
+        raise UserError(f"{out} is a picture, and images are saved one by one; choose a directory or .npz")
+    config = run.config.data
+    given = {"missing": missing, "hide": hide}
+    changed = {name: value for name, value in given.items() if value is not None}
+    found = named_images(sources, run.spec, dataclasses.replace(config, **changed), split, seed)
+    batch = found.batch
+    if batch.observed is None:
+        raise UserError(
+            "no pixel of these images is missing; say what marks missing pixels, such as --missing alpha, or "
+            "hide some, such as --hide 0.5"
+        )
+    run.model.to(on_device).eval()
+    parts: list[Imputation] = []
+    with reporting(f"imputing with {run.name}") as report:
+        for image, known in zip(batch.images.split(1), batch.observed.split(1), strict=True):
+            noise = torch.Generator().manual_seed(number_of(torch.cat([image, known.to(image.dtype)]), seed))
+            completed = model.impute(
+                image.to(on_device), known.to(on_device), num_completions, num_samples, noise
+            )
+            parts.append(Imputation(*(each.cpu() for each in completed)))
+            report(len(parts) / len(batch.images))
+    imputed = Imputation(
+        torch.cat([part.images for part in parts], 1),
+        *(torch.cat(each) for each in list(zip(*parts, strict=True))[1:]),
+    )
+    if not imputed.log_prob.isfinite().all():
+        raise UserError("log p of an image's known pixels is not finite; train with a lower --learning-rate")
+    _save(imputed, found.names, out)
+    _warn(run.name, imputed, num_samples)
+    return out
+
+
+def _save(imputed: Imputation, names: Sequence[str], out: Path) -> None:
+    arrays = {name: values.numpy() for name, values in imputed._asdict().items()}
+    if out.suffix == ".npz" and not out.is_dir():
+        save_arrays(out, names=np.array(names), **arrays)
+        return
+    completions = {str(number): images for number, images in enumerate(imputed.images, 1)}
+    save_images({**completions, "mean": imputed.mean}, names, out)
+    save_arrays(out / ARRAYS, names=np.array(names), **arrays)
+
+
+def _warn(name: str, imputed: Imputation, num_samples: int) -> None:
+    few = int((imputed.effective_sample_size < min(FEW, num_samples)).sum())
+    if few:
+        print(
+            f"flowvae: warning: {name}: {few} of {len(imputed.mean)} images have an effective sample size "
+            f"below {FEW:g} of {num_samples} candidates, so their completions hardly differ; give more "
+            "--candidates, or train on images with missing pixels (--hide)",
+            file=sys.stderr,
+        )
