@@ -65,9 +65,12 @@ class Batch(NamedTuple):
         [2, 2, 1]
         """
         for start in range(0, len(self.images), size):
-            few = slice(start, start + size)
-            rest = (None if part is None else part[few] for part in self[2:])
-            yield Batch(self.images[few], self.index[few], *rest)
+            yield self.at(slice(start, start + size))
+
+    def at(self, places: slice) -> "Batch":
+        """Return some of the images."""
+        rest = (None if part is None else part[places] for part in self[2:])
+        return Batch(self.images[places], self.index[places], *rest)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -220,6 +220,7 @@ def impute(
     missing: Annotated[str | None, _default("as in the run's own data")] = None,
     hide: Annotated[float | str | None, _default("as in the run's own data")] = None,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    label: Annotated[str | None, _default("the images' own")] = None,
     seed: int = 0,
     device: str = "auto",
     out: Annotated[Path | None, _default("RUN/imputed")] = None,
@@ -234,13 +235,14 @@ def impute(
         missing: what marks missing pixels: nan, alpha, or a value or colour such as 128 or 255,0,255
         hide: share of the pixels of a data set to hide, or HEIGHTxWIDTH of a rectangle to hide
         split: split of a data set; with it, a directory is read as a data set
+        label: class of all images, by number or name, for a model trained with --labels
         seed: random seed for the candidates and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: directory for completed images, one PNG each, and completions.npz; or .npz file to write
     """
     from flowvae.imputing import impute_images
 
-    print(impute_images(run, images, samples, candidates, out, missing, hide, split, seed, device))
+    print(impute_images(run, images, samples, candidates, out, missing, hide, split, label, seed, device))
 
 
 def decode(

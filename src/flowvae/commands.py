@@ -18,10 +18,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.batch import labelled
+from flowvae.batch import Batch, labelled
 from flowvae.data import Dataset, as_float
 from flowvae.data.cache import fingerprint
-from flowvae.data.named import Named, named_images, number_of
+from flowvae.data.named import Named, named_images, number_of, numbers_of
 from flowvae.data.npz import NUMBERS, read_arrays
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
@@ -176,7 +176,8 @@ def score_images(
     run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
     labels = None if label is None else labels_of(run, label, None, len(found.names))
-    scores, unfinished = _scored(run, found.images, num_samples, seed, out, labels)
+    batch = found.batch._replace(labels=labels)
+    scores, unfinished = _scored(run, batch, num_samples, seed, out)
     marginal = run.model.conditional and label is None
     if (tested := _test_nll(run, "marginal_nll" if marginal else "nll")) is not None:
         places = torch.searchsorted(tested, scores["nll"])
@@ -201,11 +202,11 @@ def score_images(
 
 
 def _scored(
-    run: Run, images: Tensor, num_samples: int, seed: int, out: Path | None, labels: Tensor | None
+    run: Run, batch: Batch, num_samples: int, seed: int, out: Path | None
 ) -> tuple[dict[str, Tensor], Path | None]:
     """Score images in pieces; return the scores, and the file beside ``out`` that keeps finished pieces."""
-    content = torch.tensor([number_of(image) for image in images])
-    given = () if labels is None else tuple(labels.tolist())
+    content = numbers_of(batch)
+    given = () if batch.labels is None else tuple(batch.labels.tolist())
     key = _key(run, num_samples, seed, hashlib.sha256(content.numpy().tobytes()).hexdigest(), *given)
     path = None if out is None else out.with_name(f"{out.name}.{key}.unfinished.safetensors")
     kept = None if path is None else read_unfinished(path)
@@ -216,14 +217,13 @@ def _scored(
     saved = time.monotonic()
     with reporting(f"scoring with {run.name}") as report:
         try:
-            for few, numbers in zip(
-                images[done:].split(IMAGES_SCORED), content[done:].split(IMAGES_SCORED), strict=True
-            ):
-                own = labelled(None if labels is None else labels[done : done + len(few)])
-                scores = score(run.model, few, num_samples, torch.Generator().manual_seed(seed), **own)
-                parts.append({**scores, "content": numbers, "index": torch.arange(done, done + len(few))})
-                done += len(few)
-                report(done / len(images))
+            for few in batch.at(slice(done, None)).split(IMAGES_SCORED):
+                noise = torch.Generator().manual_seed(seed)
+                scores = score(run.model, few.images, num_samples, noise, **run.model.given(few))
+                after = done + len(few.images)
+                parts.append({**scores, "content": content[done:after], "index": torch.arange(done, after)})
+                done = after
+                report(done / len(content))
                 if path is not None and time.monotonic() - saved >= SECONDS_BETWEEN_LINES:
                     write_unfinished(path, _joined(parts), torch.empty(0, dtype=torch.uint8))
                     saved = time.monotonic()
@@ -276,6 +276,7 @@ def classify_images(
     classify = _classifier(run, num_samples, seed)
     run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
+    run.model.given(found.batch)  # refuses missing pixels
     with reporting(f"classifying with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         pieces = found.images.split(IMAGES_SCORED if run.model.conditional else IMAGES_AT_ONCE)
@@ -357,21 +358,21 @@ def encode_images(
         needs(Inferring, run)
     model, on_device = needs(Coded, run), device(on)
     run.model.to(on_device)
-    found = named_images(sources, run.spec, run.config.data, split, seed)
-    names, images = found.names, found.images
-    labels = labels_of(run, label, found.batch.labels, len(images))
+    names, batch = named_images(sources, run.spec, run.config.data, split, seed)
+    labels = labels_of(run, label, batch.labels, len(names))
     with reporting(f"encoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         done = 0
-        for few in images.split(1 if draws else IMAGES_AT_ONCE):
-            given = labelled(None if labels is None else labels[done : done + len(few)].to(on_device))
+        for few in batch._replace(labels=labels).split(1 if draws else IMAGES_AT_ONCE):
+            few = few.to(on_device)
+            given = run.model.given(few)
             if draws:
-                noise = torch.Generator().manual_seed(number_of(few[0], seed))
-                parts.append(needs(Inferring, run).encode(few.to(on_device), draws, noise, **given).cpu())
+                noise = torch.Generator().manual_seed(number_of(few.images[0], seed))
+                parts.append(needs(Inferring, run).encode(few.images, draws, noise, **given).cpu())
             else:
-                parts.append(model.center(few.to(on_device), **given).cpu())
-            done += len(few)
-            report(done / len(images))
+                parts.append(model.center(few.images, **given).cpu())
+            done += len(few.images)
+            report(done / len(names))
     codes = torch.cat(parts, dim=1 if draws else 0)
     if not codes.isfinite().all():
         raise UserError("a code is not finite; train again with a lower --learning-rate")
@@ -614,7 +615,8 @@ def picture_reconstructions(
         num_images = _up_to(USUAL_RECONSTRUCTED, [run], data)
     found = test_images(run, num_images, seed, data)
     names, images = found.names, found.images
-    given = labelled(labels_of(run, None, found.batch.labels, num_images))
+    labels = labels_of(run, None, found.batch.labels, num_images)
+    given = run.model.given(found.batch._replace(labels=labels))
     with torch.no_grad():
         noise = torch.Generator().manual_seed(seed)
         reconstructed = _finite(run, model.reconstruct(images, noise, **given))
@@ -651,6 +653,8 @@ def picture_interpolations(
     grid = is_grid(out)
     for title, run in zip(titles(compared), opened, strict=True):
         chosen = (_same_label if keep_label else test_images)(run, 2 * pairs, seed, data)
+        if chosen.batch.observed is not None:
+            raise UserError("interpolations are between complete images, and pixels of these are missing")
         ends, labels = chosen.images, labels_of(run, None, chosen.batch.labels, 2 * pairs)
         both = None if labels is None else (labels[:pairs], labels[pairs:])
         noise = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ from flowvae.image_files import is_grid, save_arrays, save_images
 from flowvae.models import Completing, Imputation
 from flowvae.parts import LARGEST_SEED, MOST
 from flowvae.runs import Run
-from flowvae.runs.capability import needs
+from flowvae.runs.capability import labels_of, needs
 
 MOST_COMPLETIONS = 1000
 FEW = 5.0
@@ -33,6 +33,7 @@ def impute_images(
     missing: str | None = None,
     hide: float | str | None = None,
     split: str | None = None,
+    label: str | None = None,
     seed: int = 0,
     on: str = "auto",
 ) -> Path:
@@ -51,6 +52,7 @@ def impute_images(
         missing: what marks missing pixels, by default as in the run's own data.
         hide: pixels of data sets to hide, by default as in the run's own data.
         split: as for `named_images`.
+        label: class of all images, for a model of p(x|y); by default, those of a data set's labels.
         seed: random seed.
         on: device.
 
@@ -78,13 +80,21 @@ def impute_images(
             "no pixel of these images is missing; say what marks missing pixels, such as --missing alpha, or "
             "hide some, such as --hide 0.5"
         )
+    labels = labels_of(run, label, batch.labels, len(batch.images))
     run.model.to(on_device).eval()
     parts: list[Imputation] = []
     with reporting(f"imputing with {run.name}") as report:
-        for image, known in zip(batch.images.split(1), batch.observed.split(1), strict=True):
+        for place, (image, known) in enumerate(
+            zip(batch.images.split(1), batch.observed.split(1), strict=True)
+        ):
             noise = torch.Generator().manual_seed(number_of(torch.cat([image, known.to(image.dtype)]), seed))
             completed = model.impute(
-                image.to(on_device), known.to(on_device), num_completions, num_samples, noise
+                image.to(on_device),
+                known.to(on_device),
+                num_completions,
+                num_samples,
+                noise,
+                None if labels is None else labels[place : place + 1].to(on_device),
             )
             parts.append(Imputation(*(each.cpu() for each in completed)))
             report(len(parts) / len(batch.images))

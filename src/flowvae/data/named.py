@@ -126,6 +126,14 @@ def number_of(image: Tensor, seed: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(str(seed).encode() + b" " + content).digest()[:4], "little")
 
 
+def numbers_of(batch: Batch) -> Tensor:
+    """Return `number_of` the pixels of each image and of which of them are missing, int64 [B]."""
+    if batch.observed is None:
+        return torch.tensor([number_of(image) for image in batch.images])
+    known = batch.observed.to(batch.images.dtype)
+    return torch.tensor([number_of(both) for both in torch.stack([batch.images, known], 1)])
+
+
 def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | None) -> Named:
     dataset = load_configured(config, source)
     if dataset.shape != spec.shape:

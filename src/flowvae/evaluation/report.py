@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowvae.batch import Batch
 from flowvae.data import Dataset
-from flowvae.data.named import number_of
+from flowvae.data.named import numbers_of
 from flowvae.data.splits import check_split
 from flowvae.errors import UserError, check_range, quoted
 from flowvae.evaluation.bayes import log_mixture, log_posterior, log_prob_of_classes
@@ -113,7 +113,7 @@ def evaluate(
             parts, done = [finished.scores], len(finished.scores["index"])
         for places in chosen[done:].split(IMAGES_AT_ONCE) if done < num_images else ():
             batch = dataset.batch(split, places)
-            content = _contents(batch)
+            content = numbers_of(batch)
             batch = batch.to(device)
             numbers = _numbers(model, batch, num_samples)
             if batch.observed is not None:
@@ -177,16 +177,8 @@ def _fits(finished: Finished, dataset: Dataset, split: str, chosen: Tensor) -> b
     if (count % IMAGES_AT_ONCE and count != len(chosen)) or not torch.equal(finished.scores["index"], done):
         return False
     parts = done.split(IMAGES_AT_ONCE)
-    contents = torch.cat([_contents(dataset.batch(split, part)) for part in parts])
-    return torch.equal(finished.scores["content"], contents)
-
-
-def _contents(batch: Batch) -> Tensor:
-    """Return a number made of the pixels of each image, and of which of them are missing, int64 [B]."""
-    if batch.observed is None:
-        return torch.tensor([number_of(image) for image in batch.images])
-    known = batch.observed.to(batch.images.dtype)
-    return torch.tensor([number_of(both) for both in torch.stack([batch.images, known], 1)])
+    content = torch.cat([numbers_of(dataset.batch(split, part)) for part in parts])
+    return torch.equal(finished.scores["content"], content)
 
 
 def _check_finite(measured: Mapping[str, Tensor], split: str) -> None:
