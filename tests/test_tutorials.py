@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pages import REPOSITORY, blocks, cells, run_blocks
@@ -66,6 +67,12 @@ def test_few_labels(tmp_path):
     assert len(defined["found"]) == 600
     assert defined["wrong"] <= 12
     assert (tmp_path / "labels.csv").exists()
+
+
+def test_repair(tmp_path):
+    defined = run("repair.md", tmp_path)
+    assert len(defined["mean"]) == 600
+    assert np.mean(defined["errors"]) < 0.5 * np.mean(defined["of_mean_image"])
 
 
 def test_likelihoods(tmp_path):
