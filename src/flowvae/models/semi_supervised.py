@@ -247,6 +247,8 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         shown = {"negative_elbo": loss.detach()}
         if self.smoothness:
             smoothness = smoothness_loss(self.classifier, seen, log_class.t(), self.radius)
+            if seen is not images:  # draws about the center have its class
+                smoothness = smoothness + divergence(log_class.t().detach(), self.classify(images))
             loss = loss + self.smoothness * smoothness
             shown["smoothness"] = smoothness.detach()
         if self.information:
@@ -531,7 +533,8 @@ class SemiSupervisedOptions(System):
     classification_weight: float = ranged(1.0, 0, LARGEST, training_only=True)
     """weight of the loss -log q(y|x) of labelled images, relative to the bounds"""
     smoothness_weight: float = ranged(0.0, 0, LARGEST, training_only=True)
-    """weight of the virtual adversarial loss, by which q(y|x) changes little between close inputs"""
+    """weight of the virtual adversarial loss, by which q(y|x) changes little between close inputs; for codes,
+    also between draws for one image"""
     smoothness_radius: float = ranged(1.0, 0, LARGEST, training_only=True)
     """largest Euclidean distance of inputs that the virtual adversarial loss calls close"""
     information_weight: float = ranged(0.0, 0, LARGEST, training_only=True)
