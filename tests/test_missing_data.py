@@ -1,5 +1,7 @@
 """Data of which pixels are missing: how they say so, and that masks stay with their pixels."""
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import flowvae, is_refusal
+from command_line import SMALL, flowvae, is_refusal, succeeds
 from data_files import random_images, user_error, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +29,12 @@ from flowvae.data.load import load_configured
 from flowvae.data.named import named_images
 from flowvae.data.splits import hold_out, shuffled, split_at_random
 from flowvae.errors import UserError
+from flowvae.evaluation import score
 from flowvae.forms import read_training
+from flowvae.models import Inferring
 from flowvae.models.registry import preset
 from flowvae.parts import from_dict, to_dict
+from flowvae.runs import Run
 from flowvae.training.loop import _some_images, all_images
 
 SPLITS = ("train", "valid", "test")
@@ -586,3 +591,49 @@ def test_named_images_of_several_sources(tmp_path: Path) -> None:
     assert found.batch.observed is not None
     assert found.batch.observed[:2].all()
     assert np.array_equal(found.batch.observed[2:, 0], KNOWN)
+
+
+# The command line.
+
+
+def read_table(text: str) -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def test_commands_use_the_known_pixels_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files with transparent pixels, an array of NaN: scores and codes are those given the mask."""
+    monkeypatch.chdir(tmp_path)
+    images, known = random_images(20, 8, 8, high=2, seed=3) * 255, random_images(20, 8, 8, high=2, seed=4) > 0
+    files(tmp_path / "set", images, known)
+    said = flowvae(
+        *("train", "vae", *SMALL, "--data", "set", "--missing", "alpha", "--grey"),
+        *("--steps", 2, "--track", "none", "--out", "run"),
+    )
+    assert said.code == 0, said.err
+    assert f"{100 * (~known).mean():.2g}% of pixels missing" in said.err
+    run = Run(Path("run"))
+    assert run.spec.missing
+    assert (run.config.data.missing, run.config.data.hide) == ("alpha", None)
+    found = named_images(["set"], run.spec, run.config.data)
+    assert found.batch.observed is not None
+    scored = read_table(succeeds("score", "run", "set", "--samples", 3))
+    given = run.model.given(found.batch)
+    noise = torch.Generator().manual_seed(0)
+    expected = score(run.model, found.images, 3, noise, **given)["nll"]
+    assert [float(scored[name]["nll"]) for name in found.names] == pytest.approx(expected.tolist(), rel=1e-5)
+    alone = read_table(succeeds("score", "run", "set/04.png", "--samples", 3))
+    assert alone["set/04.png"]["nll"] == scored["04.png"]["nll"]
+
+    succeeds("encode", "run", "set", "--out", "codes.npz")
+    model = run.model
+    assert isinstance(model, Inferring)
+    with torch.no_grad():
+        codes = model.center(found.images, **given)
+    np.testing.assert_allclose(np.load("codes.npz")["codes"], codes, atol=1e-5)
+    succeeds("evaluate", "run")
+    measured = json.loads((Path("run") / "evaluation.json").read_text())
+    known_of_test = run.dataset.test.observed
+    assert known_of_test is not None
+    assert measured["observed"] == pytest.approx(known_of_test.double().mean().item())
+    succeeds("reconstruct", "run")
+    is_refusal(flowvae("interpolate", "run"), "interpolations are between complete images")
