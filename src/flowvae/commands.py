@@ -644,6 +644,11 @@ def picture_interpolations(
     They stand side by side in a grid, or one by one in a directory or an .npz file, named by pair and step.
     """
     panels, opened = {}, [Run(path) for path in compared]
+    if any(run.read_dataset(data).test.observed is not None for run in opened):
+        raise UserError(
+            "interpolations are between complete images, and pixels of these are missing; name others with "
+            "--data"
+        )
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     if pairs is None:
         pairs = _up_to(2 * USUAL_PAIRS, opened, data, least=2) // 2
@@ -653,8 +658,6 @@ def picture_interpolations(
     grid = is_grid(out)
     for title, run in zip(titles(compared), opened, strict=True):
         chosen = (_same_label if keep_label else test_images)(run, 2 * pairs, seed, data)
-        if chosen.batch.observed is not None:
-            raise UserError("interpolations are between complete images, and pixels of these are missing")
         ends, labels = chosen.images, labels_of(run, None, chosen.batch.labels, 2 * pairs)
         both = None if labels is None else (labels[:pairs], labels[pairs:])
         noise = torch.Generator().manual_seed(seed)
