@@ -19,7 +19,7 @@ from flowvae.config import System
 from flowvae.data import load_dataset
 from flowvae.densities import NormalPerClass
 from flowvae.errors import UserError
-from flowvae.evaluation import evaluate, interpolate, log_marginal, score
+from flowvae.evaluation import evaluate, inference_gaps, interpolate, log_marginal, path_quality, score
 from flowvae.evaluation.bayes import log_mixture, log_posterior, log_prob_of_classes
 from flowvae.models import Bounded, Coded, Inferring, Model, Scored
 from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
@@ -318,6 +318,19 @@ def test_a_path_starts_with_the_first_label_and_ends_with_the_second():
         path = interpolate(model, images[:2], images[2:], steps=4, labels=labels)
         for end, own, few in ((0, labels[0], images[:2]), (-1, labels[1], images[2:])):
             torch.testing.assert_close(path[:, end], model.reconstruct(few, labels=own))
+
+
+def test_measures_of_paths_and_gaps_take_labels():
+    model, images = widened(built(KINDS["normal"], moved=0.1)), binary(4, 1, 8, 8)
+    labels = torch.tensor([0, 1, 2, 0])
+    gaps = inference_gaps(model, images, 8, steps=2, labels=labels)
+    expected = log_marginal(model, images, 200, labels=labels)
+    assert (gaps.negative_elbo + expected > -2).all()
+    with pytest.raises(UserError, match="labels are missing"):
+        inference_gaps(model, images, 8, steps=2)
+    paths = images[None].expand(2, -1, -1, -1, -1)
+    quality = path_quality(model, paths, 2, 5, labels=labels.expand(2, 4))
+    assert quality.negative_log_marginal.shape == (2,)
 
 
 def test_parts_of_ones_own_make_a_conditional_model():

@@ -1,10 +1,11 @@
 """Inference gaps: what the ELBO loses to the encoder, and what to the family of posteriors."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
+from flowvae.batch import Given
 from flowvae.densities import FlowPosterior, GaussianPosterior, LogDensities, Reparametrization
 from flowvae.evaluation.likelihood import CHUNK, accumulated, bounds
 from flowvae.models import VAE
@@ -39,6 +40,7 @@ def inference_gaps(
     steps: int = 300,
     training_samples: int = 8,
     learning_rate: float = 0.02,
+    **given: Unpack[Given],
 ) -> InferenceGaps:
     """Optimize the posterior parameters of each image [B, C, H, W], and measure the gain.
 
@@ -54,6 +56,7 @@ def inference_gaps(
         steps: number of optimizer steps.
         training_samples: number of samples for the ELBO that is maximized.
         learning_rate: highest learning rate.
+        given: labels, or which pixels are observed, if the model takes them.
 
     Raises:
         TypeError: for any other posterior.
@@ -61,8 +64,9 @@ def inference_gaps(
     posterior = model.posterior
     if not isinstance(posterior, GaussianPosterior | FlowPosterior):
         raise TypeError(f"posterior is a {type(posterior).__name__}; expected a Gaussian or a flow of one")
+    model.check(images, **given)
     with torch.no_grad():
-        codes, context = posterior.parameters_of(model.encoder(images))
+        codes, context = posterior.parameters_of(model.features(images, **given))
     learnt = [each.clone().requires_grad_() for each in (*codes, context) if each is not None]
 
     def draw(samples: int) -> LogDensities:
@@ -70,7 +74,7 @@ def inference_gaps(
         mean, log_scale = next(own), next(own)
         below = None if codes.below is None else next(own).tril(-1)
         z, density = posterior.draw(Reparametrization(mean, log_scale, below), next(own, None), samples)
-        return LogDensities(model.likelihood(z).log_prob(images), model.prior().log_prob(z), density)
+        return model.log_densities(images, z, density, **given)
 
     optimizer = torch.optim.Adam(learnt, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -82,7 +86,7 @@ def inference_gaps(
             each.grad = gradient
         optimizer.step()
         schedule.step()
-    encoded = bounds(model, images, num_samples)
+    encoded = bounds(model, images, num_samples, **given)
     with torch.no_grad():
         found = accumulated(draw, num_samples, at_once=max(1, CHUNK // len(images)))
     return InferenceGaps(encoded.negative_elbo, found.negative_elbo, found.negative_log_marginal)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flowvae.batch import labelled
 from flowvae.evaluation.likelihood import log_marginal
 from flowvae.models import Bounded, Coded, Scored
 from flowvae.noise import Noise
@@ -47,15 +48,22 @@ class PathQuality(NamedTuple):
 
 @torch.no_grad()
 def path_quality(
-    model: Bounded | Scored, paths: Tensor, levels: int | None, num_samples: int = 100, noise: Noise = None
+    model: Bounded | Scored,
+    paths: Tensor,
+    levels: int | None,
+    num_samples: int = 100,
+    noise: Noise = None,
+    labels: Tensor | None = None,
 ) -> PathQuality:
     """Measure the quality of paths [B, steps, C, H, W] of `interpolate`, with S samples for each -log p(x).
 
-    ``levels`` is the number of values that a pixel takes; None if any.
+    ``levels`` is the number of values that a pixel takes; None if any. ``labels``, [B, steps]: those of the
+    images, if the model is conditional.
     """
     changes = (paths[:, 1:] - paths[:, :-1]).abs().flatten(2).sum(2)  # [B, steps - 1]
     images = paths.flatten(0, 1)
     if levels is not None:
         images = (images * (levels - 1)).round() / (levels - 1)
-    nll = -log_marginal(model, images, num_samples, noise=noise).unflatten(0, paths.shape[:2])
+    given = labelled(None if labels is None else labels.flatten())
+    nll = -log_marginal(model, images, num_samples, noise=noise, **given).unflatten(0, paths.shape[:2])
     return PathQuality(changes.amax(1) / changes.mean(1), nll.mean(1))

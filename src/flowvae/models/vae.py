@@ -201,8 +201,22 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         self, images: Tensor, features: Tensor, num_samples: int, noise: Noise, given: Given
     ) -> LogDensities:
         z, posterior = self.posterior(features, num_samples, noise)
-        generator, labels = None if isinstance(noise, Tensor) else noise, given.get("labels")
-        distribution = self.likelihood(self._with_label(z, labels), generator)
+        return self.log_densities(images, z, posterior, None if isinstance(noise, Tensor) else noise, **given)
+
+    def log_densities(
+        self,
+        images: Tensor,
+        z: Tensor,
+        posterior: Tensor,
+        noise: torch.Generator | None = None,
+        **given: Unpack[Given],
+    ) -> LogDensities:
+        """Return the log densities at codes z [S, B, D], with log q(z|x) [S, B], of images [B, C, H, W].
+
+        ``noise``: a generator for random choices of the likelihood.
+        """
+        labels = given.get("labels")
+        distribution = self.likelihood(self._with_label(z, labels), noise)
         likelihood = log_prob(distribution, images, given.get("observed"))
         return LogDensities(likelihood, self._prior(labels).log_prob(z), posterior)
 
