@@ -2,9 +2,9 @@
 
     python scripts/label_larochelle.py SOURCE OUTPUT
 
-SOURCE is larochelle, or a path of it that --data takes; OUTPUT is an .npz file. The binary images are draws from
-the grey levels of MNIST, in another order. Each gets the label of the MNIST image that it is the most probable
-draw of, for training and validation images among the 60,000 for training, for test images among the 10,000.
+SOURCE is larochelle, or a path of it that --data takes; OUTPUT is an .npz file. The binary images are draws
+from the grey levels of MNIST, in another order. Each gets the label of the MNIST image that it is the most
+probable draw of: training and validation images among the 60,000 for training, test images among the 10,000.
 """
 
 import sys
@@ -39,7 +39,7 @@ def main(source: str, output: Path) -> None:
     assert grey.test.labels is not None
     training = torch.cat([grey.train.images, grey.valid.images])
     of_training = torch.cat([grey.train.labels, grey.valid.labels])
-    arrays: dict[str, np.ndarray] = {}
+    arrays = {}
     for name, split in (("train", binary.train), ("valid", binary.valid), ("test", binary.test)):
         images, labels = (grey.test.images, grey.test.labels) if name == "test" else (training, of_training)
         arrays[name] = split.images.numpy()

@@ -305,11 +305,11 @@ def own_labels(model: Model, images: Tensor) -> Labelled:
 
 
 def probabilities(model: Model, images: Tensor, **given: Unpack[Given]) -> Tensor:
-    given |= own_labels(model, images)
+    labels = own_labels(model, images)
     if isinstance(model, Scored):
-        return model.log_prob(images, **given)
+        return model.log_prob(images, **given, **labels)
     assert isinstance(model, Bounded)
-    return -bounds(model, images, 3, noise=seeded(), **given).negative_elbo
+    return -bounds(model, images, 3, noise=seeded(), **given, **labels).negative_elbo
 
 
 @pytest.mark.parametrize("name", ACCEPTING)
