@@ -601,3 +601,16 @@ def test_views_show_a_class_of_a_conditional_run(workspace, tmp_path):
     rows, _, label = scores._numbers(run.model, run.test_image(0)[None], 4)
     assert [name for name, _, _ in rows] == ["-log p(x)", "class"]
     assert label is not None
+
+
+def test_missing_pixels_are_left_out_of_bayes_rule(workspace, tmp_path):
+    """With only one half known, and it dark, the other half must have been bright."""
+    images = np.zeros((2, 8, 8), np.uint8)
+    observed = np.zeros((2, 8, 8), bool)
+    observed[0, :, :4] = observed[1, :, 4:] = True
+    splits = ("train", "valid", "test")
+    arrays = dict.fromkeys(splits, images) | {f"{name}_observed": observed for name in splits}
+    np.savez(tmp_path / "half.npz", **arrays)
+    rows = succeeds("classify", workspace / "vae", tmp_path / "half.npz", "--samples", 400).splitlines()[1:]
+    dark_left, dark_right = (float(row.split(",")[4]) for row in rows)  # log p(right|x)
+    assert dark_left > dark_right

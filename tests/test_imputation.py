@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Unpack
+from typing import Any, Unpack
 
 import pytest
 import torch
@@ -305,7 +305,7 @@ def own_labels(model: Model, images: Tensor) -> Labelled:
 
 
 def probabilities(model: Model, images: Tensor, **given: Unpack[Given]) -> Tensor:
-    labels = own_labels(model, images)
+    labels: Any = own_labels(model, images)
     if isinstance(model, Scored):
         return model.log_prob(images, **given, **labels)
     assert isinstance(model, Bounded)

@@ -276,10 +276,9 @@ def classify_images(
     classify = _classifier(run, num_samples, seed)
     run.model.to(device(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
-    run.model.given(found.batch)  # refuses missing pixels
     with reporting(f"classifying with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
-        pieces = found.images.split(IMAGES_SCORED if run.model.conditional else IMAGES_AT_ONCE)
+        pieces = list(found.batch.split(IMAGES_SCORED if run.model.conditional else IMAGES_AT_ONCE))
         for few in pieces:
             parts.append(classify(few))
             report(len(parts) / len(pieces))
@@ -304,19 +303,27 @@ def classify_images(
     return f"{out}\n"
 
 
-def _classifier(run: Run, num_samples: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """Return a function from images [B, C, H, W] to log q(y|x) [B, classes], for the model of a run."""
+def _classifier(run: Run, num_samples: int, seed: int) -> Callable[[Batch], Tensor]:
+    """Return a function from images to log q(y|x) [B, classes], for the model of a run."""
     model: Any = run.model
     if not model.conditional:
         classifying = needs(Classifying, run)
-        return lambda images: classifying.classify(images.to(next(model.parameters()).device)).cpu()
 
-    def by_bayes_rule(images: Tensor) -> Tensor:
+        def classify(batch: Batch) -> Tensor:
+            model.given(batch)  # refuses missing pixels
+            return classifying.classify(batch.images.to(next(model.parameters()).device)).cpu()
+
+        return classify
+
+    def by_bayes_rule(batch: Batch) -> Tensor:
         rows: list[Tensor] = []
-        for image in images.split(1):
-            noise = torch.Generator().manual_seed(number_of(image[0], seed))
-            here = image.to(next(model.parameters()).device)
-            rows.append(log_prob_of_classes(model, here, model.classes, num_samples, noise=noise))
+        for one in batch.split(1):
+            noise = torch.Generator().manual_seed(number_of(one.images[0], seed))
+            here = one.to(next(model.parameters()).device)
+            given = model.given(here)
+            rows.append(
+                log_prob_of_classes(model, here.images, model.classes, num_samples, noise=noise, **given)
+            )
         return log_posterior(torch.cat(rows))
 
     return by_bayes_rule

@@ -73,13 +73,10 @@ class Model(nn.Module, ABC):
         """Return the arguments besides images that this model takes: ``labels``, ``observed``, or none.
 
         Raises:
-            UserError: if the model needs labels and there are none, or pixels are missing and the model does
-                not accept that.
+            UserError: if pixels are missing, and the model does not accept that.
         """
         found = Given()
-        if self.conditional:
-            if batch.labels is None:
-                raise UserError(self._no_labels())
+        if self.conditional and batch.labels is not None:
             found["labels"] = batch.labels
         if batch.observed is not None:
             if not self.accepts_missing:
