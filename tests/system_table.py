@@ -249,6 +249,7 @@ TABLE: dict[str, Row] = {
         },
         can={Sampler, Bounded, Classifying},
         evaluated=OF_SEMI_SUPERVISED,
+        best="regularized_bound",
     ),
     "semi-supervised-stacked": Row(
         "semi-supervised",

@@ -174,7 +174,8 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
     `information_loss` of all images regularize the classifier: they move its borders away from the images.
 
     The labelled images are drawn once, by `initialize_each`; the labels of batches are never read. Validation
-    uses U of validation images, so no other label affects the weights that are kept.
+    uses U of validation images, and its regularized form with these losses, so no other label affects the
+    weights that are kept.
 
     Args:
         classifier: maps images [B, C, H, W] to logits of classes [B, K].
@@ -219,6 +220,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         self.draws = likelihood.pixel_noise is not None
         self.known: Batch | None = None
         """the labelled images; under dynamic binarization, intensities"""
+        self.best = "regularized_bound" if smoothness or information else "negative_elbo"
         take_path_derivative(self)
 
     def initialize(self, images: Tensor) -> None:
@@ -276,7 +278,19 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
             "negative_elbo": negative_elbo,
             "kl": negative_elbo - reconstruction,
             "reconstruction": reconstruction,
+            **self._regularized(negative_elbo, log_class, images),
         }
+
+    def _regularized(self, negative_elbo: Tensor, log_class: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Add to -U what single images have of the classifier's losses; it chooses regularized weights.
+
+        These are the entropy of q(y|x) and, if the classifier sees centers, the divergence from draws.
+        """
+        if self.best == "negative_elbo":
+            return {}
+        entropy = -(log_class.exp() * log_class).sum(0)
+        apart = (log_class.exp() * (log_class - self.classify(images).t())).sum(0)
+        return {"regularized_bound": negative_elbo + self.information * entropy + self.smoothness * apart}
 
     # Densities.
 
@@ -417,6 +431,7 @@ class Stacked(Model, Sampler, Bounded, Classifying):
         self.source = source
         self.first, self.second = first, second
         self.classes, self.levels = second.classes, first.likelihood.levels
+        self.best = second.best
         self.draws = first.likelihood.pixel_noise is not None
         self.known: Batch | None = None
         take_path_derivative(self.first)
@@ -460,8 +475,12 @@ class Stacked(Model, Sampler, Bounded, Classifying):
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         codes, log_q, log_p = self.first(batch.images)
-        kl = self.second.bound(codes[0], self.first.center(batch.images))["negative_elbo"] + log_q[0]
-        return {"negative_elbo": kl - log_p[0], "kl": kl, "reconstruction": -log_p[0]}
+        of_codes = self.second.bound(codes[0], self.first.center(batch.images))
+        kl = of_codes["negative_elbo"] + log_q[0]
+        scores = {"negative_elbo": kl - log_p[0], "kl": kl, "reconstruction": -log_p[0]}
+        if self.best not in scores:
+            scores[self.best] = of_codes[self.best] + log_q[0] - log_p[0]
+        return scores
 
     def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
         centers = self.first.center(images)
