@@ -610,7 +610,7 @@ def test_missing_pixels_are_left_out_of_bayes_rule(workspace, tmp_path):
     observed[0, :, :4] = observed[1, :, 4:] = True
     splits = ("train", "valid", "test")
     arrays = dict.fromkeys(splits, images) | {f"{name}_observed": observed for name in splits}
-    np.savez(tmp_path / "half.npz", **arrays)
+    np.savez(tmp_path / "half.npz", allow_pickle=False, **arrays)
     rows = succeeds("classify", workspace / "vae", tmp_path / "half.npz", "--samples", 400).splitlines()[1:]
     dark_left, dark_right = (float(row.split(",")[4]) for row in rows)  # log p(right|x)
     assert dark_left > dark_right
