@@ -1,6 +1,7 @@
 """Images of any height and width: padding inside a model, which the likelihood does not count."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def test_every_system_takes_images_of_any_size(name):
         torch.autograd.grad(loss, list(model.players()[player].parameters()), allow_unused=True)
         assert loss.isfinite()
     model.eval()
+    given: Any = model.given(batch)
     with torch.no_grad():
         assert all(
             value.shape == (10,) and value.isfinite().all() for value in model.validate(batch).values()
@@ -53,16 +55,19 @@ def test_every_system_takes_images_of_any_size(name):
         if isinstance(model, Sampler):
             assert model.sample(3).shape == (3, *shape)
         if isinstance(model, Scored):
-            assert model.log_prob(images).shape == (10,)
+            assert model.log_prob(images, **given).shape == (10,)
         if isinstance(model, Bounded):
-            model.draws_for(images)(2)
+            model.draws_for(images, **given)(2)
         if isinstance(model, Coded):
-            assert model.reconstruct(images).shape == images.shape
-            path = model.path(images[:1], images[1:2], 4)
-            assert model.decode(path[0]).shape == (4, *shape)
+            assert model.reconstruct(images, **given).shape == images.shape
+            ends = {name: (labels[:1], labels[1:2]) for name, labels in given.items()}
+            path = model.path(images[:1], images[1:2], 4, **ends)
+            few = {name: labels[:4] for name, labels in given.items()}
+            assert model.decode(path[0], **few).shape == (4, *shape)
         if isinstance(model, Completing):
             known = (torch.rand(1, 1, *shape[1:]) < 0.5).expand(1, *shape)
-            assert model.impute(images[:1], known, 2, 4).images.shape == (2, 1, *shape)
+            one = {name: labels[:1] for name, labels in given.items()}
+            assert model.impute(images[:1], known, 2, 4, **one).images.shape == (2, 1, *shape)
 
 
 @pytest.mark.parametrize(("sides", "orders"), [((3, 3), 8), ((1, 5), 4), ((3, 2), 2), ((2, 3), 1)])

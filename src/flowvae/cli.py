@@ -235,7 +235,7 @@ def impute(
         missing: what marks missing pixels: nan, alpha, or a value or colour such as 128 or 255,0,255
         hide: share of the pixels of a data set to hide, or HEIGHTxWIDTH of a rectangle to hide
         split: split of a data set; with it, a directory is read as a data set
-        label: class of all images, by number or name, for a model trained with --labels
+        label: class of all images, by number or name, for a conditional model
         seed: random seed for the candidates and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
         out: directory for completed images, one PNG each, and completions.npz; or .npz file to write

@@ -303,7 +303,7 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
 
     def decode(self, codes: Tensor, noise: Noise = None, labels: Tensor | None = None) -> Tensor:
-        self.check_labels(labels, len(codes))
+        self.check_labels(labels, codes.shape[0])  # len would fix the size of a graph
         noise = noise.unsqueeze(0) if isinstance(noise, Tensor) else noise
         return self.likelihood.images(self._with_label(codes.unsqueeze(0), labels), noise)[0]
 
