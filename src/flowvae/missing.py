@@ -1,5 +1,6 @@
 """The table of models that were trained with missing pixels, and of what fills these in."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae import figures, runs
+from flowvae import runs
 from flowvae.commands import reporting
 from flowvae.data import Dataset, load_dataset
 from flowvae.errors import UserError, check_range
@@ -78,7 +79,7 @@ def reproduce_missing(
     and runs are resumed, as by `flowvae.reproduce.reproduce_table`.
 
     Args:
-        folder: directory for ``table.json``, ``table.md``, ``completions.png``, the measurements, and the
+        folder: directory for ``table.json``, ``table.md``, the measurements, and the
             runs under ``training/``.
         budget: training budget per row; a denoising network has the same minutes.
         rows: names of variants, and of baselines, to train and measure; by default, all.
@@ -98,7 +99,12 @@ def reproduce_missing(
         training = folder / "training"
         of_known = {"num_samples": 100, "num_images": min(num_images, 500)}
         reproduce_table(training, budget, variants=variants, data=data, workers=workers, **of_known)
-    asked = {"data": Path(data or "mnist").name, "samples": num_samples, "images": num_images}
+    asked = {
+        "data": Path(data or "mnist").name,
+        "budget": dataclasses.asdict(budget),
+        "samples": num_samples,
+        "images": num_images,
+    }
     found: list[dict[str, Any]] = []
     for name in chosen:
         for mask in MASKS if name in BASELINES or name.endswith("-none") else (name.rpartition("-")[2],):
@@ -273,23 +279,3 @@ BASELINES: dict[str, Filling] = {
     ),
     "denoising-network": _denoising_network,
 }
-
-
-def picture_completions(path: Path, out: Path, count: int = 8, num_images: int = 12) -> None:
-    """Draw test images, the same with their lower half hidden, and completions of these, a row for each.
-
-    Images are those whose completions differ most, of 200.
-    """
-    run = runs.Run(path)
-    model = needs(Completing, run)
-    images = load_dataset("mnist").batch("test", torch.arange(200)).images
-    observed = torch.ones_like(images, dtype=torch.bool)
-    observed[..., images.shape[2] // 2 :, :] = False
-    run.model.eval()
-    found = model.impute(images, observed, count, 500, torch.Generator().manual_seed(0))
-    # Between completions, not between pixels: how far they are from their mean.
-    apart = (found.images - found.images.mean(0)).square().flatten(2).sum(2).mean(0)
-    rows = apart.argsort(descending=True)[:num_images]
-    hidden = torch.where(observed, images, 0.5)
-    shown = torch.stack([images, hidden, found.mean, *found.images], 1)[rows].flatten(0, 1)
-    figures.save_panels({f"image, known, mean, {count} completions": shown}, out, columns=count + 3)
