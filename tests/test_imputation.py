@@ -343,6 +343,8 @@ def test_images_without_known_pixels_have_probability_one(name):
 def test_values_of_missing_pixels_do_not_matter(name):
     model, images = built(name, True)
     known = torch.rand(images.shape, generator=seeded(4)) < 0.5
+    both = [probabilities(model, torch.where(known, images, other), observed=known) for other in (0.0, 1.0)]
+    assert torch.equal(*both)
     assert isinstance(model, Completing)
     first, second = (
         model.impute(torch.where(known, images, other), known, 2, 6, seeded(), **own_labels(model, images))

@@ -165,7 +165,11 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
     # Densities.
 
     def seen(self, images: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Return what the encoder sees: images [B, C, H, W], or images and masks [B, 2 C, H, W]."""
+        """Return what the encoder sees: images [B, C, H, W], or images and masks [B, 2 C, H, W].
+
+        Values of missing pixels are replaced by 0.
+        """
+        images = images if observed is None else torch.where(observed, images, images.new_zeros(()))
         if not self.sees_mask:
             return images
         known = torch.ones_like(images) if observed is None else observed.to(images.dtype)
