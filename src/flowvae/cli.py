@@ -478,7 +478,18 @@ def reproduce(
         first: of few-labels, run of vae whose codes semi-supervised-stacked classifies
     """
     own = {"--labels": labels, "--draws": draws, "--first": first}
+    usual = {
+        "--seeds": (seeds, 1),
+        "--workers": (workers, 1),
+        "--samples": (samples, 1000),
+        "--images": (images, 2000),
+    }
     if what == "few-labels":
+        if unused := [name for name, (value, default) in usual.items() if value != default]:
+            raise UserError(
+                "few-labels trains one draw after the other and scores all test images; remove "
+                + ", ".join(unused)
+            )
         _reproduce_few_labels(out, labels, draws, rows, data, first, epochs, minutes)
         return
     if unused := [name for name, value in own.items() if value not in (None, ())]:

@@ -1,9 +1,10 @@
 """The table of models that were trained with missing pixels, and of what fills these in."""
 
-import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +34,8 @@ SYSTEMS = {
     "realnvp-5": Variant("realnvp-5"),
 }
 VARIANTS = {
-    f"{system}-{mask}": Variant(preset, f"{options} --hide {mask}".strip() if mask != "none" else options)
-    for system, (preset, options) in ((name, (each.preset, each.options)) for name, each in SYSTEMS.items())
+    f"{name}-{mask}": system if mask == "none" else replace(system, options=f"{system.options} --hide {mask}")
+    for name, system in SYSTEMS.items()
     for mask in ("none", *MASKS)
 }
 COLUMNS = {
@@ -95,13 +96,15 @@ def reproduce_missing(
     check_range("images", num_images, 1, MOST)
     chosen = rows or (*VARIANTS, *BASELINES)
     variants = {name: VARIANTS[name] for name in chosen if name in VARIANTS}
+    load_dataset(data or "mnist", hide=MASKS[-1])  # raises for smaller images before anything is trained
+    folder.mkdir(parents=True, exist_ok=True)
     if variants:
         training = folder / "training"
         of_known = {"num_samples": 100, "num_images": min(num_images, 500)}
         reproduce_table(training, budget, variants=variants, data=data, workers=workers, **of_known)
     asked = {
         "data": Path(data or "mnist").name,
-        "budget": dataclasses.asdict(budget),
+        "budget": asdict(budget),
         "samples": num_samples,
         "images": num_images,
     }
@@ -211,16 +214,28 @@ def _imputer(kind: str, number: int, **options: Any) -> Filling:
             import sklearn.impute
         except ImportError:
             raise UserError("baselines need scikit-learn; pip install flowvae[sklearn]") from None
-        fitted = getattr(sklearn.impute, kind)(keep_empty_features=True, **options)
-        fitted.fit(_with_nan(Masked(train.images[:number], train.observed[:number])))
-        filled = torch.from_numpy(np.asarray(fitted.transform(_with_nan(test)))).to(test.images.dtype)
+        # Imputers know nothing of a pixel that no training image knows; here it is 0.
+        some = Masked(train.images[:number], train.observed[:number])
+        never = ~some.observed.any(0)
+        some, rest = (_with_zeros(each, never) for each in (some, test))
+        fitted = getattr(sklearn.impute, kind)(**options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a few rounds of regressions did not converge
+            fitted.fit(_with_nan(some))
+        filled = torch.from_numpy(np.asarray(fitted.transform(_with_nan(rest)))).to(test.images.dtype)
         return filled.view_as(test.images).clamp(0, 1)
 
     return fill
 
 
+def _with_zeros(masked: Masked, places: Tensor) -> Masked:
+    """Make the pixels at ``places`` [C, H, W] known, with the value 0."""
+    return Masked(torch.where(places, 0.0, masked.images), masked.observed | places)
+
+
 def _with_nan(masked: Masked) -> np.ndarray:
-    return torch.where(masked.observed, masked.images, torch.nan).flatten(1).numpy()
+    # In double precision: regressions of pixels that are equal to each other give NaN in single precision.
+    return torch.where(masked.observed, masked.images.double(), torch.nan).flatten(1).numpy()
 
 
 class Denoiser(nn.Module):
