@@ -84,6 +84,7 @@ def test_a_model_trained_with_missing_pixels_scores_encodes_and_repairs(workspac
 
 def test_what_cannot_be_filled_in_is_refused(holed):
     is_refusal(flowvae("impute", "flow", "images.npz"), "no pixel of these images is missing", "--hide 0.5")
+    is_refusal(flowvae("impute", "flow", holed, "--hide", 0.5), "is read as image files", "--missing")
     words = ["impute", "flow", holed, "--missing", "alpha"]
     is_refusal(flowvae(*words, "--out", "a.png"), "a.png is a picture", "choose a directory or .npz")
     is_refusal(flowvae(*words, "--samples", 0), "samples is 0")

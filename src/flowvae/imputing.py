@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from flowvae.commands import reporting
-from flowvae.data.named import named_images, number_of
+from flowvae.data.named import named_images, number_of, reads_files
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.image_files import is_grid, save_arrays, save_images
@@ -60,11 +60,17 @@ def impute_images(
         ``out``.
 
     Raises:
-        UserError: if no pixel is missing, or the model cannot fill in these pixels.
+        UserError: if no pixel is missing, ``hide`` is given for image files, or the model cannot fill in
+            these pixels.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("samples", num_completions, 1, MOST_COMPLETIONS)
     check_range("candidates", num_samples, 1, MOST)
+    if hide is not None and (files := [source for source in sources if reads_files(source, split)]):
+        raise UserError(
+            f"{files[0]} is read as image files, and --hide is for data sets; say what marks missing pixels "
+            "with --missing"
+        )
     run = Run(path)
     model, on_device = needs(Completing, run), device(on)
     out = out or run.place_for("imputed")
@@ -78,7 +84,7 @@ def impute_images(
     if batch.observed is None:
         raise UserError(
             "no pixel of these images is missing; say what marks missing pixels, such as --missing alpha, or "
-            "hide some, such as --hide 0.5"
+            "hide some of a data set, such as --hide 0.5"
         )
     labels = labels_of(run, label, batch.labels, len(batch.images))
     run.model.to(on_device).eval()

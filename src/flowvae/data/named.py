@@ -67,6 +67,11 @@ def named_images(
     return Named(names, joined([part.batch for part in parts]))
 
 
+def reads_files(source: str, split: str | None) -> bool:
+    """Whether `named_images` reads a source as image files, and not as a data set."""
+    return split is None and bool(_image_files(user_path(source)))
+
+
 def _image_files(path: Path) -> list[tuple[str, Path]]:
     """Names and paths of an image file, or of all below a directory that are not hidden, sorted."""
     if path.suffix.lower() in images.SUFFIXES and path.is_file():
