@@ -10,7 +10,17 @@ from benchmarks import report
 from flowvae.memory import keep_freed_memory
 
 # quality, which takes a hundred minutes where no row of it is stored yet, comes last.
-PARTS = ("startup", "planar", "coupling", "training", "likelihood", "operators", "growth", "quality")
+PARTS = (
+    "startup",
+    "planar",
+    "coupling",
+    "training",
+    "likelihood",
+    "missing",
+    "operators",
+    "growth",
+    "quality",
+)
 
 
 def main() -> None:

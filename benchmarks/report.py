@@ -39,6 +39,18 @@ HEADLINES = {
         "≥ 70%",
         "likelihood",
     ),
+    "mask_over_step": (
+        "training step with missing pixels: its time over that without",
+        "{:.2f}",
+        "≤ 1.1",
+        "missing",
+    ),
+    "imputation_share_over_likelihood": (
+        "imputation: share of the matrix-product rate over that of the likelihood estimate",
+        "{:.2f}",
+        "≥ 1",
+        "missing",
+    ),
     "quality_lead_nats": (
         "test -ELBO after ten minutes: pythae's best with our networks minus our best, nats",
         "{:.2f}",
@@ -172,6 +184,27 @@ def _likelihood(details: dict[str, Any]) -> str:
     )
 
 
+def _missing(details: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{rate:.0f}", f"{details['share_of_matmul'][name]:.0%}", f"{minutes:.1f}"]
+        for (name, rate), minutes in zip(
+            details["samples_per_second"].items(), details["minutes_for_1000_images"].values(), strict=True
+        )
+    ]
+    steps = "; ".join(f"{kind} {value:.1f} ms" for kind, value in details["step_milliseconds"].items())
+    return "\n".join(
+        [
+            f"### Missing pixels\n\n{float(details['mask']):.0%} of the pixels are missing; S = "
+            f"{details['samples']}, {details['completions']} completions. {_on(details)}.\n",
+            _table(
+                ["", "samples/s", "share of the matrix-product rate", "minutes for 1,000 images"],
+                rows,
+            ),
+            f"A training step, B = {details['batch_size']}, of the preset `vae`: {steps}.\n",
+        ]
+    )
+
+
 def _operators(details: dict[str, Any]) -> str:
     lines = [
         f"- {name}: " + ", ".join(f"`{operator}` {share:.0%}" for operator, share in shares.items()) + "\n"
@@ -235,6 +268,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "coupling": _coupling,
     "training": _training,
     "likelihood": _likelihood,
+    "missing": _missing,
     "operators": _operators,
     "quality": _quality,
     "growth": _growth,

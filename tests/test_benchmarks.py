@@ -149,6 +149,19 @@ def test_likelihood():
     check_stored("likelihood", headlines, details)
 
 
+def test_missing():
+    from benchmarks import missing
+
+    headlines, details = missing.measure(30, 2, 3, repeats=1, step_repeats=1, batch_size=4)
+    assert headlines["mask_over_step"] > 0
+    rates = details["samples_per_second"]
+    assert set(rates) == {missing.LIKELIHOOD, *missing.IMPUTATION.values()}
+    share = details["share_of_matmul"]
+    others = [share[name] / share[missing.LIKELIHOOD] for name in missing.IMPUTATION.values()]
+    assert headlines["imputation_share_over_likelihood"] == min(others)
+    check_stored("missing", headlines, details)
+
+
 @pytest.mark.usefixtures("peers")
 def test_operators():
     from benchmarks import operators
