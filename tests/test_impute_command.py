@@ -50,6 +50,18 @@ def test_images_with_holes_are_repaired(holed):
         np.testing.assert_allclose(mean / 255, found["mean"][place, 0], atol=0.002)
 
 
+def test_a_picture_has_a_row_per_image(holed):
+    words = ["impute", "flow", holed, "--missing", "alpha", "--samples", 2, "--candidates", 30]
+    assert succeeds(*words, "--out", "rows.png") == "rows.png\n"
+    high, wide = np.asarray(Image.open("rows.png")).shape[:2]
+    succeeds(*words[:-4], "--samples", 4, "--candidates", 30, "--out", "wide.png")
+    higher, wider = np.asarray(Image.open("wide.png")).shape[:2]
+    assert higher == high
+    assert wider > 1.3 * wide
+    succeeds("impute", "flow", holed / "photo2.png", *words[3:], "--out", "one.png")
+    assert np.asarray(Image.open("one.png")).shape[0] < 0.5 * high
+
+
 def test_completions_of_an_image_do_not_depend_on_the_others(holed):
     words = ["--missing", "alpha", "--samples", 2, "--candidates", 30, "--seed", 2]
     succeeds("impute", "flow", holed, *words, "--out", "all.npz")
@@ -86,7 +98,11 @@ def test_what_cannot_be_filled_in_is_refused(holed):
     is_refusal(flowvae("impute", "flow", "images.npz"), "no pixel of these images is missing", "--hide 0.5")
     is_refusal(flowvae("impute", "flow", holed, "--hide", 0.5), "is read as image files", "--missing")
     words = ["impute", "flow", holed, "--missing", "alpha"]
-    is_refusal(flowvae(*words, "--out", "a.png"), "a.png is a picture", "choose a directory or .npz")
+    is_refusal(
+        flowvae(*words, "--samples", 21, "--out", "a.png"),
+        "picture of 4 images with 21",
+        "a directory or .npz",
+    )
     is_refusal(flowvae(*words, "--samples", 0), "samples is 0")
     is_refusal(flowvae(*words, "--candidates", 0), "candidates is 0")
     is_refusal(flowvae(*words, "--label", 1), "is not conditional on labels")

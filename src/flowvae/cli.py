@@ -238,7 +238,8 @@ def impute(
         label: class of all images, by number or name, for a conditional model
         seed: random seed for the candidates and the binarization of image files
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
-        out: directory for completed images, one PNG each, and completions.npz; or .npz file to write
+        out: directory for completed images, one PNG each, and completions.npz; .npz file; or picture, .png
+            or .pdf, with a row per image
     """
     from flowvae.imputing import impute_images
 

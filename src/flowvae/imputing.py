@@ -12,6 +12,7 @@ from flowvae.commands import reporting
 from flowvae.data.named import named_images, number_of, reads_files
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
+from flowvae.figures import save_panels
 from flowvae.image_files import is_grid, save_arrays, save_images
 from flowvae.models import Completing, Imputation
 from flowvae.parts import LARGEST_SEED, MOST
@@ -21,6 +22,7 @@ from flowvae.runs.capability import labels_of, needs
 MOST_COMPLETIONS = 1000
 FEW = 5.0
 """effective sample size below which a warning is printed"""
+MOST_ROWS, MOST_COLUMNS = 100, 20  # of a picture
 ARRAYS = "completions.npz"
 
 
@@ -40,7 +42,8 @@ def impute_images(
     """Fill in the missing pixels of images (see `Completing.impute`), and save completions and their mean.
 
     A directory gets the completions as ``1/NAME.png``, ``2/NAME.png``, ..., the means as ``mean/NAME.png``,
-    and ``completions.npz``; if ``out`` ends in .npz, that file only is written. The completions of an image
+    and ``completions.npz``; if ``out`` ends in .npz, that file only is written. A picture, .png or .pdf, has
+    a row per image: what is known, the completions, and the mean. The completions of an image
     depend on its known pixels, its mask and ``seed`` only.
 
     Args:
@@ -60,8 +63,8 @@ def impute_images(
         ``out``.
 
     Raises:
-        UserError: if no pixel is missing, ``hide`` is given for image files, or the model cannot fill in
-            these pixels.
+        UserError: if no pixel is missing, ``hide`` is given for image files, the model cannot fill in these
+            pixels, or there are too many images for a picture.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("samples", num_completions, 1, MOST_COMPLETIONS)
@@ -74,8 +77,7 @@ def impute_images(
     run = Run(path)
     model, on_device = needs(Completing, run), device(on)
     out = out or run.place_for("imputed")
-    if is_grid(out):
-        raise UserError(f"{out} is a picture, and images are saved one by one; choose a directory or .npz")
+    picture = is_grid(out)
     config = run.config.data
     given = {"missing": missing, "hide": hide}
     changed = {name: value for name, value in given.items() if value is not None}
@@ -85,6 +87,11 @@ def impute_images(
         raise UserError(
             "no pixel of these images is missing; say what marks missing pixels, such as --missing alpha, or "
             "hide some of a data set, such as --hide 0.5"
+        )
+    if picture and (len(batch.images) > MOST_ROWS or num_completions > MOST_COLUMNS):
+        raise UserError(
+            f"{out} would be a picture of {len(batch.images)} images with {num_completions} completions each, "
+            f"and {MOST_ROWS} with {MOST_COLUMNS} is the most; choose a directory or .npz file"
         )
     labels = labels_of(run, label, batch.labels, len(batch.images))
     run.model.to(on_device).eval()
@@ -110,7 +117,12 @@ def impute_images(
     )
     if not imputed.log_prob.isfinite().all():
         raise UserError("log p of an image's known pixels is not finite; train with a lower --learning-rate")
-    _save(imputed, found.names, out)
+    if picture:
+        known = torch.where(batch.observed, batch.images, torch.nan)
+        panels = {"known": known, **_completions(imputed), "mean": imputed.mean}
+        save_panels(panels, out, columns=1)
+    else:
+        _save(imputed, found.names, out)
     _warn(run.name, imputed, num_samples)
     return out
 
@@ -120,9 +132,12 @@ def _save(imputed: Imputation, names: Sequence[str], out: Path) -> None:
     if out.suffix == ".npz" and not out.is_dir():
         save_arrays(out, names=np.array(names), **arrays)
         return
-    completions = {str(number): images for number, images in enumerate(imputed.images, 1)}
-    save_images({**completions, "mean": imputed.mean}, names, out)
+    save_images({**_completions(imputed), "mean": imputed.mean}, names, out)
     save_arrays(out / ARRAYS, names=np.array(names), **arrays)
+
+
+def _completions(imputed: Imputation) -> dict[str, torch.Tensor]:
+    return {str(number): images for number, images in enumerate(imputed.images, 1)}
 
 
 def _warn(name: str, imputed: Imputation, num_samples: int) -> None:
