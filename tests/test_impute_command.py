@@ -100,7 +100,7 @@ def test_what_cannot_be_filled_in_is_refused(holed):
     words = ["impute", "flow", holed, "--missing", "alpha"]
     is_refusal(
         flowvae(*words, "--samples", 21, "--out", "a.png"),
-        "picture of 4 images with 21",
+        "picture of 4 images, 21",
         "a directory or .npz",
     )
     is_refusal(flowvae(*words, "--samples", 0), "samples is 0")

@@ -90,8 +90,8 @@ def impute_images(
         )
     if picture and (len(batch.images) > MOST_ROWS or num_completions > MOST_COLUMNS):
         raise UserError(
-            f"{out} would be a picture of {len(batch.images)} images, {num_completions} completions each, and "
-            f"{MOST_ROWS} with {MOST_COLUMNS} is the most; choose a directory or .npz file"
+            f"{out} would be a picture of {len(batch.images)} images, {num_completions} completions each, "
+            f"and {MOST_ROWS} with {MOST_COLUMNS} is the most; choose a directory or .npz file"
         )
     labels = labels_of(run, label, batch.labels, len(batch.images))
     run.model.to(on_device).eval()
