@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from causal_networks import gated_network
 from command_line import SMALL, succeeds
 from system_table import TABLE
 from torch import Tensor
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.models import Bounded, Coded, Completing, Sampler, Scored
-from flowvae.models.pixel_cnn import PixelCNN
+from flowvae.models.causal_density import CausalDensity
 from flowvae.models.real_nvp import RealNVPDensityOptions
 from flowvae.models.registry import build_model
 from flowvae.models.vae import VAE
-from flowvae.networks import CausalNetwork
 
 
 def every_image(height: int, width: int) -> Tensor:
@@ -72,7 +72,7 @@ def test_every_system_takes_images_of_any_size(name):
 
 @pytest.mark.parametrize(("sides", "orders"), [((3, 3), 8), ((1, 5), 4), ((3, 2), 2), ((2, 3), 1)])
 def test_probabilities_of_all_images_of_odd_sides_sum_to_one(sides, orders):
-    model = PixelCNN(CausalNetwork(sides, 5, 2, condition=3, orders=orders), (1, *sides)).double().eval()
+    model = CausalDensity(gated_network(sides, 5, 2, 3, orders=orders), (1, *sides)).double().eval()
     images = every_image(*sides)
     model.initialize(images[: len(images) // 2])
     moved(model)
@@ -87,7 +87,7 @@ def test_probabilities_of_all_images_of_odd_sides_sum_to_one(sides, orders):
 
 def test_samples_of_odd_sides_follow_their_probabilities():
     torch.manual_seed(0)
-    model = PixelCNN(CausalNetwork((1, 3), 5, 1, condition=3, orders=2), (1, 1, 3)).eval()
+    model = CausalDensity(gated_network((1, 3), 5, 1, 3, orders=2), (1, 1, 3)).eval()
     moved(model)
     images = every_image(1, 3).float()
     drawn = model.sample(20_000, noise=torch.Generator().manual_seed(1))

@@ -4,13 +4,15 @@ import itertools
 
 import pytest
 import torch
+from causal_networks import gated_network
 from torch import Tensor
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
+from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions
-from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
+from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.vae import VAEOptions
 from flowvae.networks import CausalNetwork
 from flowvae.networks.causal import to_images, to_symbols
@@ -22,7 +24,7 @@ CONDITION = 3
 def network(sides: tuple[int, int], condition: int = 0, seed: int = 0, blocks: int = 2) -> CausalNetwork:
     """In double precision, with weights so large that everything that can matter does."""
     torch.manual_seed(seed)
-    made = CausalNetwork(sides, channels=5, blocks=blocks, condition=condition).double().eval()
+    made = gated_network(sides, 5, blocks, condition).double().eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -166,7 +168,7 @@ def test_the_same_noise_shows_what_the_code_decides():
 
 def test_it_starts_at_the_frequencies_of_patches():
     torch.manual_seed(0)
-    made = CausalNetwork((4, 4), channels=5, blocks=1)
+    made = gated_network((4, 4), 5, 1)
     with torch.no_grad():
         made.last.weight.zero_()
     images = (torch.rand(50, 1, 4, 4) < 0.3).float()
@@ -179,7 +181,7 @@ def test_it_starts_at_the_frequencies_of_patches():
 
 def test_dropout_is_of_training_alone():
     torch.manual_seed(0)
-    made, images = CausalNetwork((4, 4), channels=5, blocks=2, dropout=0.5), binary(3, 1, 4, 4).float()
+    made, images = gated_network((4, 4), 5, 2, dropout=0.5), binary(3, 1, 4, 4).float()
     assert not torch.equal(made(images), made(images))
     made.eval()
     assert torch.equal(made(images), made(images))
@@ -187,7 +189,7 @@ def test_dropout_is_of_training_alone():
 
 def test_pixel_cnn_is_an_exact_density():
     torch.manual_seed(0)
-    model = PixelCNN(CausalNetwork((2, 4), 5, 2, condition=CONDITION).double(), (1, 2, 4)).double()
+    model = CausalDensity(gated_network((2, 4), 5, 2, CONDITION).double(), (1, 2, 4)).double()
     images = every_image(2, 4)
     with torch.no_grad():
         torch.testing.assert_close(model.log_prob(images).exp().sum(), torch.tensor(1.0).double())
@@ -209,7 +211,7 @@ def test_every_order_is_another_and_can_be_undone():
 
 def several_orders(orders: int) -> CausalNetwork:
     torch.manual_seed(0)
-    made = CausalNetwork((2, 4), channels=5, blocks=2, condition=CONDITION, orders=orders).double().eval()
+    made = gated_network((2, 4), 5, 2, CONDITION, orders=orders).double().eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -253,7 +255,7 @@ def test_draws_with_several_orders_have_the_probabilities_of_their_mixture():
 
 
 def test_pixel_cnn_with_several_orders_is_their_mixture():
-    made, images = PixelCNN(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)
+    made, images = CausalDensity(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)
     with torch.no_grad():
         exact = made.log_prob(images)
         each = [
@@ -270,7 +272,7 @@ def test_pixel_cnn_with_several_orders_is_their_mixture():
 
 
 def test_pixel_cnn_trains_by_its_bound_and_is_validated_by_its_density():
-    made, images = PixelCNN(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)[::16]
+    made, images = CausalDensity(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)[::16]
     batch = Batch(images, torch.arange(len(images)))
     torch.manual_seed(1)
     bound = made(images)
@@ -285,7 +287,7 @@ def test_pixel_cnn_trains_by_its_bound_and_is_validated_by_its_density():
 
 
 def test_pixel_cnn_has_no_code_whose_temperature_could_be_set():
-    made = PixelCNN(several_orders(1), (1, 2, 4)).double()
+    made = CausalDensity(several_orders(1), (1, 2, 4)).double()
     with pytest.raises(UserError, match="no code to apply a temperature to"):
         made.sample(3, temperature=0.5)
 

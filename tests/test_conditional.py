@@ -22,7 +22,8 @@ from flowvae.errors import UserError
 from flowvae.evaluation import evaluate, inference_gaps, interpolate, log_marginal, path_quality, score
 from flowvae.evaluation.bayes import log_mixture, log_posterior, log_prob_of_classes
 from flowvae.models import Bounded, Coded, Inferring, Model, Scored
-from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
+from flowvae.models.causal_density import CausalDensity
+from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.real_nvp import RealNVPDensity, RealNVPDensityOptions
 from flowvae.models.registry import build_model
 from flowvae.models.vae import VAEOptions, vae
@@ -351,7 +352,7 @@ def test_parts_of_ones_own_make_a_conditional_model():
 
 def test_the_classifier_is_bayes_rule_by_enumeration():
     model, images = built(KINDS["pixelcnn"], (1, 2, 4)), every_image(2, 4)
-    assert isinstance(model, PixelCNN)
+    assert isinstance(model, CausalDensity)
     found = log_prob_of_classes(model, images, CLASSES, num_samples=1)
     joint = torch.stack(
         [
@@ -392,7 +393,7 @@ def workspace(halves, tmp_path_factory) -> Path:
 
 def test_an_evaluation_scores_images_given_their_labels(workspace):
     model, dataset = package.load(workspace / "pixelcnn"), package.Run(workspace / "pixelcnn").dataset
-    assert isinstance(model, PixelCNN)
+    assert isinstance(model, CausalDensity)
     found = evaluate(model, dataset, num_samples=1)
     batch = dataset.batch("test", torch.arange(40))
     assert batch.labels is not None

@@ -15,7 +15,7 @@ from flowvae.batch import DataSpec
 from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
 from flowvae.evaluation import nearest
-from flowvae.models.pixel_cnn import PixelCNN
+from flowvae.models.causal_density import CausalDensity
 from flowvae.models.registry import build_model, preset
 from flowvae.noise import Noise
 from flowvae.runs import Run, load
@@ -59,7 +59,7 @@ def test_a_run_without_a_code_is_scored_exactly(place):
     assert not absent & scores.keys(), "it has no code, and nothing is drawn to score it"
     assert scores["bits_per_dim"] == pytest.approx(scores["nll"] / math.log(2) / 64)
     assert scores["nll_standard_error"] > 0
-    assert isinstance(load("pixelcnn"), PixelCNN)
+    assert isinstance(load("pixelcnn"), CausalDensity)
     is_refusal(flowvae("reconstruct", "pixelcnn"), "(pixelcnn) has no code for an image")
     is_refusal(flowvae("sample", "pixelcnn", "--show", "crossed"), "(pixelcnn) has no posterior over codes")
 

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 import pytest
 import torch
+from causal_networks import gated_network
 from linear_gaussian import LATENT, NOISE, PIXELS, SHAPE, LinearGaussian, linear_gaussian, marginal
 from system_table import TABLE
 from torch import Tensor, nn
@@ -16,10 +17,9 @@ from flowvae.densities import BernoulliLikelihood, GaussianPosterior, Posterior,
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds, log_marginal, score
 from flowvae.models import VAE, Bounded, Completing, Model, Scored
-from flowvae.models.pixel_cnn import PixelCNN
+from flowvae.models.causal_density import CausalDensity
 from flowvae.models.registry import build_model
 from flowvae.models.vae import ImportanceWeighted, VAEOptions
-from flowvae.networks import CausalNetwork
 from flowvae.noise import Noise, normal
 from flowvae.objectives import importance_weighted_bound
 
@@ -219,9 +219,9 @@ def test_binary_pixels_are_filled_in_as_integration_says(row):
 # Autoregressive pixels, by enumeration.
 
 
-def causal(sides: tuple[int, int], orders: int) -> PixelCNN:
+def causal(sides: tuple[int, int], orders: int) -> CausalDensity:
     torch.manual_seed(0)
-    model = PixelCNN(CausalNetwork(sides, 5, 2, condition=3, orders=orders), (1, *sides)).double().eval()
+    model = CausalDensity(gated_network(sides, 5, 2, 3, orders=orders), (1, *sides)).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

@@ -10,8 +10,9 @@ from torch import Tensor
 from flowvae.batch import DataSpec
 from flowvae.evaluation import bounds, interpolate
 from flowvae.models import VAE, Bounded, Completing, Imputation, Inferring, Model, Sampler
+from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
-from flowvae.models.pixel_cnn import PixelCNN, PixelCNNOptions
+from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
 from flowvae.models.priors import RealNVPPriorOptions, VampOptions
 from flowvae.models.real_nvp import RealNVPDensity, RealNVPDensityOptions
@@ -225,7 +226,7 @@ def test_samples_of_an_autoencoder_take_the_noise_of_the_code(name):
 
 def test_samples_of_densities_take_the_noise_itself():
     causal, flow = build("pixelcnn"), build("realnvp")
-    assert isinstance(causal, PixelCNN)
+    assert isinstance(causal, CausalDensity)
     assert isinstance(flow, RealNVPDensity)
     even, gaussian = torch.rand(6, 4, 4), torch.randn(6, 64)
     assert torch.equal(causal.sample(6, even), causal.network.sample(even, causal.place))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flowvae.errors import UserError
-from flowvae.networks import CausalNetwork
+from flowvae.networks import CausalNetwork, GatedBlock
 from flowvae.parts import DEEPEST, WIDEST, Options, ranged, training_only
 
 
@@ -35,11 +35,7 @@ class CausalOptions(Options):
             raise UserError(f"images have {shape[0]} channels; the causal network needs 1, of binary pixels")
         if self.causal_orders > 4 and shape[1] != shape[2]:
             raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders need square images")
-        return CausalNetwork(
-            shape[1:],
-            self.causal_channels,
-            self.causal_blocks,
-            condition,
-            self.causal_dropout,
-            self.causal_orders,
-        )
+        channels = self.causal_channels
+        # A generator: a seed determines the weights layer by layer, from the first.
+        blocks = (GatedBlock(channels, condition, self.causal_dropout) for _ in range(self.causal_blocks))
+        return CausalNetwork(shape[1:], channels, blocks, condition, self.causal_orders)

@@ -1,6 +1,6 @@
 """Dense, convolutional and causal networks: encoders, decoders, conditioners."""
 
-from flowvae.networks.causal import CausalNetwork
+from flowvae.networks.causal import CausalNetwork, GatedBlock
 from flowvae.networks.convolutional import Decoder, Downsampler, Encoder, MapCode, Upsampler, VectorCode
 from flowvae.networks.convolutional_conditioner import ConvolutionalConditioner
 from flowvae.networks.dense import Dense
@@ -13,6 +13,7 @@ __all__ = [
     "Dense",
     "Downsampler",
     "Encoder",
+    "GatedBlock",
     "MapCode",
     "MaskedDense",
     "Upsampler",

@@ -1,5 +1,7 @@
-"""A causal convolutional network over the 2x2 patches of binary images."""
+"""A causal network over the patches of binary images."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -12,36 +14,40 @@ from flowvae.networks.orders import each_by_its_order, turn, turn_back
 PATCH = 2
 """side of a patch: compared with single pixels, a quarter of the steps, and maps of half the size"""
 
-SYMBOLS = 2 ** (PATCH * PATCH)
-"""number of values of a patch of four binary pixels"""
 
+def to_symbols(images: Tensor, patch: int = PATCH) -> Tensor:
+    """Convert binary images [N, 1, H, W] to maps of the patches' symbols, int64 [N, H/patch, W/patch].
 
-def to_symbols(images: Tensor) -> Tensor:
-    """Convert binary images [N, 1, H, W] to maps of the patches' 16 symbols, int64 [N, H/2, W/2].
+    A patch of four pixels has 16 symbols.
 
     >>> to_symbols(torch.tensor([[[[0.0, 1.0], [1.0, 1.0]]]]))
     tensor([[[14]]])
     """
-    bits = space_to_depth(images, PATCH).round().long()
-    return (bits << _places(bits)).sum(1)
+    bits = space_to_depth(images, patch).round().long()
+    return (bits << _places(bits, patch)).sum(1)
 
 
-def to_images(symbols: Tensor) -> Tensor:
+def to_images(symbols: Tensor, patch: int = PATCH) -> Tensor:
     """Invert `to_symbols`, as float32.
 
     >>> to_images(torch.tensor([[[14]]]))
     tensor([[[[0., 1.], [1., 1.]]]])
     """
-    return depth_to_space(_bits(symbols), PATCH)
+    return depth_to_space(_bits(symbols, patch), patch)
 
 
-def _bits(symbols: Tensor) -> Tensor:
-    """Convert symbols [N, H, W] to their four pixels as channels, float32 [N, 4, H, W]."""
-    return ((symbols.unsqueeze(1) >> _places(symbols)) & 1).float()
+def _bits(symbols: Tensor, patch: int) -> Tensor:
+    """Convert symbols [N, H, W] to their patches' pixels as channels, float32 [N, patch^2, H, W]."""
+    return ((symbols.unsqueeze(1) >> _places(symbols, patch)) & 1).float()
 
 
-def _places(like: Tensor) -> Tensor:
-    return torch.arange(PATCH * PATCH, device=like.device).view(-1, 1, 1)
+def _places(like: Tensor, patch: int) -> Tensor:
+    return torch.arange(patch * patch, device=like.device).view(-1, 1, 1)
+
+
+def _bits_of_all(patch: int, device: torch.device) -> Tensor:
+    """Return the pixels of each symbol in turn, [symbols, patch^2, 1, 1]."""
+    return _bits(torch.arange(2 ** (patch * patch), device=device).view(-1, 1, 1), patch)
 
 
 class CausalConv2d(nn.Module):
@@ -81,20 +87,40 @@ class CausalConv2d(nn.Module):
         return torch.einsum("nchw,ochw->no", window, self.weight * self.mask) + self.bias
 
 
-class GatedBlock(nn.Module):
+class CausalBlock(nn.Module, ABC):
+    """A block of maps whose output at a position depends on the position itself and earlier ones."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Map ``x`` [N, C, H, W], with a condition [N or 1, condition, H, W] if any, to [N, C, H, W]."""
+
+    @abstractmethod
+    def drawing(self, like: Tensor) -> "Drawing":
+        """Return a function that computes the output at one position after the other, in raster order.
+
+        It keeps what later positions need, so that each costs one position of the block. ``like``: maps of
+        the size, type and device of the block's input.
+        """
+
+
+Drawing = Callable[[Tensor, Tensor | None, int, int], Tensor]
+"""from x [N, C, 1, 1], a condition [N or 1, condition, 1, 1] or None, row and column to [N, C, 1, 1]"""
+
+
+class GatedBlock(CausalBlock):
     """``x + W (a * hardsigmoid(b))`` with ``a, b = causal(hardswish(x + V c))``, c the condition's map.
 
     The gates of van den Oord et al. 2016b, equation 2, without tanh and with a piecewise linear sigmoid: on a
     CPU, the smooth functions took half as long as the convolution. Starts close to the identity.
     """
 
-    def __init__(self, channels: int, condition: int, dropout: float) -> None:
+    def __init__(self, channels: int, condition: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.causal = CausalConv2d(channels, 2 * channels, reach=1)
         self.mix = nn.Conv2d(channels, channels, 1)
         self.condition = nn.Conv2d(condition, channels, 1, bias=False) if condition else None
         self.dropout = dropout
-        _start(self.mix)
+        halving(self.mix)
 
     def conditioned(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Compute the input of the causal convolution."""
@@ -108,8 +134,18 @@ class GatedBlock(nn.Module):
             gated = F.dropout(gated, self.dropout, self.training)
         return x + self.mix(gated)
 
+    def drawing(self, like: Tensor) -> Drawing:
+        seen = self.causal.pad(torch.zeros_like(like))
 
-def _start(layer: nn.Conv2d) -> None:
+        def at(x: Tensor, condition: Tensor | None, row: int, column: int) -> Tensor:
+            own = self.conditioned(x, condition)
+            seen[:, :, row + 1, column + 1] = own[:, :, 0, 0]
+            return x + self.mix(_gate(self.causal.at(seen, row, column)[:, :, None, None]))
+
+        return at
+
+
+def halving(layer: nn.Conv2d) -> None:
     """Initialize a layer to halve its input's scale, with biases of 0."""
     nn.init.normal_(layer.weight, std=0.5 / layer.in_channels**0.5)
     nn.init.zeros_(layer.get_parameter("bias"))
@@ -121,10 +157,11 @@ def _gate(both: Tensor) -> Tensor:
 
 
 class CausalNetwork(nn.Module):
-    """Logits of each patch's 16 symbols, given the patches before it in raster order, and a condition.
+    """Logits of each patch's symbols, given the patches before it in raster order, and a condition.
 
-    A causal convolution without its own position, gated residual blocks with it, and a last 1x1 convolution.
-    A learned offset per position and symbol is added.
+    A causal convolution without its own position, blocks with it, and a last 1x1 convolution. A learned
+    offset per position and symbol is added. A patch of ``patch`` x ``patch`` binary pixels has
+    ``2^(patch^2)`` symbols; shapes are given for 2x2 patches, with 16 symbols.
 
     Missing pixels are zeros where known ones are -1 and 1. The probability of a patch of which only a part is
     known is the sum of those of the symbols that agree with it. So the probability of the known pixels is a
@@ -137,12 +174,13 @@ class CausalNetwork(nn.Module):
     Args:
         sides: (H, W) of the images.
         channels: number of channels.
-        blocks: number of gated blocks.
+        blocks: blocks of maps with these channels, conditioned on the same condition; requested after the
+            first layer is initialized.
         condition: number of channels of the condition [N, condition, H/2, W/2]; 0 for none.
-        dropout: dropout probability of the gated activations.
         orders: number of orders of the patches; the order is an input of the network.
+        patch: side of a patch in pixels.
 
-    >>> network = CausalNetwork((8, 8), channels=6, blocks=2)
+    >>> network = CausalNetwork((8, 8), channels=6, blocks=[GatedBlock(6), GatedBlock(6)])
     >>> network(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 16, 4, 4])
     """
@@ -153,22 +191,23 @@ class CausalNetwork(nn.Module):
         self,
         sides: tuple[int, int],
         channels: int,
-        blocks: int,
+        blocks: Iterable[CausalBlock],
         condition: int = 0,
-        dropout: float = 0.0,
         orders: int = 1,
+        patch: int = PATCH,
     ) -> None:
         super().__init__()
-        self.condition_channels, self.orders = condition, orders
-        self.first = CausalConv2d(PATCH * PATCH, channels, reach=3, center=False)
+        self.condition_channels, self.orders, self.patch = condition, orders, patch
+        self.symbols = 2 ** (patch * patch)
+        self.first = CausalConv2d(patch * patch, channels, reach=3, center=False)
         self.condition = nn.Conv2d(condition, channels, 1, bias=False) if condition else None
-        self.blocks = nn.ModuleList(GatedBlock(channels, condition, dropout) for _ in range(blocks))
-        self.last = nn.Conv2d(channels, SYMBOLS, 1)
+        self.blocks = nn.ModuleList(blocks)
+        self.last = nn.Conv2d(channels, self.symbols, 1)
         self.sides = sides
-        self.offset = nn.Parameter(torch.zeros(orders * SYMBOLS, *fewer(sides, PATCH)))
-        self.register_buffer("impossible", _impossible(sides, orders), persistent=False)
+        self.offset = nn.Parameter(torch.zeros(orders * self.symbols, *fewer(sides, patch)))
+        self.register_buffer("impossible", _impossible(sides, orders, patch), persistent=False)
         self.order = nn.Parameter(0.1 * torch.randn(orders, channels, 1, 1)) if orders > 1 else None
-        _start(self.last)
+        halving(self.last)
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
@@ -176,15 +215,15 @@ class CausalNetwork(nn.Module):
 
         Pixels between 0 and 1 count as probabilities.
         """
-        bits = _bits(torch.arange(SYMBOLS, device=images.device).view(-1, 1, 1))  # [16, 4, 1, 1]
-        for order, offset in enumerate(self.offset.unflatten(0, (self.orders, SYMBOLS))):
-            ones = space_to_depth(turn(padded(images, PATCH), order), PATCH)
+        bits = _bits_of_all(self.patch, images.device)
+        for order, offset in enumerate(self.offset.unflatten(0, (self.orders, self.symbols))):
+            ones = space_to_depth(turn(padded(images, self.patch), order), self.patch)
             frequencies = [(ones * bit + (1 - ones) * (1 - bit)).prod(1).mean(0) for bit in bits]
             offset.copy_((torch.stack(frequencies) + 1e-3).log())
 
     def _offsets(self) -> Tensor:
         """Return the offsets of each order, [orders, 16, H/2, W/2]; -inf for impossible symbols."""
-        offsets = self.offset.unflatten(0, (self.orders, SYMBOLS))
+        offsets = self.offset.unflatten(0, (self.orders, self.symbols))
         return offsets if self.impossible is None else offsets.masked_fill(self.impossible, -torch.inf)
 
     def forward(
@@ -200,9 +239,9 @@ class CausalNetwork(nn.Module):
         images. Images are padded, and images and maps turned, to the orders [S * B]; None for the first.
         ``hidden`` is 1 for missing pixels and 0 for others, of the images' shape.
         """
-        centered = _centered(space_to_depth(images, PATCH))
+        centered = _centered(space_to_depth(images, self.patch))
         if hidden is not None:
-            centered = centered * (1 - space_to_depth(hidden, PATCH))
+            centered = centered * (1 - space_to_depth(hidden, self.patch))
         x = self.first(centered)
         if condition is not None:
             x = x.repeat(max(1, len(condition) // len(images)), 1, 1, 1)
@@ -226,8 +265,8 @@ class CausalNetwork(nn.Module):
         Images and maps are in the original orientation. ``observed``: which pixels are known, bool, of the
         images' shape; None for all.
         """
-        images = padded(images, PATCH)
-        hidden = None if observed is None else padded((~observed).to(images.dtype), PATCH)
+        images = padded(images, self.patch)
+        hidden = None if observed is None else padded((~observed).to(images.dtype), self.patch)
         if orders is not None:
             both = images if hidden is None else torch.cat([images, hidden], 1)
             both = each_by_its_order(turn, both.repeat(len(orders) // len(both), 1, 1, 1), orders)
@@ -240,9 +279,9 @@ class CausalNetwork(nn.Module):
         # Logarithms in half precision are too inexact to be summed.
         table = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if hidden is None:
-            symbols = to_symbols(images).repeat(number // len(images), 1, 1)
+            symbols = to_symbols(images, self.patch).repeat(number // len(images), 1, 1)
             return table.gather(1, symbols.view(-1, 1)).view(len(symbols), -1).sum(1)
-        agreeing = _agreeing(images, hidden).repeat(number // len(images), 1, 1, 1)
+        agreeing = _agreeing(images, hidden, self.patch).repeat(number // len(images), 1, 1, 1)
         agreeing = agreeing.permute(0, 2, 3, 1).reshape(table.shape)
         of_patches = table.masked_fill(~agreeing, -torch.inf).logsumexp(1)
         # Nothing is known of some, whose symbols add up to one only within rounding.
@@ -273,8 +312,8 @@ class CausalNetwork(nn.Module):
 
         ``noise`` and ``condition`` are those of `sample`.
         """
-        hidden = padded((~observed).to(images.dtype), PATCH)
-        return self._draw(noise, condition, torch.cat([padded(images, PATCH), hidden], 1))
+        hidden = padded((~observed).to(images.dtype), self.patch)
+        return self._draw(noise, condition, torch.cat([padded(images, self.patch), hidden], 1))
 
     @torch.no_grad()
     def _draw(self, noise: Tensor, condition: Tensor | None, known: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -289,18 +328,15 @@ class CausalNetwork(nn.Module):
         agreeing = None
         if known is not None:
             known = each_by_its_order(turn, known, orders)
-            agreeing = _agreeing(known[:, :1], known[:, 1:])
+            agreeing = _agreeing(known[:, :1], known[:, 1:], self.patch)
         log_weight = torch.zeros(number, dtype=offset.dtype, device=offset.device)
         if condition is not None:
             condition = each_by_its_order(turn, condition.expand(number, -1, -1, -1), orders)
-        blocks = [cast(GatedBlock, block) for block in self.blocks]
-        pixels = self.first.pad(self.offset.new_zeros(number, PATCH * PATCH, height, width))
-        channels = self.first.weight.shape[0]
-        inputs = [
-            block.causal.pad(self.offset.new_zeros(number, channels, height, width)) for block in blocks
-        ]
+        pixels = self.first.pad(self.offset.new_zeros(number, self.patch**2, height, width))
+        maps = self.offset.new_zeros(number, self.first.weight.shape[0], height, width)
+        blocks = [cast(CausalBlock, block).drawing(maps) for block in self.blocks]
         symbols = torch.zeros(number, height, width, dtype=torch.int64, device=noise.device)
-        places = torch.arange(SYMBOLS, device=noise.device)
+        places = torch.arange(self.symbols, device=noise.device)
         for row in range(height):
             for column in range(width):
                 here = condition[:, :, row : row + 1, column : column + 1] if condition is not None else None
@@ -309,10 +345,8 @@ class CausalNetwork(nn.Module):
                     x = x + self.condition(here)
                 if self.order is not None:
                     x = x + self.order[orders]
-                for block, seen in zip(blocks, inputs, strict=True):
-                    own = block.conditioned(x, here)
-                    seen[:, :, row + 1, column + 1] = own[:, :, 0, 0]
-                    x = x + block.mix(_gate(block.causal.at(seen, row, column)[:, :, None, None]))
+                for block in blocks:
+                    x = block(x, here, row, column)
                 logits = self.last(F.hardswish(x))[:, :, 0, 0] + offset[:, :, row, column]
                 if agreeing is not None:
                     here_agree = agreeing[:, :, row, column]
@@ -323,29 +357,28 @@ class CausalNetwork(nn.Module):
                 # Rounding must not lead beyond the last possible symbol.
                 last = (logits > -torch.inf).long().mul(places).amax(1)
                 symbols[:, row, column] = below.sum(1).minimum(last)
-                bits = _bits(symbols[:, row : row + 1, column : column + 1])
+                bits = _bits(symbols[:, row : row + 1, column : column + 1], self.patch)
                 reach = self.first.reach
                 pixels[:, :, row + reach, column + reach] = _centered(bits)[:, :, 0, 0].to(pixels.dtype)
-        images = each_by_its_order(turn_back, to_images(symbols).to(noise.dtype), orders)
+        images = each_by_its_order(turn_back, to_images(symbols, self.patch).to(noise.dtype), orders)
         return cropped(images, self.sides), log_weight
 
 
-def _agreeing(images: Tensor, hidden: Tensor) -> Tensor:
+def _agreeing(images: Tensor, hidden: Tensor, patch: int) -> Tensor:
     """Return which symbols agree with the pixels that are not hidden, bool [N, 16, H/2, W/2]."""
-    bits = _bits(torch.arange(SYMBOLS, device=images.device).view(-1, 1, 1))  # [16, 4, 1, 1]
-    agree = [
-        ((space_to_depth(images, PATCH) == bit) | (space_to_depth(hidden, PATCH) > 0)).all(1) for bit in bits
-    ]
-    return torch.stack(agree, 1)
+    known, unknown = (space_to_depth(maps, patch) for maps in (images, hidden))
+    return torch.stack(
+        [((known == bit) | (unknown > 0)).all(1) for bit in _bits_of_all(patch, images.device)], 1
+    )
 
 
-def _impossible(sides: tuple[int, int], orders: int) -> Tensor | None:
+def _impossible(sides: tuple[int, int], orders: int, patch: int) -> Tensor | None:
     """Return which symbols have a one in the padding, bool [orders, 16, H/2, W/2]; None without padding."""
-    padding = padded(torch.zeros(1, 1, *sides) - 1, PATCH) + 1
+    padding = padded(torch.zeros(1, 1, *sides) - 1, patch) + 1
     if not padding.any():
         return None
-    bits = _bits(torch.arange(SYMBOLS).view(-1, 1, 1))  # [16, 4, 1, 1]
-    places = [space_to_depth(turn(padding, order), PATCH) for order in range(orders)]
+    bits = _bits_of_all(patch, padding.device)
+    places = [space_to_depth(turn(padding, order), patch) for order in range(orders)]
     return torch.stack([(bits * place).any(1) for place in places])
 
 
