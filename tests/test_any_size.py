@@ -12,6 +12,7 @@ from system_table import TABLE
 from torch import Tensor
 
 from flowvae.batch import Batch, DataSpec
+from flowvae.evaluation.likelihood import at
 from flowvae.models import Bounded, Coded, Completing, Sampler, Scored
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.real_nvp import RealNVPDensityOptions
@@ -60,8 +61,8 @@ def test_every_system_takes_images_of_any_size(name):
             model.draws_for(images, **given)(2)
         if isinstance(model, Coded):
             assert model.reconstruct(images, **given).shape == images.shape
-            ends = {name: (labels[:1], labels[1:2]) for name, labels in given.items()}
-            path = model.path(images[:1], images[1:2], 4, **ends)
+            ends = (at(given, slice(1)), at(given, slice(1, 2))) if given else None
+            path = model.path(images[:1], images[1:2], 4, *([ends] if ends else []))
             few = {name: labels[:4] for name, labels in given.items()}
             assert model.decode(path[0], **few).shape == (4, *shape)
         if isinstance(model, Completing):

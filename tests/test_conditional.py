@@ -14,7 +14,7 @@ from made_runs import message
 from torch import Tensor, nn
 
 import flowvae as package
-from flowvae.batch import Batch, DataSpec, labelled
+from flowvae.batch import Batch, DataSpec, Given, labelled
 from flowvae.config import System
 from flowvae.data import load_dataset
 from flowvae.densities import NormalPerClass
@@ -274,7 +274,7 @@ def test_wrong_labels_are_refused_in_one_line(kind, wrong):
         calls += [
             lambda: model.center(images, **given),
             lambda: model.reconstruct(images, **given),
-            lambda: model.path(images, images, 3, **({} if labels is None else {"labels": (labels, labels)})),
+            lambda: model.path(images, images, 3, (given, given)),
             lambda: model.decode(model.center(images, labels=torch.zeros(4, dtype=torch.int64)), **given),
         ]
     if Inferring in kinds:
@@ -316,7 +316,8 @@ def test_a_path_starts_with_the_first_label_and_ends_with_the_second():
     for name in ("normal", "realnvp"):
         model, images = built(KINDS[name], moved=0.1), binary(4, 1, 8, 8)
         labels = torch.tensor([0, 1]), torch.tensor([2, 2])
-        path = interpolate(model, images[:2], images[2:], steps=4, labels=labels)
+        given = Given(labels=labels[0]), Given(labels=labels[1])
+        path = interpolate(model, images[:2], images[2:], steps=4, given=given)
         for end, own, few in ((0, labels[0], images[:2]), (-1, labels[1], images[2:])):
             torch.testing.assert_close(path[:, end], model.reconstruct(few, labels=own))
 

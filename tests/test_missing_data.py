@@ -30,6 +30,7 @@ from flowvae.data.named import named_images
 from flowvae.data.splits import hold_out, shuffled, split_at_random
 from flowvae.errors import UserError
 from flowvae.evaluation import score
+from flowvae.evaluation.likelihood import at
 from flowvae.forms import read_training
 from flowvae.models import Inferring
 from flowvae.models.registry import preset
@@ -636,4 +637,12 @@ def test_commands_use_the_known_pixels_only(tmp_path: Path, monkeypatch: pytest.
     assert known_of_test is not None
     assert measured["observed"] == pytest.approx(known_of_test.double().mean().item())
     succeeds("reconstruct", "run")
-    is_refusal(flowvae("interpolate", "run"), "interpolations are between complete images")
+    with torch.no_grad():
+        ends = at(given, slice(2)), at(given, slice(2, 4))
+        path = model.path(found.images[:2], found.images[2:4], 3, ends)
+    torch.testing.assert_close(path[:, 0], codes[:2])
+    torch.testing.assert_close(path[:, -1], codes[2:4])
+    succeeds("interpolate", "run", "--out", "paths.npz")
+    paths = np.load("paths.npz")["images"]
+    assert np.isfinite(paths).all()
+    assert paths.std() > 0

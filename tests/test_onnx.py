@@ -100,9 +100,7 @@ def test_other_noise_is_refused(what, tmp_path):
 
 def test_a_model_without_graphs_is_refused(tmp_path):
     model = PixelCNNOptions(causal_channels=4, causal_blocks=1).build(DataSpec(SHAPE))
-    with pytest.raises(
-        UserError, match="a CausalDensity has no graphs for ONNX; use flowvae export"
-    ):
+    with pytest.raises(UserError, match="a CausalDensity has no graphs for ONNX; use flowvae export"):
         export_onnx(model, SHAPE, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 

@@ -26,6 +26,7 @@ from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.data import training_batch
 from flowvae.errors import UserError
 from flowvae.evaluation import evaluate
+from flowvae.evaluation.likelihood import at
 from flowvae.models import (
     Bounded,
     Classifying,
@@ -191,8 +192,8 @@ def test_a_code_gives_an_image_and_a_path_joins_two(row, trained):
         return
     with torch.no_grad():
         codes = model.center(images, **given)
-        pairs = {name: (labels[:2], labels[2:]) for name, labels in given.items()}
-        path = model.path(images[:2], images[2:], steps=5, **pairs)
+        ends = (at(given, slice(2)), at(given, slice(2, None)))
+        path = model.path(images[:2], images[2:], 5, *([ends] if given else []))
         assert path.shape == (2, 5, codes.shape[1])
         torch.testing.assert_close(path[:, 0], codes[:2], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(path[:, -1], codes[2:], rtol=1e-4, atol=1e-4)

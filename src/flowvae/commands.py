@@ -27,6 +27,7 @@ from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import MEASURES, Finished, evaluate, interpolate, nearest, score
 from flowvae.evaluation.bayes import log_posterior, log_prob_of_classes
+from flowvae.evaluation.likelihood import at
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
 from flowvae.hub import save_pretrained
 from flowvae.image_files import is_grid, save_arrays, save_images
@@ -651,11 +652,6 @@ def picture_interpolations(
     They stand side by side in a grid, or one by one in a directory or an .npz file, named by pair and step.
     """
     panels, opened = {}, [Run(path) for path in compared]
-    if any(run.read_dataset(data).test.observed is not None for run in opened):
-        raise UserError(
-            "interpolations are between complete images, and pixels of these are missing; name others with "
-            "--data"
-        )
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     if pairs is None:
         pairs = _up_to(2 * USUAL_PAIRS, opened, data, least=2) // 2
@@ -665,10 +661,12 @@ def picture_interpolations(
     grid = is_grid(out)
     for title, run in zip(titles(compared), opened, strict=True):
         chosen = (_same_label if keep_label else test_images)(run, 2 * pairs, seed, data)
-        ends, labels = chosen.images, labels_of(run, None, chosen.batch.labels, 2 * pairs)
-        both = None if labels is None else (labels[:pairs], labels[pairs:])
+        ends, model = chosen.images, needs(Coded, run)
+        labels = labels_of(run, None, chosen.batch.labels, 2 * pairs)
+        given = run.model.given(chosen.batch._replace(labels=labels))
+        both = (at(given, slice(pairs)), at(given, slice(pairs, None))) if given else None
         noise = torch.Generator().manual_seed(seed)
-        path = interpolate(needs(Coded, run), ends[:pairs], ends[pairs:], steps, noise, both)
+        path = interpolate(model, ends[:pairs], ends[pairs:], steps, noise, both)
         panels[title] = _finite(run, path.flatten(0, 1))
     if grid:
         figures.save_panels(panels, out, columns=steps)

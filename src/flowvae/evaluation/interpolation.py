@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowvae.batch import labelled
+from flowvae.batch import Given, Labelled, labelled
 from flowvae.evaluation.likelihood import log_marginal
 from flowvae.models import Bounded, Coded, Scored
 from flowvae.noise import Noise
@@ -18,22 +18,21 @@ def interpolate(
     second: Tensor,
     steps: int = 10,
     noise: Noise = None,
-    labels: tuple[Tensor, Tensor] | None = None,
+    given: tuple[Given, Given] | None = None,
 ) -> Tensor:
     """Interpolate from ``first`` to ``second``, [B, C, H, W] each: images [B, steps, C, H, W].
 
-    The model's ``path`` defines the path of the codes. ``labels``, [B] each: those of the first and of the
-    second images, if the model is conditional. The first half of a path is decoded with the first label, the
-    other with the second.
+    The model's ``path`` defines the path of the codes. ``given``: labels, or which pixels are observed, of
+    the first and of the second images, if the model takes them (see `Model.given`). The first half of a path
+    is decoded with the first label, the other with the second.
     """
-    if labels is None:
-        codes = model.path(first, second, steps)
-        return model.decode(codes.flatten(0, 1), noise).unflatten(0, codes.shape[:2])
-    codes = model.path(first, second, steps, labels=labels)
-    start, end = (each.unsqueeze(1) for each in labels)
-    of_steps = torch.where(torch.arange(steps, device=start.device) < steps / 2, start, end)
-    images = model.decode(codes.flatten(0, 1), noise, labels=of_steps.flatten())
-    return images.unflatten(0, codes.shape[:2])
+    codes = model.path(first, second, steps) if given is None else model.path(first, second, steps, given)
+    own = Labelled()
+    if given is not None and "labels" in given[0] and "labels" in given[1]:
+        start, end = given[0]["labels"].unsqueeze(1), given[1]["labels"].unsqueeze(1)
+        of_steps = torch.where(torch.arange(steps, device=start.device) < steps / 2, start, end)
+        own["labels"] = of_steps.flatten()
+    return model.decode(codes.flatten(0, 1), noise, **own).unflatten(0, codes.shape[:2])
 
 
 class PathQuality(NamedTuple):

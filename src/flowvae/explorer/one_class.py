@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from flowvae.batch import Given
 from flowvae.models import Model
 
 OF_IMAGES_OR_CODES = (
@@ -44,7 +45,7 @@ class OneClass:
         method = getattr(self._model, name)
         if name == "path":
             return lambda first, second, steps: method(
-                first, second, steps, labels=(self._labels(len(first)), self._labels(len(second)))
+                first, second, steps, tuple(Given(labels=self._labels(len(each))) for each in (first, second))
             )
         if name in OF_IMAGES_OR_CODES or name in OF_A_NUMBER:
             return self._with_labels(method, len if name in OF_IMAGES_OR_CODES else int)

@@ -292,11 +292,11 @@ class Coded(ABC):
 
     @abstractmethod
     def path(
-        self, first: Tensor, second: Tensor, steps: int, labels: tuple[Tensor, Tensor] | None = None
+        self, first: Tensor, second: Tensor, steps: int, given: tuple[Given, Given] | None = None
     ) -> Tensor:
         """Interpolate between images [B, C, H, W]: codes [B, steps, D].
 
-        ``labels``: those of the first and of the second images, if the model is conditional.
+        ``given``: what the model takes besides the first and besides the second images.
         """
 
     def reconstruct(self, images: Tensor, noise: Noise = None, **given: Unpack[Given]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.batch import DataSpec, Given, labelled
+from flowvae.batch import DataSpec, Given
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueeze
 from flowvae.models.base import Coded, Sampler
@@ -133,16 +133,16 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
         return self.image(self.generate(codes.unsqueeze(0), labels)[0])
 
     def path(
-        self, first: Tensor, second: Tensor, steps: int, labels: tuple[Tensor, Tensor] | None = None
+        self, first: Tensor, second: Tensor, steps: int, given: tuple[Given, Given] | None = None
     ) -> Tensor:
         """Interpolate on the arc ``cos(a) z_1 + sin(a) z_2``, where z keeps the norm of normal noise.
 
         (Dinh et al. 2017, section 4.2.) A straight line would pass too close to zero in the middle.
         """
         angles = torch.linspace(0, 0.5 * math.pi, steps, device=first.device).view(-1, 1)
-        of_first, of_second = labels or (None, None)
-        start = self.center(first, **labelled(of_first)).unsqueeze(1)
-        end = self.center(second, **labelled(of_second)).unsqueeze(1)
+        of_first, of_second = given or (Given(), Given())
+        start = self.center(first, **of_first).unsqueeze(1)
+        end = self.center(second, **of_second).unsqueeze(1)
         return angles.cos() * start + angles.sin() * end
 
     @torch.no_grad()

@@ -312,7 +312,7 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         return self.likelihood.images(self._with_label(codes.unsqueeze(0), labels), noise)[0]
 
     def path(
-        self, first: Tensor, second: Tensor, steps: int, labels: tuple[Tensor, Tensor] | None = None
+        self, first: Tensor, second: Tensor, steps: int, given: tuple[Given, Given] | None = None
     ) -> Tensor:
         """Interpolate the embedding linearly, and take the posterior's center at each point.
 
@@ -320,10 +320,10 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         interpolated as well, bends the line towards where the prior has its mass. What the label adds to the
         embedding is interpolated with it.
         """
-        given = [labelled(each) for each in labels or (None, None)]
-        self.check(first, **given[0])
-        self.check(second, **given[1])
-        start, end = self.features(first, **given[0]), self.features(second, **given[1])
+        of_first, of_second = given or (Given(), Given())
+        self.check(first, **of_first)
+        self.check(second, **of_second)
+        start, end = self.features(first, **of_first), self.features(second, **of_second)
         weights = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         weights = weights.view(-1, *[1] * (start.ndim - 1))
         path = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights)  # [B, steps, F, ...]
