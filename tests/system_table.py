@@ -180,6 +180,20 @@ TABLE: dict[str, Row] = {
         evaluated=LIKELIHOOD,
         best="nll",
     ),
+    "pixelrnn": Row(
+        "pixelrnn",
+        {"layers": 2, "channels": 6, "dropout": 0.2, "orders": 3},
+        can={Sampler, Scored, Completing},
+        evaluated=LIKELIHOOD,
+        best="nll",
+    ),
+    "pixelrnn-row-conditional": Row(
+        "pixelrnn",
+        {"recurrence": "row", "layers": 1, "channels": 6, "patch": 1, "labels": True},
+        can={Sampler, Scored, Completing},
+        evaluated=LIKELIHOOD | OF_CONDITIONAL,
+        best="nll",
+    ),
     "realnvp": Row(
         "realnvp",
         {"hidden": 8, "transformations": 2},

@@ -33,7 +33,7 @@ def test_what_is_left_out_is_as_by_default():
     assert from_dict(VAEOptions, {"posterior": "realnvp"}) == VAEOptions(RealNVPOptions())
 
 
-DENSITIES = ("density-small", "density", "pixelcnn")
+DENSITIES = ("density-small", "density", "pixelcnn", "pixelrnn-row", "pixelrnn-diagonal")
 """Presets of the lowest likelihood for their time; the others are rows that are compared with each other."""
 
 BINARY = [name for name, config in PRESETS.items() if config.data == DataConfig()]

@@ -13,6 +13,7 @@ from flowvae.models import VAE, Bounded, Completing, Imputation, Inferring, Mode
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
+from flowvae.models.pixel_rnn import PixelRNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
 from flowvae.models.priors import RealNVPPriorOptions, VampOptions
 from flowvae.models.real_nvp import RealNVPDensity, RealNVPDensityOptions
@@ -37,6 +38,7 @@ VAES = {
     "logistic mixture": replace(SMALL, likelihood=LogisticMixtureOptions(components=3)),
 }
 OTHERS = {
+    "pixelrnn": PixelRNNOptions(channels=4, layers=1, orders=4),
     "pixelcnn": PixelCNNOptions(causal_channels=4, causal_blocks=1, causal_orders=4),
     "realnvp": RealNVPDensityOptions(transformations=1, hidden=4),
 }

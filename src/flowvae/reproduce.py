@@ -96,7 +96,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "both-flows": Variant("density-small", _INDEPENDENT),
         "causal-alone": Variant("density-small", f"{_GAUSSIAN} {_NORMAL}"),
         "density-small": Variant("density-small"),
-        "pixelcnn": Variant("pixelcnn"),
+        **_presets("pixelcnn", "pixelrnn-row", "pixelrnn-diagonal"),
         "no-averaging": Variant("density-small", "--averaging 0"),
         "no-muon": Variant("density-small", "--optimizer adamw"),
         "free-bits": Variant("density-small", "--free-bits 4"),

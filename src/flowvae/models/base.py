@@ -13,7 +13,9 @@ from flowvae.densities import LogDensities
 from flowvae.errors import UserError
 from flowvae.noise import Noise, integers
 
-NO_MISSING = "pixels are missing, which this model does not support; choose an autoencoder or pixelcnn"
+NO_MISSING = (
+    "pixels are missing, which this model does not support; choose an autoencoder, pixelcnn or pixelrnn"
+)
 
 
 class Update(NamedTuple):

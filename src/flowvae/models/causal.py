@@ -22,8 +22,7 @@ class CausalOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.causal_dropout < 1:
-            raise UserError(f"causal_dropout is {self.causal_dropout}; it must be in [0, 1)")
+        check_dropout("causal_dropout", self.causal_dropout)
 
     def network(self, shape: tuple[int, int, int], condition: int) -> CausalNetwork:
         """Build the network for images of ``shape`` (C, H, W), conditioned on maps of ``condition`` channels.
@@ -31,11 +30,30 @@ class CausalOptions(Options):
         Raises:
             UserError: if the images have several channels, or an unsupported height or width.
         """
-        if shape[0] != 1:
-            raise UserError(f"images have {shape[0]} channels; the causal network needs 1, of binary pixels")
-        if self.causal_orders > 4 and shape[1] != shape[2]:
-            raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders need square images")
+        check_orders(self.causal_orders, shape)
         channels = self.causal_channels
         # A generator: a seed determines the weights layer by layer, from the first.
         blocks = (GatedBlock(channels, condition, self.causal_dropout) for _ in range(self.causal_blocks))
         return CausalNetwork(shape[1:], channels, blocks, condition, self.causal_orders)
+
+
+def check_dropout(name: str, probability: float) -> None:
+    """Check that a dropout probability is in [0, 1).
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not 0 <= probability < 1:
+        raise UserError(f"{name} is {probability}; it must be in [0, 1)")
+
+
+def check_orders(orders: int, shape: tuple[int, int, int]) -> None:
+    """Check that a causal network can have as many orders for images of ``shape`` (C, H, W).
+
+    Raises:
+        UserError: if not, or if the images have several channels.
+    """
+    if shape[0] != 1:
+        raise UserError(f"images have {shape[0]} channels; the causal network needs 1, of binary pixels")
+    if orders > 4 and shape[1] != shape[2]:
+        raise UserError(f"images are {shape[1]} x {shape[2]}; more than 4 orders need square images")

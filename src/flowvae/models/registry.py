@@ -11,7 +11,7 @@ from flowvae.batch import DataSpec
 from flowvae.config import Config, System
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.memory import lacks_memory
-from flowvae.models import gan, glo, pixel_cnn, real_nvp, semi_supervised, vae
+from flowvae.models import gan, glo, pixel_cnn, pixel_rnn, real_nvp, semi_supervised, vae
 from flowvae.models.base import Model
 
 MOST_PARAMETERS = 2**30  # 4 GiB of weights; training takes five times as much
@@ -22,6 +22,7 @@ _TOO_LARGE = (
 _ALL = (  # one line per system: its options and its presets
     (vae.VAEOptions, vae.PRESETS),
     (pixel_cnn.PixelCNNOptions, pixel_cnn.PRESETS),
+    (pixel_rnn.PixelRNNOptions, pixel_rnn.PRESETS),
     (real_nvp.RealNVPDensityOptions, real_nvp.PRESETS),
     (gan.GANOptions, gan.PRESETS),
     (glo.GLOOptions, glo.PRESETS),

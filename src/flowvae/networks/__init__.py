@@ -1,8 +1,9 @@
 """Dense, convolutional and causal networks: encoders, decoders, conditioners."""
 
-from flowvae.networks.causal import CausalNetwork, GatedBlock
+from flowvae.networks.causal import CausalNetwork, GatedBlock, PointwiseBlock
 from flowvae.networks.convolutional import Decoder, Downsampler, Encoder, MapCode, Upsampler, VectorCode
 from flowvae.networks.convolutional_conditioner import ConvolutionalConditioner
+from flowvae.networks.convolutional_lstm import DiagonalLSTM, RowLSTM
 from flowvae.networks.dense import Dense
 from flowvae.networks.masked import MaskedDense
 
@@ -11,11 +12,14 @@ __all__ = [
     "ConvolutionalConditioner",
     "Decoder",
     "Dense",
+    "DiagonalLSTM",
     "Downsampler",
     "Encoder",
     "GatedBlock",
     "MapCode",
     "MaskedDense",
+    "PointwiseBlock",
+    "RowLSTM",
     "Upsampler",
     "VectorCode",
 ]

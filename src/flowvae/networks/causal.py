@@ -145,6 +145,21 @@ class GatedBlock(CausalBlock):
         return at
 
 
+class PointwiseBlock(CausalBlock):
+    """``x + W hardswish(x)`` at each position; starts close to the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, 1)
+        halving(self.mix)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        return x + self.mix(F.hardswish(x))
+
+    def drawing(self, like: Tensor) -> Drawing:
+        return lambda x, condition, row, column: self(x, condition)
+
+
 def halving(layer: nn.Conv2d) -> None:
     """Initialize a layer to halve its input's scale, with biases of 0."""
     nn.init.normal_(layer.weight, std=0.5 / layer.in_channels**0.5)
