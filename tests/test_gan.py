@@ -14,7 +14,8 @@ import flowvae
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
-from flowvae.models.gan import GAN, PRESETS, GANOptions, energy_score, gradient_penalty
+from flowvae.models.adversarial import energy_score, gradient_penalty
+from flowvae.models.gan import GAN, PRESETS, GANOptions
 from flowvae.models.registry import build_model
 from flowvae.parts import from_dict, shaping
 from flowvae.runs import Run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowvae.models.sghmc import SGHMC
+from flowvae.models.sghmc import DECAY, LIGHTEST, SGHMC
 
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 TARGETS = {  # covariances
@@ -151,6 +151,37 @@ def test_at_temperature_0_it_is_gradient_descent_with_momentum(friction):
         torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-14)
 
 
+def test_while_masses_adapt_it_is_adam_without_momentum():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    other = copy.deepcopy(network)
+    ours = SGHMC(network.parameters(), lr=0.03, friction=1.0, temperature=0.0, adaptation=10)
+    theirs = torch.optim.Adam(other.parameters(), lr=0.03, betas=(0.0, DECAY), eps=LIGHTEST)
+    for _ in range(10):
+        inputs = torch.randn(8, 4, dtype=torch.float64)
+        for each, optimizer in ((network, ours), (other, theirs)):
+            optimizer.zero_grad()
+            each(inputs).square().mean().backward()
+            optimizer.step()
+    for mine, its in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-12)
+
+
+def test_masses_stay_as_they_were_adapted_and_leave_the_target_as_it_is():
+    covariance = TARGETS["independent"]
+    samples = run_chains(covariance, steps=400, lr=0.01, friction=0.1, adaptation=50)
+    assert_gaussian(samples, covariance)
+    theta = nn.Parameter(torch.ones(3))
+    optimizer = SGHMC([theta], lr=0.1, adaptation=2)
+    seen = []
+    for gradient in (1.0, 2.0, 30.0, 40.0):
+        theta.grad = torch.full_like(theta, gradient)
+        optimizer.step()
+        seen.append(optimizer.state[theta]["exp_avg_sq"].clone())
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[1], seen[3])
+
+
 def test_a_restored_chain_goes_on_bit_for_bit():
     def steps(theta: nn.Parameter, optimizer: SGHMC, numbers: range) -> None:
         for number in numbers:
@@ -159,7 +190,7 @@ def test_a_restored_chain_goes_on_bit_for_bit():
             optimizer.step()
 
     unbroken = nn.Parameter(torch.ones(3))
-    optimizer = SGHMC([unbroken], lr=0.1)
+    optimizer = SGHMC([unbroken], lr=0.1, adaptation=7)
     steps(unbroken, optimizer, range(5))
     again = nn.Parameter(unbroken.detach().clone())
     restored = SGHMC([again], lr=0.5, friction=0.9)

@@ -175,7 +175,11 @@ def test_samples_are_images_of_their_noise(row, trained):
     if model.draws and model.levels is not None:
         levels = one * (model.levels - 1)
         torch.testing.assert_close(levels, levels.round())
-    if Coded in row.can or row.system in ("gan", "semi-supervised"):  # whose images have a code
+    if Coded in row.can or row.system in (
+        "gan",
+        "bayesian-gan",
+        "semi-supervised",
+    ):  # whose images have a code
         assert model.sample(5, temperature=0.5).shape == one.shape
     else:
         with pytest.raises(UserError, match="no code"):

@@ -19,8 +19,8 @@ from flowvae.data import Dataset, load_configured
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation.calibration import calibration_error
 from flowvae.models import Classifying
+from flowvae.models.labels import draw_labelled
 from flowvae.models.registry import preset
-from flowvae.models.semi_supervised import draw_labelled
 from flowvae.networks import Encoder
 from flowvae.parts import MOST
 from flowvae.runs.capability import needs

@@ -62,6 +62,9 @@ class Model(nn.Module, ABC):
     image_shape: tuple[int, int, int] | None = None
     """(C, H, W) of the images that the model was built for; None if unknown"""
 
+    draws_weights: bool = False
+    """whether training draws weights from a posterior: a run then averages none and keeps the last"""
+
     conditional: bool = False
     """whether the model is one of images given their labels, p(x|y)"""
 
@@ -203,6 +206,15 @@ class Model(nn.Module, ABC):
         Called after `initialize`. The batches are in the order of the split, and are read only when
         requested. Under dynamic binarization they contain intensities, and missing pixels have the mean of
         the known values.
+        """
+
+    def check_steps(self, steps: int) -> None:
+        """Check that a budget of so many steps is enough; by default, any is.
+
+        Called before training, unless the budget is in minutes alone.
+
+        Raises:
+            UserError: if it is not.
         """
 
     def sources(self) -> Mapping[str, Source]:

@@ -1,6 +1,5 @@
 """The deep convolutional generative adversarial network."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,75 +10,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.models.adversarial import SAMPLES, Discriminator, energy_score, gradient_penalty, penalized
 from flowvae.models.base import Model, Sampler, Update
 from flowvae.models.generator import GeneratorOptions
-from flowvae.networks import Downsampler
-from flowvae.networks.convolutional import NECK, STRIDE, fewer, kaiming
 from flowvae.noise import Noise, normal
 from flowvae.parts import LARGEST, WIDEST, Part, check_positive, ranged
-
-SAMPLES = 512
-"""number of samples from which one call of `GAN.validate` estimates the energy score"""
-PENALIZED = 4
-"""one real image in so many has the gradient penalty; with all of them, a step takes a third longer"""
-
-
-def energy_score(samples: Tensor, images: Tensor) -> Tensor:
-    """Estimate ``ES(y) = E||X - y|| - E||X - X'|| / 2`` of images y [B, ...], [B], from S >= 2 samples X.
-
-    (Gneiting & Raftery 2007, section 4.3, with the opposite sign.) Lower is better: its mean over images is
-    lowest if and only if samples and images have the same distribution. Norms are Euclidean over all pixels.
-    The estimate is unbiased, as the second mean is over pairs of different samples. The images share the
-    samples, and so much of the error.
-    """
-    samples, images = samples.flatten(1), images.flatten(1)
-    exact = "donot_use_mm_for_euclid_dist"  # by matrix products, float32 loses short distances
-    to_images = torch.cdist(images, samples, compute_mode=exact).mean(1)
-    number = len(samples)
-    between = torch.cdist(samples, samples, compute_mode=exact).sum() / (number * (number - 1))
-    return to_images - between / 2
-
-
-def gradient_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """Compute ``E||grad_x D(x)||^2`` over images [B, C, H, W], a scalar.
-
-    R1 without its factor gamma / 2 (Mescheder, Geiger & Nowozin 2018, equation 9).
-    Each of the logits [B] of ``D`` must depend on its own image only.
-    """
-    images = images.detach().requires_grad_()
-    # `forward` bypasses torch.compile, whose graphs cannot be differentiated twice.
-    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        (gradient,) = torch.autograd.grad(discriminator.forward(images).sum(), images, create_graph=True)
-    return gradient.square().flatten(1).sum(1).mean()
-
-
-class Discriminator(nn.Module):
-    """Maps images [N, C, H, W] in [0, 1] to logits [N] of their being real.
-
-    A `Downsampler` and two dense layers. No activation is normalized, so that each logit depends on one
-    image.
-
-    Args:
-        shape: (C, H, W).
-        features: width of the first dense layer.
-        channels, blocks: as in `Downsampler`.
-        scale: factor on the logits.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int], features: int, channels: int, blocks: int, scale: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.downsampler = Downsampler(shape[0], channels, blocks)
-        self.neck = kaiming(nn.Conv2d(channels, NECK, 1))
-        self.first = kaiming(nn.Linear(NECK * math.prod(fewer(shape[1:], STRIDE)), features))
-        self.last = kaiming(nn.Linear(features, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = F.hardswish(self.neck(self.downsampler(2 * images - 1)))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # the order in memory
-        return self.scale * self.last(F.hardswish(self.first(x))).squeeze(1)
 
 
 class GAN(Model, Sampler):
@@ -117,7 +52,7 @@ class GAN(Model, Sampler):
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         shown = {"discriminator_loss": loss.detach()}
         if self.gamma is not None:
-            penalty = gradient_penalty(self.discriminator, images[: math.ceil(len(images) / PENALIZED)])
+            penalty = gradient_penalty(self.discriminator, penalized(images))
             loss = loss + self.gamma / 2 * penalty
             shown["penalty"] = penalty.detach()
         yield Update("discriminator", loss, shown)

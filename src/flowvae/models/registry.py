@@ -11,7 +11,16 @@ from flowvae.batch import DataSpec
 from flowvae.config import Config, System
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.memory import lacks_memory
-from flowvae.models import gan, glo, pixel_cnn, pixel_rnn, real_nvp, semi_supervised, vae
+from flowvae.models import (
+    bayesian_gan,
+    gan,
+    glo,
+    pixel_cnn,
+    pixel_rnn,
+    real_nvp,
+    semi_supervised,
+    vae,
+)
 from flowvae.models.base import Model
 
 MOST_PARAMETERS = 2**30  # 4 GiB of weights; training takes five times as much
@@ -25,6 +34,7 @@ _ALL = (  # one line per system: its options and its presets
     (pixel_rnn.PixelRNNOptions, pixel_rnn.PRESETS),
     (real_nvp.RealNVPDensityOptions, real_nvp.PRESETS),
     (gan.GANOptions, gan.PRESETS),
+    (bayesian_gan.BayesianGANOptions, bayesian_gan.PRESETS),
     (glo.GLOOptions, glo.PRESETS),
     (semi_supervised.SemiSupervisedOptions, semi_supervised.PRESETS),
 )

@@ -39,10 +39,10 @@ from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
 from flowvae.training.lock import locked
 from flowvae.training.parallel import agreed, share
-from flowvae.training.players import diverged, make_players, updates
+from flowvae.training.players import diverged, make_players, refuse_unused, updates
 from flowvae.training.progress import display
 from flowvae.training.records import Records
-from flowvae.training.schedule import rate_factor, spent
+from flowvae.training.schedule import rate_factor, spent, steps_within
 from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker, track_samples
 
@@ -205,7 +205,8 @@ def _take_steps(
                     raise diverged(f"the loss of {player}", state.step)
                 numbers |= shown_of_it
             model.after_step()
-            share(accelerator, model.buffers())
+            # Drawn weights have noise of each process, the same for all from here on.
+            share(accelerator, model.state_dict().values() if model.draws_weights else model.buffers())
             state.average.update_parameters(model)
             state.step += 1
             seconds, wish = time.monotonic() - began, False
@@ -227,8 +228,8 @@ def _take_steps(
                 value = scores[model.best]
                 if not math.isfinite(value):  # before a state is saved that would be useless to resume
                     raise diverged(f"{model.best} of validation images", state.step)
-                if value < state.best:
-                    state.best = value
+                if value < state.best or model.draws_weights:
+                    state.best = min(value, state.best)
                     runs.write_weights(run, state.average.module)
                 ending = time.monotonic() - began - state.seconds
                 state.seconds += ending
@@ -264,6 +265,10 @@ def _start(
     check_labels(model, dataset)
     if settings.gradient_checkpointing:
         _checkpoint(model)
+    steps = steps_within(settings, steps_per_epoch(len(dataset.train.images), settings.batch_size))
+    if steps is not None:
+        model.check_steps(steps)
+    refuse_unused(model, settings)
     if not resume:
         for name, source in model.sources().items():
             runs.load_part(source, model.get_submodule(name))
@@ -272,7 +277,8 @@ def _start(
     if settings.start_from is not None and not resume:
         runs.load_weights(Path(settings.start_from), config.model, model)
     model.to(device)
-    state = State(model, averaged(model, settings.averaging), make_players(model, settings))
+    decay = 0.0 if model.draws_weights else settings.averaging
+    state = State(model, averaged(model, decay), make_players(model, settings))
     if settings.compile:  # not the average, which is used too rarely
         for module in model.players().values():
             module.compile()

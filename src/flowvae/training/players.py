@@ -63,6 +63,23 @@ def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
     return made
 
 
+def refuse_unused(model: Model, settings: TrainingConfig) -> None:
+    """Refuse options of training, other than their defaults, that have no effect on the model.
+
+    Raises:
+        UserError: if there are any.
+    """
+    unused = {}
+    if model.draws_weights:
+        unused["averaging"] = "whose weights are draws from a posterior, and are not averaged"
+    if model.optimizers().keys() == model.players().keys():
+        of_run = ("optimizer", "learning_rate", "weight_decay", "beta1")
+        unused |= dict.fromkeys(of_run, "which has optimizers of its own, with their own options")
+    for name, reason in unused.items():
+        if getattr(settings, name) != getattr(TrainingConfig(), name):
+            raise UserError(f"{name} has no effect on this model, {reason}; remove it")
+
+
 def updates(
     model: Model, players: Mapping[str, Player], batch: Batch, step: int, half: bool
 ) -> Iterator[Update]:

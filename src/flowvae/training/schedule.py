@@ -35,6 +35,16 @@ def spent(
     return min(1.0, max(fractions))
 
 
+def steps_within(settings: TrainingConfig, steps_per_epoch: int) -> int | None:
+    """Return the number of steps that budgets in epochs and steps allow; None if there is neither.
+
+    >>> steps_within(TrainingConfig(epochs=4, steps=500), steps_per_epoch=100)
+    400
+    """
+    of_epochs = None if settings.epochs is None else settings.epochs * steps_per_epoch
+    return min((steps for steps in (settings.steps, of_epochs) if steps is not None), default=None)
+
+
 def rate_factor(settings: TrainingConfig, step: int, fraction: float) -> float:
     """Return the factor on the highest learning rate: linear warm-up times cosine decay over the budget.
 
