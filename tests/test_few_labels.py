@@ -7,8 +7,10 @@ import pytest
 import torch
 from command_line import flowvae, is_refusal, succeeds
 
+import flowvae as package
 from flowvae import few_labels, load_dataset
 from flowvae.few_labels import Few
+from flowvae.models import registry
 from flowvae.models.registry import build_model, preset
 from flowvae.models.semi_supervised import SemiSupervised
 from flowvae.runs import read_json
@@ -72,6 +74,20 @@ def test_the_table_is_made_row_by_row_and_kept(halves, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.glob("*draw*.json")} == kept
 
 
+def test_an_adversarial_row_sees_grey_images(halves, tmp_path, monkeypatch):
+    small = {"features": 8, "channels": 4, "generators": 2, "burn_in": 2, "thinning": 2, "batch_size": 32}
+    monkeypatch.setitem(registry.PRESETS, "bayesian-gan-few", preset("bayesian-gan-few").revised(**small))
+    few = ["few-labels", "--data", halves, "--labels", 4, "--draws", 1, "--out", tmp_path / "table"]
+    succeeds("reproduce", *few, "--rows", "bayesian-gan-few", "--epochs", 1)
+    (row,) = read_json(tmp_path / "table" / "table.json")
+    run = package.load(tmp_path / "table" / "runs" / "bayesian-gan-few-4-draw0")
+    grey = load_dataset(str(halves), "none")
+    scores = package.evaluate(run, grey)
+    assert row["error"] == pytest.approx(scores["class_error"])
+    assert row["class_nll"] == pytest.approx(scores["class_nll"], rel=1e-4)
+    assert row["steps"] == 5
+
+
 def test_mistakes_are_one_line(halves, tmp_path):
     def reproduce(*words: object):
         return flowvae("reproduce", *words, "--out", tmp_path / "table")
@@ -82,6 +98,7 @@ def test_mistakes_are_one_line(halves, tmp_path):
     is_refusal(reproduce(*few, "--labels", 1000), "500 of each class")
     is_refusal(reproduce(*few, "--labels", 0), "labels_used is 0")
     is_refusal(reproduce(*few, "--draws", 0), "draws is 0")
+    is_refusal(reproduce(*few, "--labels", 4, "--epochs", 1, "--rows", "bayesian-gan-few"), "2500 steps")
     arrays = {name: value for name, value in np.load(halves).items() if name != "test_labels"}
     np.savez(tmp_path / "unlabelled.npz", **arrays)
     is_refusal(reproduce("few-labels", "--data", tmp_path / "unlabelled.npz"), "test images", "no labels")

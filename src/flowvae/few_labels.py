@@ -15,23 +15,24 @@ from torch import Tensor, nn
 
 from flowvae import runs
 from flowvae.batch import Batch
+from flowvae.config import Config
 from flowvae.data import Dataset, load_configured
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation.calibration import calibration_error
 from flowvae.models import Classifying
 from flowvae.models.labels import draw_labelled
-from flowvae.models.registry import preset
+from flowvae.models.registry import build_model, preset
 from flowvae.networks import Encoder
 from flowvae.parts import MOST
 from flowvae.runs.capability import needs
 from flowvae.training import train
 from flowvae.training.checkpoint import FILE as STATE_FILE
-from flowvae.training.loop import all_images
+from flowvae.training.loop import all_images, check_budget
 from flowvae.training.seeding import seed_everything
 
 MOST_DRAWS = 1000
-STACKED, ON_IMAGES = "semi-supervised-stacked", "semi-supervised"
-TRAINED = (STACKED, ON_IMAGES)
+STACKED, ON_IMAGES, ADVERSARIAL = "semi-supervised-stacked", "semi-supervised", "bayesian-gan-few"
+TRAINED = (STACKED, ON_IMAGES, ADVERSARIAL)
 SPREAD_OVER = 10_000  # unlabelled images of label spreading, whose time grows with their square
 IMAGES_AT_ONCE = 256
 MEASURES = ("error", "class_nll", "calibration_error", "minutes")
@@ -148,7 +149,7 @@ def reproduce_few_labels(
         rows: names of the systems.
         data: data set in place of the presets' own.
         first: run of ``vae`` that is M1 of the stacked system for all draws; by default, one is trained.
-        epochs, minutes: budget of a draw of the two systems; by default, that of their presets.
+        epochs, minutes: budget of a draw of the trained systems; by default, that of their presets.
 
     Raises:
         UserError: if there are too few labels, or scikit-learn is missing.
@@ -167,6 +168,10 @@ def reproduce_few_labels(
     for number in labels:
         check_range("labels_used", number, 1, MOST)
         _drawn(dataset, number, 0)  # raises if there are too few, before anything is trained
+    for row in set(rows) & set(TRAINED):
+        config = _config(row, {"data": source, "labels_used": labels[0], **budget})
+        assert config.model is not None
+        check_budget(build_model(config.model, dataset.spec), dataset, config.training)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     if STACKED in rows and first is None:
         first = folder / "runs" / "vae"
@@ -212,15 +217,18 @@ def _sizes_of(first: Path) -> dict[str, Any]:
 
 def _train(run: Path, name: str, options: Mapping[str, Any]) -> None:
     """Train a run, or resume it; nothing is done if it is finished."""
-    config = preset(name).revised(track="none", **options)
-    if not train(run, config, resume=(run / STATE_FILE).exists()):
+    if not train(run, _config(name, options), resume=(run / STATE_FILE).exists()):
         raise KeyboardInterrupt
+
+
+def _config(name: str, options: Mapping[str, Any]) -> Config:
+    return preset(name).revised(track="none", **options)
 
 
 def _score_trained(run: Path, name: str, options: Mapping[str, Any], dataset: Dataset) -> dict[str, float]:
     _train(run, name, options)
     opened = runs.Run(run)
-    model, images = needs(Classifying, opened), _test_images(dataset)
+    model, images = needs(Classifying, opened), _test_images(opened.dataset)  # grey for some systems
     with torch.no_grad():
         log_class = torch.cat([model.classify(part) for part in images.split(IMAGES_AT_ONCE)])
     last = opened.records[-1]

@@ -107,8 +107,8 @@ class ChainOptions(Options):
             check_positive(name, getattr(self, name), LARGEST)
         if self.noise_estimate > self.friction:
             raise UserError(
-                f"noise_estimate is {self.noise_estimate:g}, and friction is {self.friction:g}, of which it is a "
-                "part; choose a smaller one"
+                f"noise_estimate is {self.noise_estimate:g}; it is part of friction, so choose at most "
+                f"{self.friction:g}"
             )
 
 
@@ -372,7 +372,7 @@ PRESETS: dict[str, Config] = {
     ),
     "bayesian-gan-few": Config(
         DataConfig("mnist", "none"),
-        BayesianGANOptions(channels=32, supervision=FewLabelsOptions()),
+        BayesianGANOptions(channels=32, gamma=0.1, supervision=FewLabelsOptions()),
         TrainingConfig(batch_size=64, minutes=10.0),
     ),
 }

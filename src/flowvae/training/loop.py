@@ -265,9 +265,7 @@ def _start(
     check_labels(model, dataset)
     if settings.gradient_checkpointing:
         _checkpoint(model)
-    steps = steps_within(settings, steps_per_epoch(len(dataset.train.images), settings.batch_size))
-    if steps is not None:
-        model.check_steps(steps)
+    check_budget(model, dataset, settings)
     refuse_unused(model, settings)
     if not resume:
         for name, source in model.sources().items():
@@ -283,6 +281,17 @@ def _start(
         for module in model.players().values():
             module.compile()
     return state
+
+
+def check_budget(model: Model, dataset: Dataset, settings: TrainingConfig) -> None:
+    """Check that a budget in epochs or steps is enough for the model.
+
+    Raises:
+        UserError: if it is not.
+    """
+    steps = steps_within(settings, steps_per_epoch(len(dataset.train.images), settings.batch_size))
+    if steps is not None:
+        model.check_steps(steps)
 
 
 def _checkpoint(model: Model) -> None:

@@ -108,5 +108,6 @@ def updates(
 
 def diverged(what: str, step: int) -> UserError:
     return UserError(
-        f"{what} {DIVERGED} at step {step}; lower --learning-rate and train again (what was saved is kept)"
+        f"{what} {DIVERGED} at step {step}; lower --learning-rate, or the model's own rate, and train "
+        "again (what was saved is kept)"
     )
