@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from command_line import flowvae, is_refusal, succeeds
 
-from flowvae.missing import BASELINES
+from flowvae.missing import BASELINES, _reported
 
 
 @pytest.fixture
@@ -39,6 +39,13 @@ def test_models_and_baselines_fill_in(data, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "table").glob("*-filling-*.json")}
     assert succeeds(*words) == printed
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_probability_from_few_effective_samples_is_left_out():
+    kept = {"asked": {}, "error": 0.1, "missing_nll": 9.0, "missing_nll_standard_error": 0.1}
+    assert _reported(kept) == {"error": 0.1, "missing_nll": 9.0, "missing_nll_standard_error": 0.1}
+    assert _reported({**kept, "effective_sample_size": 5.0})["missing_nll"] == 9.0
+    assert _reported({**kept, "effective_sample_size": 4.9}) == {"error": 0.1, "effective_sample_size": 4.9}
 
 
 @pytest.mark.slow

@@ -53,6 +53,9 @@ COLUMNS = {
 }
 NEIGHBOURS, NEIGHBOURS_AMONG = 5, 10_000
 REGRESSED_ON = 2000  # images; the regressions of all pixels on each other are slow
+LEAST_EFFECTIVE = 5.0
+"""median effective sample size below which -log p(x_missing | x_known) is left out: then the estimate of
+log p(x_known) is too low by nats, and so is this difference"""
 LARGEST_CHANCE = 1 - 1e-3  # of a pixel, so that no surprise costs infinitely many nats
 
 
@@ -126,11 +129,21 @@ def reproduce_missing(
                 system = name if name in BASELINES else name.rpartition("-")[0]
                 kept = {"asked": asked, "system": system, "trained_on": trained, "mask": mask, **measured}
                 runs.write_json(path, kept)
-            found.append({key: value for key, value in kept.items() if key != "asked"})
+            found.append(_reported(kept))
     runs.write_json(folder / "table.json", found)
     text = markdown([{"name": row["system"], **row} for row in found], COLUMNS)
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text, end="")
+
+
+def _reported(kept: dict[str, Any]) -> dict[str, Any]:
+    """Return what the table has of a measurement: -log p of missing pixels only where it can be trusted."""
+    few = kept.get("effective_sample_size", math.inf) < LEAST_EFFECTIVE
+    return {
+        key: value
+        for key, value in kept.items()
+        if key != "asked" and not (few and key.startswith("missing_nll"))
+    }
 
 
 def _masked(complete: Dataset, hidden: Dataset, split: str) -> Masked:
