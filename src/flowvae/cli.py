@@ -246,6 +246,30 @@ def impute(
     print(impute_images(run, images, samples, candidates, out, missing, hide, split, label, seed, device))
 
 
+def quality(
+    run: Run,
+    images: Annotated[int | None, _default("up to 10,000")] = None,
+    data: Annotated[str | None, _default("the run's own")] = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Compare samples with test images by the features of a classifier of handwritten digits.
+
+    Prints Frechet and kernel distance, density, coverage, and the distance to the nearest training image, and
+    the same numbers of validation images in the place of samples.
+
+    Args:
+        run: directory of the run
+        images: number of samples, and of test and validation images
+        data: data set or path to compare with
+        seed: random seed for the samples and the choice of images
+        device: device to draw on: auto, cpu or an accelerator such as cuda:1
+    """
+    from flowvae.quality import compare_samples, report_of
+
+    print(report_of(run.resolve().name, compare_samples(run, images, seed, data, device)), end="")
+
+
 def decode(
     run: Run,
     codes: Annotated[Path, Positional, arg(metavar="CODES")],
@@ -579,6 +603,7 @@ _ALL = (
     decode,
     impute,
     sample,
+    quality,
     reconstruct,
     interpolate,
     explore,

@@ -231,6 +231,9 @@ class Sampler(ABC):
     draws: bool = True
     """whether samples are draws from p(x), rather than means of p(x|z) for drawn codes"""
 
+    draws_pixels: bool = False
+    """whether `draw` draws the pixels of images of which samples are the means"""
+
     @abstractmethod
     def sample(
         self,
@@ -251,6 +254,14 @@ class Sampler(ABC):
         Raises:
             UserError: for a temperature other than 1, if the model has no code.
         """
+
+    def draw(self, num_images: int, labels: Tensor | None = None) -> Tensor:
+        """Draw images [N, C, H, W] from p(x), with their pixels, from torch's own generator.
+
+        By default, `sample`. A model whose samples are means of a distribution p(x|z) overrides it, and
+        ``draws_pixels``. ``labels`` as in `sample`.
+        """
+        return self.sample(num_images, **labelled(labels))
 
 
 class Scored(ABC):

@@ -317,6 +317,14 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         labels = integers(generator, self.classes, (num_images,), z)
         return self.likelihood.images(self._code(z, labels).unsqueeze(0), generator)[0]
 
+    draws_pixels = True
+
+    @torch.no_grad()
+    def draw(self, num_images: int, labels: Tensor | None = None) -> Tensor:
+        z = self.prior.sample(num_images)
+        classes = integers(None, self.classes, (num_images,), z)
+        return self.likelihood(self._code(z, classes).unsqueeze(0)).sample()[0]
+
 
 class CodeLikelihood(Likelihood):
     """A Gaussian of codes [B, D_1], with mean and log scale from a network of (z, y)."""
@@ -448,6 +456,12 @@ class Stacked(Model, Sampler, Bounded, Classifying):
         generator = noise if isinstance(noise, torch.Generator) else None
         codes = self.second.sample(num_images, generator, temperature)
         return self.first.likelihood.images(codes.unsqueeze(0), generator)[0]
+
+    draws_pixels = True
+
+    @torch.no_grad()
+    def draw(self, num_images: int, labels: Tensor | None = None) -> Tensor:
+        return self.first.likelihood(self.second.draw(num_images).unsqueeze(0)).sample()[0]
 
 
 @dataclass(frozen=True)

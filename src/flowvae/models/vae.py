@@ -354,6 +354,14 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         codes = self.sample_codes(num_images, noise, temperature, labels)
         return self.decode(codes, generator, labels)
 
+    draws_pixels = True
+
+    @torch.no_grad()
+    def draw(self, num_images: int, labels: Tensor | None = None) -> Tensor:
+        labels = self.labels_to_sample(num_images, labels, None, next(self.parameters()))
+        codes = self.sample_codes(num_images, labels=labels)
+        return self.likelihood(self._with_label(codes.unsqueeze(0), labels)).sample()[0]
+
     def graphs(self, shape: tuple[int, int, int]) -> dict[str, Graph]:
         """Return ``encoder``, ``decoder`` and ``sampler``, which take their noise as an input.
 

@@ -1,0 +1,193 @@
+"""How close samples are to test images, measured on the features of a classifier."""
+
+import math
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from flowvae.errors import UserError
+from flowvae.evaluation.nearest import nearest
+from flowvae.networks.digits import DigitNetwork
+
+WEIGHTS = Path(__file__).parents[1] / "pretrained" / "digits.safetensors"
+NEIGHBOURS = 5
+"""k of density and coverage, as in the paper"""
+SUBSETS, SUBSET_SIZE = 100, 1000
+"""of the kernel distance"""
+LEAST_IMAGES = 100
+"""below it, the covariance of 64 features has no full rank"""
+CLASS_SHARE = 0.1
+"""of a class's share among test images that its share among samples must have to count as covered"""
+AT_ONCE = 1000
+
+
+@cache
+def digit_network() -> DigitNetwork:
+    """Return the bundled classifier of MNIST, in ``eval()`` mode (see ``scripts/train_digits.py``)."""
+    network = DigitNetwork()
+    network.load_state_dict(load_file(WEIGHTS))
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features_of(images: Tensor, network: DigitNetwork | None = None) -> Tensor:
+    """Compute the features [N, 64] of images [N, 1, 28, 28] in [0, 1], as they are.
+
+    Raises:
+        UserError: if the images have another shape.
+    """
+    network = network or digit_network()
+    if tuple(images.shape[1:]) != network.shape:
+        raise UserError(
+            f"images are {_size(images.shape[1:])}, and the classifier whose features are compared knows "
+            f"images of {_size(network.shape)}; compare samples by eye, or models by -log p(x)"
+        )
+    return torch.cat([network(few) for few in images.float().split(AT_ONCE)])
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{height} x {width}, {'grey' if channels == 1 else f'{channels} channels'}"
+
+
+def frechet_distance(features: Tensor, others: Tensor) -> float:
+    """Compute the Frechet distance of two sets of features [N, F] (Heusel et al. 2017, arXiv 1706.08500).
+
+    It is that of Gaussians with their means and covariances. Its bias is of the order of F^2 / N: compare it
+    with that of two sets of real images of the same size.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_Given(features.shape[1]))
+    metric.update(others, real=True)
+    metric.update(features, real=False)
+    return metric.compute().item()
+
+
+def kernel_distance(features: Tensor, others: Tensor) -> tuple[float, float]:
+    """Estimate the squared maximum mean discrepancy with a cubic kernel (Binkowski 2018, arXiv 1801.01401).
+
+    The estimate is without bias.
+
+    Returns:
+        Mean and standard deviation over 100 subsets of 1,000 images (of all, if there are fewer).
+    """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    size = min(SUBSET_SIZE, len(features), len(others))
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # that features stay in memory
+        torch.manual_seed(0)
+        given = _Given(features.shape[1])
+        metric = KernelInceptionDistance(feature=given, subsets=SUBSETS, subset_size=size)
+        metric.update(others, real=True)
+        metric.update(features, real=False)
+        mean, deviation = metric.compute()
+    return mean.item(), deviation.item()
+
+
+class _Given(nn.Module):
+    """Takes features for images."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def density_and_coverage(features: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+    """Compute density and coverage of samples (Naeem et al. 2020, arXiv 2002.09797, equations 2 and 3).
+
+    A real image has a ball that reaches to its k-th neighbour among real images. Density is the mean number
+    of balls around a sample, over k, and coverage the share of balls with a sample in them. Of two equal
+    distributions, density is 1 in expectation, and coverage about 1 - 2^-k.
+
+    Args:
+        features: of samples, [M, F].
+        real: of real images, [N, F].
+        neighbours: k.
+    """
+    radii = nearest(real, real, neighbours + 1).distances[:, -1]  # the first is the image itself
+    inside = torch.zeros(len(features))
+    covered = torch.zeros(len(real), dtype=torch.bool)
+    for start in range(0, len(features), AT_ONCE):
+        few = features[start : start + AT_ONCE]
+        within = torch.cdist(few, real).square() < radii
+        inside[start : start + AT_ONCE] = within.sum(1).float()
+        covered |= within.any(0)
+    return inside.mean().item() / neighbours, covered.float().mean().item()
+
+
+def class_coverage(features: Tensor, real: Tensor, network: DigitNetwork | None = None) -> float:
+    """Compute the share of classes that are at least a tenth as frequent among samples as among real images.
+
+    Classes are those that the classifier predicts.
+    """
+    network = network or digit_network()
+    of_samples, of_real = (_class_shares(each, network) for each in (features, real))
+    return (of_samples >= CLASS_SHARE * of_real)[of_real > 0].float().mean().item()
+
+
+@torch.no_grad()
+def _class_shares(features: Tensor, network: DigitNetwork) -> Tensor:
+    log_class = network.classify(features)
+    return torch.bincount(log_class.argmax(1), minlength=log_class.shape[1]) / len(features)
+
+
+def sample_quality(
+    samples: Tensor, test: Tensor, valid: Tensor, train: Tensor, network: DigitNetwork | None = None
+) -> dict[str, Any]:
+    """Compare samples with test images, and, for each number, validation images with the same test images.
+
+    Args:
+        samples: [N, 1, 28, 28] in [0, 1].
+        test: [M, 1, 28, 28], to compare with.
+        valid: [L, 1, 28, 28], real images in the place of samples; ideally as many.
+        train: images among which the nearest ones are searched.
+        network: classifier; by default, the bundled one of digits.
+
+    Returns:
+        For samples, and with the suffix ``_of_real`` for validation images:
+
+        - ``frechet_distance``, ``kernel_distance`` and its ``kernel_distance_standard_deviation``
+        - ``density``, ``coverage``, ``class_coverage``
+        - ``nearest_training_distance``: Euclidean distance of the pixels to the nearest training image, mean
+
+    Raises:
+        UserError: if images have another shape than the classifier's, there are fewer than 100, or
+            torchmetrics is not installed.
+    """
+    try:
+        import torchmetrics  # noqa: F401
+    except ImportError:
+        raise UserError("distances of samples need torchmetrics; pip install 'flowvae[samples]'") from None
+    for name, images in (("samples", samples), ("test images", test), ("validation images", valid)):
+        if len(images) < LEAST_IMAGES:
+            raise UserError(f"{len(images)} {name} are too few to compare; give {LEAST_IMAGES} or more")
+    of_test = features_of(test, network)
+    found: dict[str, Any] = {}
+    for suffix, images in (("", samples), ("_of_real", valid)):
+        features = features_of(images, network)
+        distance, deviation = kernel_distance(features, of_test)
+        density, coverage = density_and_coverage(features, of_test)
+        measured = {
+            "frechet_distance": frechet_distance(features, of_test),
+            "kernel_distance": distance,
+            "kernel_distance_standard_deviation": deviation,
+            "density": density,
+            "coverage": coverage,
+            "class_coverage": class_coverage(features, of_test, network),
+            "nearest_training_distance": nearest(images, train).distances.sqrt().mean().item(),
+        }
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                raise UserError(f"{name} of samples is not finite; train with a lower --learning-rate")
+            found[name + suffix] = value
+    return found

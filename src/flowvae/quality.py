@@ -1,0 +1,120 @@
+"""The command that compares samples of a run with the test images of its data."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowvae import runs
+from flowvae.commands import reporting
+from flowvae.data import Dataset
+from flowvae.devices import device
+from flowvae.errors import UserError, check_range
+from flowvae.evaluation.sample_quality import sample_quality
+from flowvae.models import Model, Sampler
+from flowvae.models.base import evaluating
+from flowvae.parts import LARGEST_SEED, MOST
+from flowvae.runs import Run
+from flowvae.runs.capability import needs
+
+FILE = "quality.json"
+MOST_COMPARED = 10_000
+AT_ONCE = 250
+PROTOCOL = "64 features of flowvae's classifier of MNIST digits, images as they are"
+SHOWN = {
+    "frechet_distance": ".2f",
+    "kernel_distance": ".4f",
+    "density": ".3f",
+    "coverage": ".3f",
+    "class_coverage": ".2f",
+    "nearest_training_distance": ".2f",
+}
+
+
+def compare_samples(
+    path: Path, num_images: int | None = None, seed: int = 0, data: str | None = None, on: str = "auto"
+) -> dict[str, Any]:
+    """Compare samples with test images (see `sample_quality`), and write quality.json into the run.
+
+    Args:
+        path: directory of the run.
+        num_images: N, number of samples, of test images, and of validation images that stand in for samples;
+            by default, as many as all three allow, up to 10,000.
+        seed: random seed for the samples and the choice of images.
+        data: another data set or path to compare with.
+        on: device to draw samples on.
+
+    Returns:
+        What quality.json holds. Numbers of another source, ``data``, and of a bundled model are not written.
+
+    Raises:
+        UserError: if the model draws no samples, or the images cannot be compared.
+    """
+    check_range("seed", seed, 0, LARGEST_SEED)
+    run = Run(path)
+    sampler = needs(Sampler, run)
+    dataset = run.read_dataset(data)
+    available = min(MOST_COMPARED, len(dataset.test.images), len(dataset.valid.images))
+    number = available if num_images is None else num_images
+    check_range("images", number, 1, MOST)
+    if number > available:
+        raise UserError(
+            f"{number} images are to be compared; {dataset.name} has {len(dataset.test.images)} test and "
+            f"{len(dataset.valid.images)} validation images, and {MOST_COMPARED:,} is the most: choose fewer "
+            "--images"
+        )
+    model = run.model.to(device(on))
+    with reporting(f"drawing samples of {run.name}") as report, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        test, valid = (_random(dataset, split, number) for split in ("test", "valid"))
+        train = _random(dataset, "train", len(dataset.train.images))
+        parts: list[Tensor] = []
+        with evaluating(model):
+            while (done := sum(map(len, parts))) < number:
+                parts.append(_drawn(model, min(AT_ONCE, number - done)))
+                report((done + len(parts[-1])) / number)
+    measured = sample_quality(torch.cat(parts), test, valid, train)
+    found = {
+        **measured,
+        "images": number,
+        "samples": "draws from p(x)" if sampler.draws or sampler.draws_pixels else "means of p(x|z)",
+        "features": PROTOCOL,
+        "dataset": dataset.name,
+        "binarization": dataset.binarization,
+        "seed": seed,
+        "version": importlib.metadata.version("flowvae"),
+    }
+    if data in (None, run.config.data.data) and not run.bundled:
+        runs.write_json(run.path / FILE, found)
+    return found
+
+
+def _drawn(model: Model, number: int) -> Tensor:
+    assert isinstance(model, Sampler)
+    return model.draw(number).float().cpu()
+
+
+def _random(dataset: Dataset, split: str, number: int) -> Tensor:
+    places = torch.randperm(len(getattr(dataset, split).images))[:number]
+    batch = dataset.batch(split, places)
+    if batch.observed is not None:
+        raise UserError(
+            f"pixels of {dataset.name} are missing, and samples are compared with complete images"
+        )
+    return batch.images
+
+
+def report_of(name: str, found: dict[str, Any]) -> str:
+    """Write the numbers of samples and of real images, and what they were measured on, as Markdown."""
+    columns = [column for column in SHOWN if column in found]
+    titles = [column.replace("_", " ") for column in columns]
+    rows = [
+        [f"{title}", *(format(found[column + suffix], SHOWN[column]) for column in columns)]
+        for title, suffix in ((name, ""), ("validation images", "_of_real"))
+    ]
+    table = [["", *titles], ["---", *["---:"] * len(titles)], *rows]
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    on = f"{found['images']:,} {found['samples']}; {found['features']}; {found['dataset']}, test images"
+    return "\n".join([*lines, "", on, ""])
