@@ -266,6 +266,8 @@ TABLE: dict[str, Row] = {
             "labels_used": 10,
             "labelled_per_step": 4,
             "classification_weight": 2.0,
+            "smoothness_weight": 1.0,
+            "smoothness_radius": 0.5,
             "gamma": 0.0,
             "burn_in": 4,
             "thinning": 2,

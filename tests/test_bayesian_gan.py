@@ -26,6 +26,7 @@ from flowvae.models.bayesian_gan import (
     Chains,
     SemiSupervisedBayesianGAN,
 )
+from flowvae.models.classification import smoothness_loss
 from flowvae.parts import from_dict
 from flowvae.runs import Run, read_json
 
@@ -118,6 +119,20 @@ def test_few_labels_add_the_classes_of_labelled_images():
         atol=2e-5,
         rtol=1e-5,
     )
+
+
+def test_smoothness_is_that_of_the_classes_of_real_images():
+    model = few_labels(gamma=0.0, smoothness_weight=2.0, smoothness_radius=0.5)
+    torch.manual_seed(5)
+    update = next(model.updates(batch(), 0))
+    torch.manual_seed(5)
+    torch.randn(3, 3, 2)  # codes
+    states = model.gan.discriminators.states
+    expected = [smoothness_loss(each, images(9), each(images(9)).log_softmax(1), 0.5) for each in states]
+    assert list(update.shown) == ["discriminator_loss", "smoothness"]
+    torch.testing.assert_close(update.shown["smoothness"], torch.stack(expected).mean())
+    without = next(few_labels(gamma=0.0).updates(batch(), 0)).loss
+    assert update.loss > without
 
 
 # Posteriors.

@@ -23,6 +23,7 @@ from flowvae.densities import BernoulliLikelihood, GaussianPosterior, StandardNo
 from flowvae.errors import UserError
 from flowvae.evaluation import log_marginal
 from flowvae.evaluation.calibration import calibration_error
+from flowvae.models.classification import divergence, information_loss, smoothness_loss
 from flowvae.models.labels import draw_labelled
 from flowvae.models.registry import preset
 from flowvae.models.semi_supervised import (
@@ -30,9 +31,6 @@ from flowvae.models.semi_supervised import (
     SemiSupervised,
     SemiSupervisedOptions,
     Stacked,
-    divergence,
-    information_loss,
-    smoothness_loss,
 )
 from flowvae.models.vae import VAEOptions
 from flowvae.parts import revised, shaping

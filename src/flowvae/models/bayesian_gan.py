@@ -21,6 +21,7 @@ from flowvae.models.adversarial import (
     penalized,
 )
 from flowvae.models.base import Classifying, MakeOptimizer, Model, Sampler, Update
+from flowvae.models.classification import smoothness_loss
 from flowvae.models.generator import GeneratorOptions
 from flowvae.models.labels import classes_of, draw_labelled, few_of
 from flowvae.models.sghmc import SGHMC
@@ -112,6 +113,30 @@ class ChainOptions(Options):
             )
 
 
+@dataclass(frozen=True)
+class UnsupervisedOptions(Part):
+    """No labels: discriminators tell real images from generated ones."""
+
+    name = "none"
+
+
+@dataclass(frozen=True)
+class FewLabelsOptions(Part):
+    """Few labels, from which discriminators learn to tell the classes of real images as well."""
+
+    name = "few-labels"
+    labels_used: int = ranged(100, 1, MOST, training_only=True)
+    """number of labelled training images, the same number of each class; all other labels are ignored"""
+    labelled_per_step: int = ranged(32, 1, MOST, training_only=True)
+    """number of labelled images per step, drawn from those used; the batch is in addition to them"""
+    classification_weight: float = ranged(1.0, 0, LARGEST, training_only=True)
+    """weight of the loss -log p(y|x, real) of labelled images, relative to the loss of the batch"""
+    smoothness_weight: float = ranged(0.0, 0, LARGEST, training_only=True)
+    """weight of the virtual adversarial loss, by which p(y|x, real) changes little between close images"""
+    smoothness_radius: float = ranged(1.5, 0, LARGEST, training_only=True)
+    """largest Euclidean distance of images that the virtual adversarial loss calls close"""
+
+
 class BayesianGAN(Model, Sampler):
     """A generative adversarial network with posteriors over the weights (Saatchi & Wilson 2017).
 
@@ -184,28 +209,21 @@ class BayesianGAN(Model, Sampler):
         batch: Batch,
         step: int,
         known: tuple[Tensor, Tensor] | None = None,
-        weight: float = 0.0,
+        few: FewLabelsOptions | None = None,
     ) -> Iterator[Update]:
-        """Yield the updates of a step; with ``weight`` times ``-log p(y|x, real)`` of labelled images."""
+        """Yield the updates of a step; ``known``: images with labels, int64, weighted as ``few`` says."""
         images, chains, others = batch.images, len(self.generators.states), len(self.discriminators.states)
         each = -(-len(images) // chains)
         made = self.generators(normal(None, (chains, each, self.latent), images).unbind()).flatten(0, 1)
         labelled = images[:0] if known is None else known[0]
         logits = self.discriminators([torch.cat([images, made.detach(), labelled])] * others).float()
-        parts = logits.split([len(images), len(made), len(labelled)], 1)
-        real, fake, of_known = (part.flatten(0, 1) for part in parts)
-        loss = F.softplus(-logit_of_real(real)).mean() + F.softplus(logit_of_real(fake)).mean()
+        real, fake, of_known = logits.split([len(images), len(made), len(labelled)], 1)
+        loss = F.softplus(-logit_of_real(real.flatten(0, 1))).mean()
+        loss = loss + F.softplus(logit_of_real(fake.flatten(0, 1))).mean()
         shown = {"discriminator_loss": loss.detach()}
-        if known is not None:
-            classification = F.cross_entropy(of_known, known[1].repeat(others))
-            loss = loss + weight * classification
-            shown["classification"] = classification.detach()
-        if self.options.gamma:
-            few = penalized(images)
-            each_penalty = [gradient_penalty(state, few) for state in self.discriminators.states]
-            penalty = torch.stack(each_penalty).mean()
-            loss = loss + self.options.gamma / 2 * penalty
-            shown["penalty"] = penalty.detach()
+        for name, weight, term in self._further(images, real, of_known, known, few):
+            loss = loss + weight * term
+            shown[name] = term.detach()
         # The chains of a player share no weights: the gradient of the sum of their losses is that of each.
         yield Update("discriminators", others * loss + self._prior(self.discriminators), shown)
         loss = F.softplus(-logit_of_real(self.discriminators([made] * others).float().flatten(0, 1))).mean()
@@ -215,6 +233,33 @@ class BayesianGAN(Model, Sampler):
         if taken > 0 and taken % self.options.thinning == 0:
             self.generators.collect()
             self.discriminators.collect()
+
+    def _further(
+        self,
+        images: Tensor,
+        real: Tensor,
+        of_known: Tensor,
+        known: tuple[Tensor, Tensor] | None,
+        few: FewLabelsOptions | None,
+    ) -> Iterator[tuple[str, float, Tensor]]:
+        """Yield the discriminators' other losses, averaged over the chains, with their names and weights.
+
+        ``real``: logits of ``images``, [J, B, K]; ``of_known``: logits of labelled images, [J, L, K].
+        """
+        states = self.discriminators.states
+        if few is not None and known is not None:
+            labels = known[1].repeat(len(states))
+            term = F.cross_entropy(of_known.flatten(0, 1), labels)
+            yield "classification", few.classification_weight, term
+        if few is not None and few.smoothness_weight:
+            each = [
+                smoothness_loss(state, images, own.log_softmax(1), few.smoothness_radius)
+                for state, own in zip(states, real, strict=True)
+            ]
+            yield "smoothness", few.smoothness_weight, torch.stack(each).mean()
+        if self.options.gamma:
+            each = [gradient_penalty(state, penalized(images)) for state in states]
+            yield "penalty", self.options.gamma / 2, torch.stack(each).mean()
 
     def _prior(self, chains: Chains) -> Tensor:
         """Compute ``-log p(theta) / N`` up to a constant, summed over the chains."""
@@ -240,24 +285,22 @@ class SemiSupervisedBayesianGAN(Model, Sampler, Classifying):
     """A Bayesian GAN whose discriminators also tell classes, from few labels.
 
     A discriminator has K + 1 classes, those of real images and "generated" (Salimans et al. 2016). Its
-    posterior has the further factor ``exp(N weight E log p(y|x, real))``, over the labelled images. They are
-    drawn once, by `initialize_each`; the labels of batches are never read, and validation reads none.
+    posterior has the further factor ``exp(N weight E log p(y|x, real))``, over the labelled images, and that
+    of `smoothness_loss`, over all images. The labelled ones are drawn once, by `initialize_each`; the labels
+    of batches are never read, and validation reads none.
 
     Args:
         gan: whose discriminators map images to logits [n, K].
         classes: K.
-        labels: number of labelled images.
-        labelled: number of labelled images drawn for each step.
-        weight: weight of ``log p(y|x, real)``.
+        few: how many labelled images, and the weights of the factors.
     """
 
     best = "energy_score"
     draws_weights = True
 
-    def __init__(self, gan: BayesianGAN, classes: int, labels: int, labelled: int, weight: float) -> None:
+    def __init__(self, gan: BayesianGAN, classes: int, few: FewLabelsOptions) -> None:
         super().__init__()
-        self.gan, self.classes = gan, classes
-        self.labels, self.labelled, self.weight = labels, labelled, weight
+        self.gan, self.classes, self.few = gan, classes, few
         self.known: Batch | None = None
 
     def players(self) -> dict[str, nn.Module]:
@@ -272,13 +315,13 @@ class SemiSupervisedBayesianGAN(Model, Sampler, Classifying):
     def initialize_each(self, batches: Iterator[Batch]) -> None:
         """Draw the labelled images, the same for the same seed, whatever the networks."""
         noise = torch.Generator().manual_seed(torch.initial_seed())
-        self.known = draw_labelled(batches, self.labels, noise)
+        self.known = draw_labelled(batches, self.few.labels_used, noise)
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
         known = None
         if self.known is not None:
-            known = few_of(self.known, self.labelled, None, batch.images)
-        return self.gan.moves(batch, step, known, self.weight)
+            known = few_of(self.known, self.few.labelled_per_step, None, batch.images)
+        return self.gan.moves(batch, step, known, self.few)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         return self.gan.validate(batch)
@@ -292,26 +335,6 @@ class SemiSupervisedBayesianGAN(Model, Sampler, Classifying):
 
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
         return self.gan.sample(num_images, noise, temperature)
-
-
-@dataclass(frozen=True)
-class UnsupervisedOptions(Part):
-    """No labels: discriminators tell real images from generated ones."""
-
-    name = "none"
-
-
-@dataclass(frozen=True)
-class FewLabelsOptions(Part):
-    """Few labels, from which discriminators learn to tell the classes of real images as well."""
-
-    name = "few-labels"
-    labels_used: int = ranged(100, 1, MOST, training_only=True)
-    """number of labelled training images, the same number of each class; all other labels are ignored"""
-    labelled_per_step: int = ranged(32, 1, MOST, training_only=True)
-    """number of labelled images per step, drawn from those used; the batch is in addition to them"""
-    classification_weight: float = ranged(1.0, 0, LARGEST, training_only=True)
-    """weight of the loss -log p(y|x, real) of labelled images, relative to the loss of the batch"""
 
 
 @dataclass(frozen=True)
@@ -345,12 +368,7 @@ class BayesianGANOptions(GeneratorOptions, ChainOptions, System):
         )
         if not isinstance(self.supervision, FewLabelsOptions):
             return gan
-        few = (
-            self.supervision.labels_used,
-            self.supervision.labelled_per_step,
-            self.supervision.classification_weight,
-        )
-        return SemiSupervisedBayesianGAN(gan, classes, *few)
+        return SemiSupervisedBayesianGAN(gan, classes, self.supervision)
 
     def describe(self) -> str:
         few = (
@@ -372,7 +390,7 @@ PRESETS: dict[str, Config] = {
     ),
     "bayesian-gan-few": Config(
         DataConfig("mnist", "none"),
-        BayesianGANOptions(channels=32, gamma=0.1, supervision=FewLabelsOptions()),
+        BayesianGANOptions(channels=32, gamma=0.1, supervision=FewLabelsOptions(smoothness_weight=1.0)),
         TrainingConfig(batch_size=64, minutes=10.0),
     ),
 }

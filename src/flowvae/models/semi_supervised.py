@@ -23,6 +23,7 @@ from flowvae.densities import (
 )
 from flowvae.flows import at_least_float32
 from flowvae.models.base import Bounded, Classifying, Model, Sampler, Source, Update
+from flowvae.models.classification import divergence, information_loss, smoothness_loss
 from flowvae.models.couplings import CodeShape
 from flowvae.models.labels import classes_of, draw_labelled, few_of
 from flowvae.models.likelihoods import BernoulliOptions, LikelihoodOptions
@@ -32,49 +33,6 @@ from flowvae.networks import Encoder, VectorCode
 from flowvae.networks.convolutional import kaiming
 from flowvae.noise import Noise, integers, normal
 from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, ranged, to_dict, training_only
-
-PROBE = 0.1
-"""length of the step by which `smoothness_loss` finds a direction"""
-
-
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Compute the mean over images of KL(p || q), for log probabilities of classes [B, K]."""
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
-
-
-def smoothness_loss(classifier: nn.Module, images: Tensor, log_class: Tensor, radius: float) -> Tensor:
-    """Virtual adversarial loss (Miyato et al. 2018): how far q(y|x) changes in its most sensitive direction.
-
-    ``mean KL(q(y|x) || q(y|x + r))``, where r, of the Euclidean length ``radius``, approximately maximizes
-    the divergence: a step of the power method finds its direction.
-
-    Args:
-        classifier: maps images [B, ...] to logits of classes [B, K].
-        images: x.
-        log_class: log q(y|x), [B, K]; no gradient passes through it.
-    """
-    target = log_class.detach()
-    noise = torch.randn_like(images).requires_grad_()
-    tried = classifier(images + PROBE * _unit(noise)).log_softmax(1)
-    (gradient,) = torch.autograd.grad(divergence(target, tried), noise)
-    return divergence(target, classifier(images + radius * _unit(gradient)).log_softmax(1))
-
-
-def information_loss(log_class: Tensor) -> Tensor:
-    """Minus the mutual information of image and class, ``mean H(q(y|x)) - H(mean q(y|x))``, in nats.
-
-    ``log_class``: log q(y|x), [B, K]; the means are over the B images.
-    """
-    chance = log_class.exp()
-    overall = chance.mean(0)
-    return (overall * overall.clamp(min=torch.finfo(overall.dtype).tiny).log()).sum() - (
-        chance * log_class
-    ).sum(1).mean()
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Scale each of the vectors [B, ...] to the Euclidean length 1."""
-    return F.normalize(vectors.flatten(1), dim=1).view_as(vectors)
 
 
 class Labelled(NamedTuple):
