@@ -134,7 +134,7 @@ def test_losses_are_those_of_the_definition():
     torch.manual_seed(5)
     discriminator, generator = model.updates(data, 0)
     torch.manual_seed(5)
-    made = model.decode(torch.randn(8, 2))
+    made = model.generator(torch.randn(8, 2))
     real, fake = (torch.sigmoid(model.discriminator(images)).log() for images in (data.images, made))
     not_fake = torch.log1p(-fake.exp())
     penalty = gradient_penalty(model.discriminator, data.images[:2])  # a quarter
@@ -333,7 +333,7 @@ def test_samples_follow_their_noise_and_temperature(trained):
     model = flowvae.load(trained["r1"])
     assert isinstance(model, GAN)
     codes = torch.randn(5, 2)
-    torch.testing.assert_close(model.sample(5, codes), model.decode(codes))
-    torch.testing.assert_close(model.sample(5, codes, temperature=0.5), model.decode(codes / 2))
+    torch.testing.assert_close(model.sample(5, codes), model.generator(codes))
+    torch.testing.assert_close(model.sample(5, codes, temperature=0.5), model.generator(codes / 2))
     drawn = [model.sample(3, torch.Generator().manual_seed(1)) for _ in range(2)]
     assert torch.equal(*drawn)

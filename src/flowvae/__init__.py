@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from flowvae.config import Config, DataConfig, TrainingConfig
     from flowvae.data import load_dataset
     from flowvae.estimator import FlowVAE
-    from flowvae.evaluation import evaluate, log_marginal, score
+    from flowvae.evaluation import (
+        Annealing,
+        annealed_importance_sampling,
+        evaluate,
+        log_marginal,
+        score,
+    )
     from flowvae.hub import from_pretrained, push_to_hub, save_pretrained
     from flowvae.models.base import Model, Update
     from flowvae.models.registry import build_model, preset
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 
 # Imported when first used, so that `flowvae --help` need not wait for torch.
 _HOMES = {
+    "Annealing": "evaluation",
     "Batch": "batch",
     "Callback": "training",
     "Config": "config",
@@ -37,6 +44,7 @@ _HOMES = {
     "Run": "runs",
     "TrainingConfig": "config",
     "Update": "models.base",
+    "annealed_importance_sampling": "evaluation",
     "build_model": "models.registry",
     "elbo": "objectives",
     "evaluate": "evaluation",
@@ -55,6 +63,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Annealing",
     "Batch",
     "Callback",
     "Config",
@@ -65,6 +74,7 @@ __all__ = [
     "Run",
     "TrainingConfig",
     "Update",
+    "annealed_importance_sampling",
     "build_model",
     "elbo",
     "evaluate",

@@ -67,7 +67,7 @@ class Batch(NamedTuple):
         for start in range(0, len(self.images), size):
             yield self.at(slice(start, start + size))
 
-    def at(self, places: slice) -> "Batch":
+    def at(self, places: slice | Tensor) -> "Batch":
         """Return some of the images."""
         rest = (None if part is None else part[places] for part in self[2:])
         return Batch(self.images[places], self.index[places], *rest)

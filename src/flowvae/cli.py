@@ -106,30 +106,65 @@ def _resumed(path: Path, name: str | None) -> Any:
 
 def evaluate(
     run: Run,
-    samples: int = 500,
-    images: Annotated[int | None, _default("up to 1000; all of another data set")] = None,
+    estimator: Literal["importance", "ais"] = "importance",
+    samples: Annotated[int | None, _default("500")] = None,
+    images: Annotated[int | None, _default("up to 1000, of ais 100; all of another data set")] = None,
     split: Literal["train", "valid", "test"] = "test",
     data: Annotated[str | None, _default("the run's own")] = None,
+    chains: Annotated[int | None, _default("16")] = None,
+    distributions: Annotated[int | None, _default("1000")] = None,
+    leapfrog_steps: Annotated[int | None, _default("10")] = None,
+    start: Annotated[Literal["prior", "posterior"] | None, _default("posterior, if possible")] = None,
+    variance: Annotated[float | None, _default("none")] = None,
+    simulated: Annotated[int | None, _default("16")] = None,
     seed: int = 0,
     device: str = "auto",
 ) -> None:
     """Score a run on random images and write evaluation.json into its directory.
 
-    With --data, all images of the split are scored by default, and evaluation-NAME.json is written.
+    With --data, all images of the split are scored by default, and evaluation-NAME.json is written. With
+    --estimator ais, evaluation-ais.json is written, and the other files are left as they are.
 
     Args:
         run: directory of the run
+        estimator: of -log p(x): importance, from posterior samples, if it is not exact; or ais, annealed
+            importance sampling, which takes far longer and depends less on the encoder
         samples: S, number of posterior samples per image for the importance-weighted -log p(x)
         images: number of images to score
         split: split that the images are drawn from
         data: another data set or path to take the images from
-        seed: random seed for the choice of images and the posterior samples
+        chains: of ais, number of chains per image
+        distributions: of ais, number of distributions between the start and the true posterior
+        leapfrog_steps: of ais, number of gradients per move of a chain
+        start: of ais, first distribution of codes: prior, or posterior, that of the encoder
+        variance: of ais, variance of pixels around the generated image, for gan and glo
+        simulated: of ais, number of images drawn from the model to bound log p(x) from both sides, or 0
+        seed: random seed for the choice of images and all samples
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
     """
-    from flowvae.commands import evaluate_run
+    annealing = {
+        "chains": chains,
+        "distributions": distributions,
+        "leapfrog_steps": leapfrog_steps,
+        "start": start,
+        "variance": variance,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in annealing.items() if value is not None}
+    if estimator == "importance" and (chosen or simulated is not None):
+        name = next(iter(chosen), "simulated").replace("_", "-")
+        raise UserError(f"--{name} is an option of --estimator ais; add that, or omit --{name}")
+    if estimator == "ais" and samples is not None:
+        raise UserError("--samples has no effect with --estimator ais; choose --chains and --distributions")
+
+    from flowvae.commands import USUAL_SIMULATED, anneal_run, evaluate_run
+    from flowvae.evaluation import Annealing
     from flowvae.runs.table import markdown, titles
 
-    evaluation = evaluate_run(run, samples, images, split, data, seed, device)
+    if estimator == "ais":
+        number = USUAL_SIMULATED if simulated is None else simulated
+        evaluation = anneal_run(run, Annealing(**chosen), images, number, split, data, seed, device)
+    else:
+        evaluation = evaluate_run(run, 500 if samples is None else samples, images, split, data, seed, device)
     print(markdown([{"name": titles([run])[0], **evaluation}], width=_width()), end="")
 
 

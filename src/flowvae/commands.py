@@ -1,6 +1,7 @@
 """The commands, as functions of the directories of runs."""
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import math
@@ -25,7 +26,18 @@ from flowvae.data.named import Named, named_images, number_of, numbers_of
 from flowvae.data.npz import NUMBERS, read_arrays
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import MEASURES, Finished, evaluate, interpolate, nearest, score
+from flowvae.evaluation import (
+    MEASURES,
+    Annealing,
+    Finished,
+    evaluate,
+    evaluate_annealed,
+    evaluate_bracket,
+    interpolate,
+    nearest,
+    score,
+)
+from flowvae.evaluation.annealed_likelihood import check_annealed
 from flowvae.evaluation.bayes import log_posterior, log_prob_of_classes
 from flowvae.evaluation.likelihood import at
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
@@ -58,8 +70,15 @@ TABLES = (".csv", ".json", ".parquet")  # of all columns; Markdown has those of 
 SECONDS_BETWEEN_LINES = 30.0
 # Numbers of images by default, if there are as many.
 USUAL_EVALUATED = 1000
+USUAL_ANNEALED = 100
+USUAL_SIMULATED = 16
 USUAL_RECONSTRUCTED = 50
 USUAL_PAIRS = 8
+
+Report = Callable[[float], None]
+"""called with the finished fraction"""
+Keep = Callable[[Finished], None]
+"""called with all that is measured so far"""
 
 
 def evaluate_run(
@@ -87,13 +106,13 @@ def evaluate_run(
     own = data in (None, run.config.data.data)
     if num_images is None and own:
         num_images = min(USUAL_EVALUATED, len(getattr(dataset, split).images))
-    with _evaluated(run, dataset, split, num_samples, num_images, seed) as (scores, of_images):
-        training = {
-            "training_steps": run.records[-1]["step"] if run.records else None,
-            "training_seconds": run.records[-1]["seconds"] if run.records else None,
-            "training_seed": run.config.training.seed,
-        }
-        evaluation = {**scores, **training}
+
+    def measure(report: Report, keep: Keep, finished: Finished | None) -> dict[str, Any]:
+        return evaluate(run.model, dataset, split, num_samples, num_images, seed, report, keep, finished)
+
+    options = (dataset.name, dataset.binarization, split, num_samples, num_images, seed)
+    with _continued(run, f"evaluating {run.name}", measure, *options) as (scores, of_images):
+        evaluation = {**scores, **_training(run)}
         if not run.bundled and own:
             runs.write_json(run.path / runs.EVALUATION, evaluation)
             write_scores(run, of_images)
@@ -103,16 +122,88 @@ def evaluate_run(
     return evaluation
 
 
-@contextmanager
-def _evaluated(
-    run: Run, dataset: Dataset, split: str, num_samples: int, num_images: int | None, seed: int
-) -> Iterator[tuple[dict[str, Any], Scores]]:
-    """Yield the evaluation of a run's model and the scores of the single images.
+def anneal_run(
+    path: Path,
+    annealing: Annealing,
+    num_images: int | None,
+    num_simulated: int = USUAL_SIMULATED,
+    split: str = "test",
+    data: str | None = None,
+    seed: int = 0,
+    on: str = "auto",
+) -> dict[str, Any]:
+    """Score the run's model by annealed importance sampling, and write evaluation-ais.json.
 
-    Those of finished batches are kept in the run's directory, and the next evaluation with the same weights
+    The scores of the single images are written to scores-ais.safetensors. Scores of another source, ``data``,
+    are averaged in evaluation-ais-NAME.json. The run's other evaluations are left as they are. If it is
+    stopped, it can be continued as in `evaluate_run`. By default (None), ``num_images`` is up to 100.
+
+    Args:
+        path: directory of the run.
+        annealing: see `flowvae.evaluation.Annealing`.
+        num_images: number of images.
+        num_simulated: number of images drawn from the model, for the gap between bounds from both sides.
+        split, data, seed, on: as in `evaluate_run`.
+    """
+    check_range("seed", seed, 0, LARGEST_SEED - 1)
+    check_range("simulated", num_simulated, 0, MOST_IMAGES)
+    run = Run(path)
+    check_annealed(run.model, annealing)
+    run.model.to(device(on))
+    dataset = run.read_dataset(data)
+    own = data in (None, run.config.data.data)
+    if num_images is None:
+        num_images = min(USUAL_ANNEALED, len(getattr(dataset, split).images))
+
+    def measure(report: Report, keep: Keep, finished: Finished | None) -> dict[str, Any]:
+        return evaluate_annealed(
+            run.model, dataset, annealing, split, num_images, seed, report, keep, finished
+        )
+
+    def measure_gap(report: Report, keep: Keep, finished: Finished | None) -> dict[str, Any]:
+        return evaluate_bracket(run.model, annealing, num_simulated, seed, report, keep, finished)
+
+    options = (*dataclasses.astuple(annealing), seed)
+    of_data = (dataset.name, dataset.binarization, split, num_images)
+    with contextlib.ExitStack() as stack:
+        evaluating, simulating = f"annealing with {run.name}", f"annealing with {run.name}, simulated images"
+        scores, of_images = stack.enter_context(
+            _continued(run, evaluating, measure, "ais", *options, *of_data)
+        )
+        if num_simulated:
+            key = ("simulated", *options, num_simulated)
+            scores = {**scores, **stack.enter_context(_continued(run, simulating, measure_gap, *key))[0]}
+        evaluation = {**scores, **_training(run)}
+        if not run.bundled:
+            name = "evaluation-ais.json" if own else f"evaluation-ais-{dataset.name}.json"
+            runs.write_json(run.path / name, evaluation)
+        if not run.bundled and own:
+            write_scores(run, of_images, "scores-ais.safetensors")
+    return evaluation
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """Return how a run was trained, for the file of an evaluation."""
+    last = run.records[-1] if run.records else {"step": None, "seconds": None}
+    return {
+        "training_steps": last["step"],
+        "training_seconds": last["seconds"],
+        "training_seed": run.config.training.seed,
+    }
+
+
+@contextmanager
+def _continued(
+    run: Run,
+    what: str,
+    measure: Callable[[Report, Keep, Finished | None], dict[str, Any]],
+    *options: object,
+) -> Iterator[tuple[dict[str, Any], Scores]]:
+    """Yield what ``measure`` returns of a run's model, and the scores of the single images.
+
+    Those of finished batches are kept in the run's directory, and the next measurement with the same weights
     and options continues from them. They are removed after the body, which saves what it needs.
     """
-    options = (dataset.name, dataset.binarization, split, num_samples, num_images, seed)
     path = run.path / f"scores-{_key(run, *options)}.unfinished.safetensors"
     found = None if run.bundled else read_unfinished(path)
     latest = None if found is None else Finished(dict(found[0]), found[1])
@@ -130,13 +221,13 @@ def _evaluated(
             saved = time.monotonic()
 
     try:
-        with reporting(f"evaluating {run.name}") as report:
-            scores = evaluate(run.model, dataset, split, num_samples, num_images, seed, report, keep, latest)
+        with reporting(what) as report:
+            measured = measure(report, keep, latest)
+        assert latest is not None, "there is at least one image"
+        yield measured, latest.scores
     except KeyboardInterrupt:
         save()
         raise
-    assert latest is not None, "there is at least one image"
-    yield scores, latest.scores
     if not run.bundled:
         path.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ TITLES = {
     "bits_per_dim": "bits/dim",
     "effective_sample_size": "ESS",
     "pareto_k": "Pareto k",
+    "gap_standard_error": "its standard error",
     "class_error": "error",
     "class_nll": "-log q(y|x)",
     "calibration_error": "ECE",

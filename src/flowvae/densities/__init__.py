@@ -2,7 +2,13 @@
 
 from flowvae.densities.causal import CausalLikelihood
 from flowvae.densities.discretized_logistic import DiscretizedLogistic, DiscretizedLogisticLikelihood
-from flowvae.densities.likelihood import BernoulliLikelihood, Likelihood, PartlyObserved, log_prob
+from flowvae.densities.likelihood import (
+    BernoulliLikelihood,
+    Likelihood,
+    PartlyObserved,
+    gaussian_images,
+    log_prob,
+)
 from flowvae.densities.log_densities import LogDensities
 from flowvae.densities.logistic_mixture import LogisticMixture, LogisticMixtureLikelihood
 from flowvae.densities.posterior import (
@@ -33,6 +39,7 @@ __all__ = [
     "Reparametrization",
     "StandardNormal",
     "VampPrior",
+    "gaussian_images",
     "log_prob",
     "take_path_derivative",
 ]

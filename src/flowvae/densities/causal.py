@@ -78,6 +78,7 @@ class CausalLikelihood(Likelihood):
         super().__init__()
         self.upsampler, self.network, self.shape = upsampler, network, shape
         self.pixel_noise = tuple(network.offset.shape[1:])
+        self.differentiable = network.orders == 1
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from flowvae.errors import UserError
 from flowvae.flows import at_least_float32
@@ -22,6 +22,9 @@ class Likelihood(nn.Module, ABC):
 
     pixel_noise: tuple[int, ...] | None = None
     """shape of the uniform noise from which ``images`` draws an image; None if it returns means of p(x|z)"""
+
+    differentiable: bool = True
+    """whether log p(x|z) is a function of z, which can be differentiated, rather than random"""
 
     @abstractmethod
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Distribution:
@@ -93,6 +96,12 @@ class BinaryImages(Independent):
     def sample(self, sample_shape: Sequence[int] = (), noise: torch.Generator | None = None) -> Tensor:
         probabilities = self.mean.expand(*sample_shape, *self.mean.shape)
         return (uniform(noise, probabilities.shape, probabilities) < probabilities).to(probabilities.dtype)
+
+
+def gaussian_images(means: Tensor, variance: float) -> Independent:
+    """Return independent pixels with means [S, B, C, H, W] and one variance: batch shape [S, B]."""
+    deviation = means.new_tensor(variance).sqrt()
+    return Independent(Normal(means, deviation, validate_args=False), 3, validate_args=False)
 
 
 class BernoulliLikelihood(Likelihood):

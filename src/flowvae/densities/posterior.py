@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.flows import BatchNormFlow, Flow, at_least_float32, full_precision
+from flowvae.flows import BatchNormFlow, Flow, NotInvertibleError, at_least_float32, full_precision
 from flowvae.noise import Noise, normal
 
 BATCH_NORMS = BatchNormFlow, nn.BatchNorm1d, nn.BatchNorm2d
@@ -50,6 +50,14 @@ class Posterior(nn.Module, ABC):
     def center(self, features: Tensor) -> Tensor:
         """Return one representative code per image, without noise, [1, B, D]."""
 
+    def density(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return log q(z|x) as a function of any codes z [S, B, D], with values [S, B]; differentiable.
+
+        Raises:
+            NotInvertibleError: here or in the function, if only draws have a known density.
+        """
+        raise NotInvertibleError(f"{type(self).__name__} has no density at a given code")
+
 
 class Reparametrization(NamedTuple):
     """The affine map from noise to codes of N(mean, L L'): ``L = diag(scale) (1 + below)``."""
@@ -68,6 +76,17 @@ class Reparametrization(NamedTuple):
                 noise = noise + torch.einsum("bij,sbj->sbi", self.below, noise)
         return torch.addcmul(self.mean, noise, self.log_scale.exp())
 
+    def inverse(self, codes: Tensor) -> Tensor:
+        """Compute the noise of codes [S, B, D]."""
+        noise = (codes - self.mean) * (-self.log_scale).exp()
+        if self.below is None:
+            return noise
+        with full_precision(noise):
+            unit = torch.eye(noise.shape[2], dtype=noise.dtype, device=noise.device) + self.below
+            return torch.linalg.solve_triangular(
+                unit, noise.permute(1, 2, 0), upper=False, unitriangular=True
+            ).permute(2, 0, 1)
+
     def push_score(self, score: Tensor) -> Tensor:
         """Compute the score of the codes, ``L'^-1 score``, from the ``score`` of their noise [S, B, D]."""
         if self.below is not None:
@@ -81,9 +100,13 @@ class Reparametrization(NamedTuple):
     def noise(self, num_samples: int, noise: Noise = None) -> tuple[Tensor, Tensor]:
         """Return noise [S, B, D], given or drawn, and the log density [S, B] of its codes."""
         noise = normal(noise, (num_samples, *self.mean.shape), self.mean)
+        return noise, self.log_density(noise)
+
+    def log_density(self, noise: Tensor) -> Tensor:
+        """Compute the log density [S, B] of the codes of noise [S, B, D]."""
         # The quadratic form of the density is that of the noise, and log|det L| = sum log scale.
         normalization = self.log_scale.sum(1) + 0.5 * self.mean.shape[1] * math.log(2 * math.pi)
-        return noise, -0.5 * noise.square().sum(2) - normalization
+        return -0.5 * noise.square().sum(2) - normalization
 
 
 class GaussianPosterior(Posterior):
@@ -158,6 +181,10 @@ class GaussianPosterior(Posterior):
     def center(self, features: Tensor) -> Tensor:
         """The mean."""
         return self.reparametrization(features).mean.unsqueeze(0)
+
+    def density(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        codes = self.reparametrization(features)
+        return lambda z: codes.log_density(codes.inverse(z))
 
 
 class FlowPosterior(Posterior):
@@ -242,6 +269,16 @@ class FlowPosterior(Posterior):
         start = torch.zeros_like(codes.mean) if self.of_noise else codes.mean
         moved = self.flow(start.unsqueeze(0), context)[0]
         return codes(moved) if self.of_noise else moved
+
+    def density(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        """As in `Posterior`, by the inverse of the flow."""
+        codes, context = self.parameters_of(features)
+
+        def log_prob(z: Tensor) -> Tensor:
+            start, log_determinant = self.flow.inverse(codes.inverse(z) if self.of_noise else z, context)
+            return codes.log_density(start if self.of_noise else codes.inverse(start)) + log_determinant
+
+        return log_prob
 
 
 def take_path_derivative(model: nn.Module) -> None:

@@ -3,18 +3,18 @@
 import importlib.metadata
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowvae.batch import Batch
 from flowvae.data import Dataset
-from flowvae.data.named import numbers_of
 from flowvae.data.splits import check_split
 from flowvae.errors import UserError, check_range, quoted
 from flowvae.evaluation.bayes import log_mixture, log_posterior, log_prob_of_classes
 from flowvae.evaluation.calibration import calibration_error
+from flowvae.evaluation.in_batches import Finished, in_batches
 from flowvae.evaluation.likelihood import bounds
 from flowvae.evaluation.reliability import weight_diagnostics
 from flowvae.evaluation.usage import active_units
@@ -26,20 +26,6 @@ IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of
 WITHOUT_ERROR = ("reconstruction", "kl", "observed")  # parts of a sum, and no score
 WEIGHTS = ("effective_sample_size", "pareto_k")
 CONFIDENCE = "class_confidence"  # of which the calibration error is the summary
-NOT_CONTINUED = (
-    "the unfinished evaluation is damaged or of another model; remove it "
-    "(in a run: scores-*.unfinished.safetensors)"
-)
-
-
-class Finished(NamedTuple):
-    """What an evaluation has measured so far, with which another continues it."""
-
-    scores: dict[str, Tensor]
-    """by name, [N] each: ``index`` in the split and ``content`` (a number made of the pixels), both int64,
-    and float64 measures"""
-    random: Tensor
-    """state of the random number generator after these images, uint8"""
 
 
 @torch.no_grad()
@@ -85,68 +71,47 @@ def evaluate(
     Raises:
         UserError: if the options do not fit the data or ``finished``, or a score is not finite.
     """
-    check_split(split, dataset)
-    available = len(getattr(dataset, split).images)
-    num_images = available if num_images is None else num_images
     check_levels(model, dataset)
     check_missing(model, dataset)
     check_range("samples", num_samples, 1, MOST)
-    if not 1 <= num_images <= available:
-        raise UserError(
-            f"images is {quoted(num_images)}; choose --images 1 to {available}, the size of the {split} "
-            f"split of {dataset.name}"
-        )
+    chosen = choose_images(dataset, split, num_images, seed)
+    num_images = len(chosen)
     device = next(model.parameters()).device
-    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
-    random: Any = torch if device.type == "cpu" else torch.get_device_module(device)
-    place = () if device.type in ("cpu", "mps") else (device,)  # several may have a generator each
     classifies = _classifies(model, dataset, split, chosen)
+
+    def measure(batch: Batch) -> dict[str, Tensor]:
+        numbers = _numbers(model, batch, num_samples)
+        if batch.observed is not None:
+            numbers["observed"] = batch.observed.flatten(1).double().mean(1)
+        if model.conditional and isinstance(model, Scored | Bounded):
+            of_classes = log_prob_of_classes(
+                model, batch.images, model.classes, num_samples, **model.given(batch)
+            )
+            numbers["marginal_nll"] = -log_mixture(of_classes)
+            if classifies:
+                numbers |= _class_numbers(log_posterior(of_classes), batch)
+        elif classifies and isinstance(model, Classifying):
+            numbers |= _class_numbers(model.classify(batch.images), batch)
+        _check_finite(numbers, split)
+        return numbers
+
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts: list[dict[str, Tensor]] = []
-        done = 0
-        if finished is not None and _fits(finished, dataset, split, chosen):
-            try:
-                random.set_rng_state(finished.random, *place)
-            except RuntimeError:
-                raise UserError(NOT_CONTINUED) from None
-            parts, done = [finished.scores], len(finished.scores["index"])
-        for places in chosen[done:].split(IMAGES_AT_ONCE) if done < num_images else ():
-            batch = dataset.batch(split, places)
-            content = numbers_of(batch)
-            batch = batch.to(device)
-            numbers = _numbers(model, batch, num_samples)
-            if batch.observed is not None:
-                numbers["observed"] = batch.observed.flatten(1).double().mean(1)
-            if model.conditional and isinstance(model, Scored | Bounded):
-                of_classes = log_prob_of_classes(
-                    model, batch.images, model.classes, num_samples, **model.given(batch)
-                )
-                numbers["marginal_nll"] = -log_mixture(of_classes)
-                if classifies:
-                    numbers |= _class_numbers(log_posterior(of_classes), batch)
-            elif classifies and isinstance(model, Classifying):
-                numbers |= _class_numbers(model.classify(batch.images), batch)
-            measured = {name: values.double().cpu() for name, values in numbers.items()}
-            _check_finite(measured, split)
-            parts.append({"index": places, "content": content, **measured})
-            if parts[0].keys() != parts[-1].keys():
-                raise UserError(NOT_CONTINUED)
-            parts = [{name: torch.cat([part[name] for part in parts]) for name in parts[-1]}]
-            keep(Finished(parts[0], random.get_rng_state(*place)))
-            report(len(parts[0]["index"]) / num_images)
-        of_images = parts[0]
+        of_images = in_batches(
+            lambda places: dataset.batch(split, places),
+            chosen.split(IMAGES_AT_ONCE),
+            measure,
+            device,
+            seed,
+            report,
+            keep,
+            finished,
+        )
         few = dataset.batch(split, chosen[:2000]).to(device)
         units: dict[str, int] = {}
         if isinstance(model, Inferring):
             units["active_units"] = active_units(model, few.images, **model.given(few))
-    scores: dict[str, Any] = {}
-    for name, values in of_images.items():
-        if name in ("index", "content", CONFIDENCE, *WEIGHTS):
-            continue
-        scores[name] = values.mean().item()
-        if name not in WITHOUT_ERROR and num_images > 1:  # one value does not vary
-            scores[f"{name}_standard_error"] = values.std().item() / math.sqrt(num_images)
+    hidden = ("index", "content", CONFIDENCE, *WEIGHTS)
+    scores: dict[str, Any] = averages({name: of_images[name] for name in of_images if name not in hidden})
     if CONFIDENCE in of_images:
         scores["calibration_error"] = calibration_error(of_images[CONFIDENCE], of_images["class_error"] == 0)
     weights = [of_images[name] for name in WEIGHTS if name in of_images]
@@ -158,9 +123,33 @@ def evaluate(
         **scores,
         **(weight_diagnostics(*weights) if weights else {}),
         **({"samples": num_samples} if isinstance(model, Bounded) else {}),
+        **units,
+        **protocol(model, dataset, split, num_images, seed),
+    }
+
+
+def choose_images(dataset: Dataset, split: str, num_images: int | None, seed: int) -> Tensor:
+    """Draw positions of ``num_images`` images of a split at random, int64; None for all, in random order.
+
+    Raises:
+        UserError: if there is no such split, or it has fewer images.
+    """
+    check_split(split, dataset)
+    available = len(getattr(dataset, split).images)
+    num_images = available if num_images is None else num_images
+    if not 1 <= num_images <= available:
+        raise UserError(
+            f"images is {quoted(num_images)}; choose --images 1 to {available}, the size of the {split} "
+            f"split of {dataset.name}"
+        )
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:num_images]
+
+
+def protocol(model: Model, dataset: Dataset, split: str, num_images: int, seed: int) -> dict[str, Any]:
+    """Return what scores were measured on, for the file of an evaluation."""
+    return {
         **({"conditional": True} if model.conditional else {}),
         "images": num_images,
-        **units,
         "dataset": dataset.name,
         "binarization": dataset.binarization,
         "split": split,
@@ -170,15 +159,14 @@ def evaluate(
     }
 
 
-def _fits(finished: Finished, dataset: Dataset, split: str, chosen: Tensor) -> bool:
-    """Whether the chosen images begin with those that are finished, in whole batches."""
-    count = len(finished.scores["index"])
-    done = chosen[:count]
-    if (count % IMAGES_AT_ONCE and count != len(chosen)) or not torch.equal(finished.scores["index"], done):
-        return False
-    parts = done.split(IMAGES_AT_ONCE)
-    content = torch.cat([numbers_of(dataset.batch(split, part)) for part in parts])
-    return torch.equal(finished.scores["content"], content)
+def averages(of_images: Mapping[str, Tensor]) -> dict[str, float]:
+    """Average scores over images, with the standard error of each that is one and varies."""
+    scores: dict[str, float] = {}
+    for name, values in of_images.items():
+        scores[name] = values.mean().item()
+        if name not in WITHOUT_ERROR and len(values) > 1:  # one value does not vary
+            scores[f"{name}_standard_error"] = values.std().item() / math.sqrt(len(values))
+    return scores
 
 
 def _check_finite(measured: Mapping[str, Tensor], split: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from flowvae.batch import Batch, Given, labelled
 from flowvae.densities import LogDensities
@@ -329,23 +330,14 @@ class Coded(ABC):
         return self.decode(self.center(images, **given), noise, **labelled(given.get("labels")))
 
 
-class Inferring(Coded, Bounded):
-    """A model with a posterior over the codes of an image, and a prior over codes."""
+class Generating(ABC):
+    """A model of codes and of images given their code, p(z) and p(x|z), both differentiable in z."""
 
     dimension: int
     """D, number of latent dimensions"""
 
-    @abstractmethod
-    def encode(
-        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
-    ) -> Tensor:
-        """Draw z [S, B, D] from q(z|x)."""
-
-    @abstractmethod
-    def unroll(
-        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Draw z and its log density before and after each transformation: pairs [S, B, D], [S, B]."""
+    needs_variance: bool = False
+    """whether p(x|z) is a Gaussian around a generated image, with a variance that the caller chooses"""
 
     @abstractmethod
     def sample_codes(
@@ -359,6 +351,48 @@ class Inferring(Coded, Bounded):
 
         ``temperature`` as in `Sampler.sample`.
         """
+
+    @abstractmethod
+    def code_density(self, labels: Tensor | None = None) -> Distribution:
+        """Return p(z), batch shape []; for ``labels`` of a conditional model p(z|y), batch shape [B]."""
+
+    @abstractmethod
+    def image_density(
+        self, variance: float | None = None, labels: Tensor | None = None
+    ) -> Callable[[Tensor], Distribution]:
+        """Return a function from codes z [S, B, D] to p(x|z), batch shape [S, B], event shape [C, H, W].
+
+        Args:
+            variance: of each pixel, if the model `needs_variance`.
+            labels: int64 [B], if the model is conditional.
+
+        Raises:
+            UserError: if log p(x|z) is random, or cannot be differentiated.
+        """
+
+
+class Inferring(Coded, Bounded, Generating):
+    """A model with a posterior over the codes of an image, and a prior over codes."""
+
+    @abstractmethod
+    def posterior_density(self, images: Tensor, **given: Unpack[Given]) -> Callable[[Tensor], Tensor]:
+        """Return log q(z|x) of images [B, C, H, W] as a function of any codes z [S, B, D], values [S, B].
+
+        Raises:
+            NotInvertibleError: here or in the function, if only draws have a known density.
+        """
+
+    @abstractmethod
+    def encode(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
+    ) -> Tensor:
+        """Draw z [S, B, D] from q(z|x)."""
+
+    @abstractmethod
+    def unroll(
+        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Draw z and its log density before and after each transformation: pairs [S, B, D], [S, B]."""
 
 
 class Graph(NamedTuple):

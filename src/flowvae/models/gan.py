@@ -1,6 +1,6 @@
 """The deep convolutional generative adversarial network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,13 +11,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.models.adversarial import SAMPLES, Discriminator, energy_score, gradient_penalty, penalized
-from flowvae.models.base import Model, Sampler, Update
-from flowvae.models.generator import GeneratorOptions
-from flowvae.noise import Noise, normal
+from flowvae.models.base import Model, Update
+from flowvae.models.generator import Generator, GeneratorOptions
+from flowvae.noise import normal
 from flowvae.parts import LARGEST, WIDEST, Part, check_positive, ranged
 
 
-class GAN(Model, Sampler):
+class GAN(Model, Generator):
     """A generative adversarial network (Goodfellow et al. 2014) of two players, G and D.
 
     The discriminator D learns to tell images x from samples G(z) of the generator, z standard normal. It
@@ -25,7 +25,7 @@ class GAN(Model, Sampler):
     ``E softplus(-D(G(z)))``, the non-saturating loss. In each step D is updated first, then G, with the same
     codes.
 
-    There is no likelihood and no encoder. Validation uses the energy score of the samples.
+    There is no likelihood of its own and no encoder. Validation uses the energy score of the samples.
 
     Args:
         generator: maps codes [N, D] to images [N, C, H, W] in [0, 1].
@@ -40,14 +40,15 @@ class GAN(Model, Sampler):
         self, generator: nn.Module, discriminator: nn.Module, latent: int, gamma: float | None = None
     ) -> None:
         super().__init__()
-        self.generator, self.discriminator, self.latent, self.gamma = generator, discriminator, latent, gamma
+        self.generator, self.discriminator = generator, discriminator
+        self.dimension, self.gamma = latent, gamma
 
     def players(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
         images = batch.images
-        made = self.generator(normal(None, (len(images), self.latent), images))
+        made = self.generator(normal(None, (len(images), self.dimension), images))
         real, fake = self.discriminator(torch.cat([images, made.detach()])).float().chunk(2)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         shown = {"discriminator_loss": loss.detach()}
@@ -62,14 +63,8 @@ class GAN(Model, Sampler):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         return {"energy_score": energy_score(self.sample(SAMPLES), batch.images)}
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images [N, C, H, W] for codes [N, D]."""
-        return self.generator(codes)
-
-    @torch.no_grad()
-    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
-        codes = normal(noise, (num_images, self.latent), next(self.generator.parameters()))
-        return self.decode(temperature * codes)
+    def generate(self) -> Callable[[Tensor], Tensor]:
+        return self.generator
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Generative latent optimization: a generator, and a learned code for every training image."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import UserError
-from flowvae.models.base import Coded, MakeOptimizer, Model, Sampler, Update
-from flowvae.models.generator import GeneratorOptions
-from flowvae.noise import Noise, normal
+from flowvae.models.base import Coded, MakeOptimizer, Model, Update
+from flowvae.models.generator import Generator, GeneratorOptions
+from flowvae.noise import Noise
 from flowvae.parts import LARGEST, MOST, WIDEST, check_positive, ranged, training_only
 
 SMALLEST_SIDE = 8
@@ -76,12 +76,12 @@ def into_ball(codes: Tensor) -> Tensor:
     return torch.where(length > 1, codes / length * (1 - 1e-6), codes)
 
 
-class GLO(Model, Sampler, Coded):
+class GLO(Model, Generator, Coded):
     """Generative latent optimization (Bojanowski, Joulin, Lopez-Paz & Szlam 2018).
 
     ``min over theta and z_1, ..., z_N of 1/N sum_i Lap_1(x_i, G_theta(z_i))`` with ``|z_i| <= 1``: the
-    generator G and a code z_i for each training image x_i are learned together. There is no encoder, no
-    prior and no likelihood. The code of any other image is found by gradient descent: it is the one that
+    generator G and a code z_i for each training image x_i are learned together. There is no encoder and no
+    likelihood of its own. The code of any other image is found by gradient descent: it is the one that
     generates the nearest image.
 
     Args:
@@ -112,6 +112,7 @@ class GLO(Model, Sampler, Coded):
         super().__init__()
         self.generator = generator
         self.codes = nn.Embedding(codes, dimension)
+        self.dimension = dimension
         self.start, self.rate, self.steps = start, rate, steps
         with torch.no_grad():
             self.codes.weight.copy_(into_ball(self.codes.weight / dimension**0.5))
@@ -204,18 +205,17 @@ class GLO(Model, Sampler, Coded):
     # Images.
 
     @torch.no_grad()
-    def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:
-        """Decode codes drawn from the Gaussian with mean and covariance of the training images' codes.
+    def generate(self) -> Callable[[Tensor], Tensor]:
+        """As in `Generator`: normal codes get the mean and covariance of the training images' codes.
 
-        As in the paper. ``noise``: standard normal [N, D], or a generator. Codes outside the ball are moved
-        to its surface.
+        As in the paper. Codes outside the ball are moved to its surface.
         """
-        codes = self.codes.weight
-        variances, directions = torch.linalg.eigh(torch.cov(codes.T, correction=0).view(2 * codes.shape[1:]))
+        mean = self.codes.weight.mean(0)
+        covariance = torch.cov(self.codes.weight.T, correction=0).view(2 * mean.shape)
+        variances, directions = torch.linalg.eigh(covariance)
         # The symmetric root, which does not depend on the signs of the directions.
         root = directions * variances.clamp(min=0).sqrt() @ directions.T
-        deviation = normal(noise, (num_images, codes.shape[1]), codes) @ root
-        return self.decode(into_ball(codes.mean(0) + temperature * deviation))
+        return lambda plain: self.decode(into_ball(mean + plain @ root))
 
 
 @dataclass(frozen=True)

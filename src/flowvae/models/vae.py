@@ -231,6 +231,23 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
         features = self.features(images, **given)
         return lambda num_samples: self._densities(images, features, num_samples, noise, given)
 
+    def posterior_density(self, images: Tensor, **given: Unpack[Given]) -> Callable[[Tensor], Tensor]:
+        self.check(images, **given)
+        return self.posterior.density(self.features(images, **given))
+
+    def code_density(self, labels: Tensor | None = None) -> Distribution:
+        return self._prior(labels)
+
+    def image_density(
+        self, variance: float | None = None, labels: Tensor | None = None
+    ) -> Callable[[Tensor], Distribution]:
+        if not self.likelihood.differentiable:
+            raise UserError(
+                "log p(x|z) of this model depends on a random order of the pixels; choose a model with one "
+                "order, such as --causal-orders 1"
+            )
+        return lambda z: self.likelihood(self._with_label(z, labels))
+
     # Missing pixels.
 
     def candidates(

@@ -19,9 +19,9 @@ RANDOM = "random"
 """name of the state of the random numbers, beside the scores of an unfinished evaluation"""
 
 
-def write_scores(run: Run, scores: Scores) -> None:
+def write_scores(run: Run, scores: Scores, name: str = SCORES) -> None:
     """Write the scores of single images into the directory of a run."""
-    _write(run.path / SCORES, scores)
+    _write(run.path / name, scores)
 
 
 def read_scores(run: Run) -> Scores | None:
