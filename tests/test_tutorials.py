@@ -82,6 +82,11 @@ def test_likelihoods(tmp_path):
     assert torch.isfinite(gaps.approximation).all()
 
 
+def test_annealed(tmp_path):
+    page = REPOSITORY / "docs" / "annealed.md"
+    run_blocks(page.name, blocks(page), tmp_path)
+
+
 @pytest.mark.slow  # make docs runs the notebooks too, in a kernel
 @pytest.mark.parametrize(
     "notebook", sorted((REPOSITORY / "examples").glob("*.ipynb")), ids=lambda path: path.name
