@@ -108,7 +108,7 @@ def evaluate(
     run: Run,
     estimator: Literal["importance", "ais"] = "importance",
     samples: Annotated[int | None, _default("500")] = None,
-    images: Annotated[int | None, _default("up to 1000, of ais 100; all of another data set")] = None,
+    images: Annotated[int | None, _default("up to 1000, or all of other data; of ais, up to 100")] = None,
     split: Literal["train", "valid", "test"] = "test",
     data: Annotated[str | None, _default("the run's own")] = None,
     chains: Annotated[int | None, _default("16")] = None,
