@@ -292,6 +292,21 @@ TABLE: dict[str, Row] = {
         evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
         best="laplacian_loss",
     ),
+    "glo-realnvp": Row(
+        "glo",
+        {
+            "latent": 3,
+            "features": 8,
+            "channels": 4,
+            "code_density": "realnvp",
+            "transformations": 2,
+            "hidden": 8,
+        },
+        can={Sampler, Coded},
+        evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
+        best="laplacian_loss",
+        binary=False,
+    ),
     "semi-supervised": Row(
         "semi-supervised",
         {

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from command_line import flowvae as command
+from command_line import is_refusal, succeeds
 from torch import Tensor
 
 import flowvae
@@ -18,7 +20,14 @@ from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.evaluation.interpolation import interpolate
-from flowvae.models.glo import GLO, GLOOptions, into_ball, laplacian_loss, laplacian_pyramid
+from flowvae.models.glo import (
+    GLO,
+    GLOOptions,
+    RealNVPCodesOptions,
+    into_ball,
+    laplacian_loss,
+    laplacian_pyramid,
+)
 from flowvae.models.registry import build_model
 from flowvae.training.players import make_players
 
@@ -197,6 +206,55 @@ def test_samples_have_mean_and_covariance_of_the_codes(monkeypatch):
     torch.testing.assert_close(root.T @ root, torch.cov(codes.T, correction=0), rtol=1e-3, atol=1e-8)
     half = model.sample(LATENT, noise=torch.eye(LATENT), temperature=0.5) - codes.mean(0)
     torch.testing.assert_close(half, 0.5 * root)
+
+
+def test_a_learned_density_finds_two_groups_of_codes(monkeypatch):
+    """Which a Gaussian would fill the middle between."""
+    model = moved(replace(SMALL, code_density=RealNVPCodesOptions(transformations=4, hidden=32)))
+    assert model.density is not None
+    side = torch.where(torch.arange(len(model.codes.weight)) % 2 == 0, 0.4, -0.4)
+    with torch.no_grad():
+        model.codes.weight.copy_(0.02 * torch.randn_like(model.codes.weight))
+        model.codes.weight[:, 0] += side
+    optimizer = torch.optim.Adam(model.density.parameters(), 5e-3)
+    batch = Batch(as_images(IMAGES), torch.arange(IMAGES))
+    for _ in range(300):
+        losses = {update.player: update.loss for update in model.updates(batch, 0)}
+        optimizer.zero_grad()
+        losses["density"].backward(inputs=list(model.density.parameters()))
+        optimizer.step()
+    monkeypatch.setattr(model, "decode", lambda codes: codes)
+    codes = model.sample(500, torch.Generator().manual_seed(0))
+    assert (codes.norm(dim=1) <= 1).all()
+    assert ((codes[:, 0].abs() - 0.4).abs() < 0.1).float().mean() > 0.9
+    assert 0.3 < (codes[:, 0] > 0).float().mean() < 0.7
+
+
+def test_the_command_line_chooses_a_learned_density(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("squares.npz", train=squares(40), valid=squares(20, 1), test=squares(20, 2))
+    words = [
+        "train",
+        "glo-mnist",
+        "--data",
+        "squares.npz",
+        "--track",
+        "none",
+        "--steps",
+        2,
+        "--batch-size",
+        8,
+    ]
+    words += ["--latent", 3, "--features", 8, "--channels", 4, "--hidden", 8, "--transformations", 2]
+    is_refusal(
+        command(*words, "--out", "g"),
+        "has no effect with code_density gaussian; remove it, or choose realnvp",
+    )
+    succeeds(*words, "--code-density", "realnvp", "--out", "g")
+    assert '"code_nll"' in Path("g/metrics.jsonl").read_text()
+    options = ["--estimator", "ais", "--images", 2, "--distributions", 5, "--chains", 2, "--simulated", 0]
+    succeeds("evaluate", "g", *options, "--variance", 0.1)
+    assert np.isfinite(json.loads(Path("g/evaluation-ais.json").read_text())["nll"])
 
 
 def test_samples_are_reproducible():

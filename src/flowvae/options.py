@@ -88,10 +88,14 @@ def _one_line(box: str) -> str:
 
 
 def given(option: str, words: list[str]) -> str | None:
-    """Find the value of ``option`` before tyro parses: None if it is absent, "" if it has no value."""
+    """Find the value of ``option`` before tyro parses: None if it is absent, "" if it has no value.
+
+    >>> given("--code_start", ["--code-start", "random"]), given("--out", ["--out=runs"]), given("--out", [])
+    ('random', 'runs', None)
+    """
     for index, word in enumerate(words):
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-        if word == option:
-            return words[index + 1] if index + 1 < len(words) else ""
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == option.replace("_", "-"):  # either is accepted
+            following = words[index + 1] if index + 1 < len(words) else ""
+            return value if equals else following
     return None

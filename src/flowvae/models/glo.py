@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.densities import FlowPrior
 from flowvae.errors import UserError
 from flowvae.models.base import Coded, MakeOptimizer, Model, Update
+from flowvae.models.couplings import CodeShape, Couplings
 from flowvae.models.generator import Generator, GeneratorOptions
 from flowvae.noise import Noise
-from flowvae.parts import LARGEST, MOST, WIDEST, check_positive, ranged, training_only
+from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, check_positive, ranged, training_only
 
 SMALLEST_SIDE = 8
 """images with a smaller side are not halved any further"""
@@ -92,6 +94,8 @@ class GLO(Model, Generator, Coded):
         start: initial codes: the leading principal components of their images, or normal noise.
         rate: learning rate of the codes' stochastic gradient descent.
         steps: number of steps of the search for the code of an image.
+        density: learned distribution of the codes, times `scale`, from which samples have their codes; None
+            for a Gaussian with the mean and covariance of the codes.
     """
 
     best = "laplacian_loss"
@@ -108,12 +112,15 @@ class GLO(Model, Generator, Coded):
         start: Literal["principal", "random"] = "principal",
         rate: float = 0.3,
         steps: int = 20,
+        density: FlowPrior | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
         self.codes = nn.Embedding(codes, dimension)
         self.dimension = dimension
-        self.start, self.rate, self.steps = start, rate, steps
+        self.start, self.rate, self.steps, self.density = start, rate, steps, density
+        self.scale = SPREAD * dimension**0.5
+        """about 1 over the standard deviation of an entry of a code"""
         with torch.no_grad():
             self.codes.weight.copy_(into_ball(self.codes.weight / dimension**0.5))
         # With random initial codes these stay 0, so the search for the code of a new image starts at 0.
@@ -123,7 +130,8 @@ class GLO(Model, Generator, Coded):
     # Training.
 
     def players(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "codes": self.codes}
+        density = {} if self.density is None else {"density": self.density}
+        return {"generator": self.generator, "codes": self.codes, **density}
 
     def optimizers(self) -> dict[str, MakeOptimizer]:
         """Return gradient descent without momentum or weight decay: a step changes the batch's codes only."""
@@ -151,13 +159,16 @@ class GLO(Model, Generator, Coded):
                 self.codes.weight[batch.index] = self.guess(batch.images)
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        """Yield the loss of the generator, then that of the codes, with the updated generator.
+        """Yield the losses of the generator, of the codes, with the updated generator, and of their density.
 
         The codes' loss is the sum over images, so that a code's gradient does not depend on the batch size.
         """
         loss = laplacian_loss(self.decode(self.codes(batch.index).detach()), batch.images).mean()
         yield Update("generator", loss, {"laplacian_loss": loss.detach()})
         yield Update("codes", laplacian_loss(self.decode(self.codes(batch.index)), batch.images).sum(), {})
+        if self.density is not None:
+            code_nll = -self.density().log_prob(self.scale * self.codes(batch.index).detach()).mean()
+            yield Update("density", code_nll, {"code_nll": code_nll.detach()})
 
     def after_step(self) -> None:
         with torch.no_grad():
@@ -206,16 +217,38 @@ class GLO(Model, Generator, Coded):
 
     @torch.no_grad()
     def generate(self) -> Callable[[Tensor], Tensor]:
-        """As in `Generator`: normal codes get the mean and covariance of the training images' codes.
+        """As in `Generator`: normal noise becomes codes like those of the training images.
 
-        As in the paper. Codes outside the ball are moved to its surface.
+        With a learned density, through its flow; otherwise, codes get the mean and covariance, as in the
+        paper. Codes outside the ball are moved to its surface.
         """
+        if self.density is not None:
+            flow = self.density.flow
+            return lambda plain: self.decode(into_ball(flow.inverse(plain.unsqueeze(0))[0][0] / self.scale))
         mean = self.codes.weight.mean(0)
         covariance = torch.cov(self.codes.weight.T, correction=0).view(2 * mean.shape)
         variances, directions = torch.linalg.eigh(covariance)
         # The symmetric root, which does not depend on the signs of the directions.
         root = directions * variances.clamp(min=0).sqrt() @ directions.T
         return lambda plain: self.decode(into_ball(mean + plain @ root))
+
+
+@dataclass(frozen=True)
+class GaussianCodesOptions(Part):
+    """A Gaussian with the mean and covariance of the training images' codes, as in the paper."""
+
+    name = "gaussian"
+
+
+@dataclass(frozen=True)
+class RealNVPCodesOptions(Part):
+    """A Real NVP that learns the density of the codes while they are learned."""
+
+    name = "realnvp"
+    transformations: int = ranged(8, 1, DEEPEST)
+    """K, number of Real NVP transformations of the codes"""
+    hidden: int = ranged(128, 1, WIDEST)
+    """number of hidden units of the conditioners"""
 
 
 @dataclass(frozen=True)
@@ -232,6 +265,8 @@ class GLOOptions(GeneratorOptions, System):
     """highest learning rate of the codes' plain gradient descent, which follows the run's schedule"""
     code_steps: int = ranged(20, 0, MOST)
     """number of gradient steps to find the code of an image outside the training split"""
+    code_density: GaussianCodesOptions | RealNVPCodesOptions = GaussianCodesOptions()
+    """distribution of codes that samples are drawn from: fitted Gaussian, or learned Real NVP"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,8 +276,12 @@ class GLOOptions(GeneratorOptions, System):
         generator = self.generator(data.shape)
         if data.training_images < 1:
             raise UserError("glo has a code for every training image; give their number, training_images")
+        density = None
+        if isinstance(self.code_density, RealNVPCodesOptions):
+            couplings = Couplings(self.code_density.transformations, self.code_density.hidden)
+            density = FlowPrior(self.latent, couplings.flow(CodeShape(self.latent)))
         trained = self.code_start, self.code_rate, self.code_steps
-        return GLO(generator, data.shape, data.training_images, self.latent, *trained)
+        return GLO(generator, data.shape, data.training_images, self.latent, *trained, density)
 
     def describe(self) -> str:
         return f"generator with a code for every training image, D = {self.latent}"
