@@ -85,7 +85,7 @@ def sigmoid_schedule(distributions: int) -> Tensor:
     section 6.2): denser near 0 and 1, where the distributions change most.
 
     >>> sigmoid_schedule(4)
-    tensor([0.0000, 0.1059, 0.5000, 0.8941, 1.0000], dtype=torch.float64)
+    tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000], dtype=torch.float64)
     """
     values = torch.linspace(-STEEPNESS, STEEPNESS, distributions + 1, dtype=torch.float64).sigmoid()
     return (values - values[0]) / (values[-1] - values[0])
