@@ -15,6 +15,7 @@ from flowvae.data import load_dataset
 from flowvae.errors import UserError
 from flowvae.evaluation import sample_quality as quality
 from flowvae.evaluation.sample_quality import (
+    check_comparable,
     class_coverage,
     density_and_coverage,
     digit_network,
@@ -116,7 +117,7 @@ def test_the_bundled_classifier_knows_digits(binarization: str):
 
 def test_images_of_another_size_are_refused():
     with pytest.raises(UserError, match="images are 32 x 32, 3 channels"):
-        features_of(torch.zeros(5, 3, 32, 32))
+        check_comparable((3, 32, 32))
 
 
 def test_too_few_images_are_refused():
@@ -153,7 +154,13 @@ def test_the_command_compares_samples(trained: Path):
 def test_what_cannot_be_compared_is_refused(trained: Path, workspace: Path):
     is_refusal(flowvae("quality", trained, "--images", 10_001), "10001 images are to be compared", "--images")
     is_refusal(flowvae("quality", trained, "--images", 50), "50 samples are too few")
-    is_refusal(flowvae("quality", "flow"), "20 samples are too few")
+    is_refusal(flowvae("quality", "flow"), "images are 8 x 8, grey")
+
+
+def test_a_model_that_was_trained_with_hidden_pixels_is_compared_with_complete_images(tmp_path: Path):
+    words = ["--steps", 1, "--track", "none", "--features", 8, "--channels", 4, "--latent", 3]
+    succeeds("train", "vae", "--data", "mnist", "--hide", 0.5, "--out", tmp_path / "run", *words)
+    assert "100 draws from p(x)" in succeeds("quality", tmp_path / "run", "--images", 100)
 
 
 def test_drawn_pixels_are_those_of_the_model():

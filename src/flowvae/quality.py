@@ -1,5 +1,6 @@
 """The command that compares samples of a run with the test images of its data."""
 
+import dataclasses
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from torch import Tensor
 
 from flowvae import runs
 from flowvae.commands import reporting
-from flowvae.data import Dataset
+from flowvae.data import Dataset, load_configured
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation.sample_quality import sample_quality
+from flowvae.evaluation.sample_quality import check_comparable, sample_quality
 from flowvae.models import Model, Sampler
 from flowvae.models.base import evaluating
 from flowvae.parts import LARGEST_SEED, MOST
@@ -55,7 +56,10 @@ def compare_samples(
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
     sampler = needs(Sampler, run)
-    dataset = run.read_dataset(data)
+    check_comparable(run.spec.shape)
+    # With --hide, the model is of images of which pixels are hidden only from it.
+    complete = dataclasses.replace(run.config.data, hide=None)
+    dataset = run.read_dataset(data) if run.config.data.hide is None else load_configured(complete, data)
     available = min(MOST_COMPARED, len(dataset.test.images), len(dataset.valid.images))
     number = available if num_images is None else num_images
     check_range("images", number, 1, MOST)
@@ -101,7 +105,7 @@ def _random(dataset: Dataset, split: str, number: int) -> Tensor:
     batch = dataset.batch(split, places)
     if batch.observed is not None:
         raise UserError(
-            f"pixels of {dataset.name} are missing, and samples are compared with complete images"
+            f"pixels of {dataset.name} are missing; name complete images to compare samples with, by --data"
         )
     return batch.images
 

@@ -1,5 +1,6 @@
 """How close samples are to test images, measured on the features of a classifier."""
 
+import importlib.util
 import math
 import warnings
 from functools import cache
@@ -34,19 +35,25 @@ def digit_network() -> DigitNetwork:
     return network.eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def features_of(images: Tensor, network: DigitNetwork | None = None) -> Tensor:
-    """Compute the features [N, 64] of images [N, 1, 28, 28] in [0, 1], as they are.
+def check_comparable(shape: tuple[int, ...]) -> None:
+    """Check that images of a shape (C, H, W) can be compared.
 
     Raises:
-        UserError: if the images have another shape.
+        UserError: if the classifier does not fit them, or torchmetrics is not installed.
     """
-    network = network or digit_network()
-    if tuple(images.shape[1:]) != network.shape:
+    if tuple(shape) != DigitNetwork.shape:
         raise UserError(
-            f"images are {_size(images.shape[1:])}, and the classifier whose features are compared knows "
-            f"images of {_size(network.shape)}; compare samples by eye, or models by -log p(x)"
+            f"images are {_size(shape)}, and the classifier whose features are compared knows images of "
+            f"{_size(DigitNetwork.shape)}; compare samples by eye, or models by -log p(x)"
         )
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise UserError("distances of samples need torchmetrics; pip install 'flowvae[samples]'")
+
+
+@torch.no_grad()
+def features_of(images: Tensor, network: DigitNetwork | None = None) -> Tensor:
+    """Compute the features [N, 64] of images [N, 1, 28, 28] in [0, 1], as they are."""
+    network = network or digit_network()
     return torch.cat([network(few) for few in images.float().split(AT_ONCE)])
 
 
@@ -164,10 +171,7 @@ def sample_quality(
         UserError: if images have another shape than the classifier's, there are fewer than 100, or
             torchmetrics is not installed.
     """
-    try:
-        import torchmetrics  # noqa: F401
-    except ImportError:
-        raise UserError("distances of samples need torchmetrics; pip install 'flowvae[samples]'") from None
+    check_comparable(samples.shape[1:])
     for name, images in (("samples", samples), ("test images", test), ("validation images", valid)):
         if len(images) < LEAST_IMAGES:
             raise UserError(f"{len(images)} {name} are too few to compare; give {LEAST_IMAGES} or more")
