@@ -525,6 +525,14 @@ def test_a_class_is_known_by_its_name(tmp_path):
         ({"train_labels": np.zeros(20, int), "valid_labels": np.zeros(8, int)}, "have a single class"),
         ({"train_labels": np.arange(20) % 3 - 1, "valid_labels": np.zeros(8, int)}, "have no labels"),
         ({"train_labels": 2 * (np.arange(20) % 2), "valid_labels": np.zeros(8, int)}, "class 1 of 3"),
+        (
+            {
+                "train_labels": np.arange(20) % 2,
+                "valid_labels": np.zeros(8, int),
+                "test_labels": np.arange(8),
+            },
+            "the test split of data has images of class 7",
+        ),
     ],
 )
 def test_labels_that_do_not_serve_are_refused_before_training(made, said, tmp_path):
@@ -533,7 +541,7 @@ def test_labels_that_do_not_serve_are_refused_before_training(made, said, tmp_pa
         for split, count in (("train", 20), ("valid", 8), ("test", 8))
     }
     if made:
-        made = {**made, "test_labels": np.zeros(8, int)}
+        made = {"test_labels": np.zeros(8, int), **made}
     np.savez(tmp_path / "data.npz", **images, **made)
     before = contents(tmp_path)
     train = ["train", "vae", "--labels", "--data", tmp_path / "data.npz", "--steps", 2]

@@ -243,14 +243,14 @@ def check_labels(model: Model, dataset: Dataset) -> None:
     """
     if not model.conditional:
         return
-    for split in ("train", "valid"):
+    for split in ("train", "valid", "test"):
         labels: Tensor | None = getattr(dataset, split).labels
-        if labels is None or bool((labels < 0).any()):
+        if split != "test" and (labels is None or bool((labels < 0).any())):
             raise UserError(
                 f"images of the {split} split of {dataset.name} have no labels, which --labels needs; remove "
                 "these images, or omit --labels"
             )
-        outside = int(labels.max())
+        outside = -1 if labels is None or not len(labels) else int(labels.max())
         if outside >= model.classes:
             raise UserError(
                 f"the {split} split of {dataset.name} has images of class {outside}, and the training images "
