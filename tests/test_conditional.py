@@ -524,6 +524,10 @@ def test_a_class_is_known_by_its_name(tmp_path):
         ({}, "the training images have no labels"),
         ({"train_labels": np.zeros(20, int), "valid_labels": np.zeros(8, int)}, "have a single class"),
         ({"train_labels": np.arange(20) % 3 - 1, "valid_labels": np.zeros(8, int)}, "have no labels"),
+        (
+            {"train_labels": np.arange(20) + 0.5},
+            "array train_labels, as classes are one whole number per image",
+        ),
         ({"train_labels": 2 * (np.arange(20) % 2), "valid_labels": np.zeros(8, int)}, "class 1 of 3"),
         (
             {

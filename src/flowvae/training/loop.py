@@ -259,7 +259,12 @@ def _start(
     seed_everything(settings.seed)
     if model is None:
         assert config.model is not None
-        model = build_model(config.model, dataset.spec)
+        try:
+            model = build_model(config.model, dataset.spec)
+        except UserError as error:
+            # Labels that are left out may be what the model misses.
+            why = [note for note in dataset.notes if "labels" in note and "labels" in str(error)]
+            raise UserError("; ".join([str(error), *why])) from None
     check_levels(model, dataset)
     check_missing(model, dataset)
     check_labels(model, dataset)
