@@ -1,4 +1,4 @@
-"""``python -m flowvae``, and ``accelerate launch -m flowvae`` for several devices or machines."""
+"""``python -m flowvae``, and ``torchrun -m flowvae`` for several processes, devices or machines."""
 
 from flowvae.cli import main
 

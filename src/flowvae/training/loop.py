@@ -123,6 +123,7 @@ def train(
             finished = _take_steps(accelerator, state, dataset, run, settings, callbacks)
             if finished:
                 track_samples(accelerator, state)
+            accelerator.wait_for_everyone()  # no process ends while another still needs it
             accelerator.end_training()
     return finished
 
@@ -193,6 +194,8 @@ def _take_steps(
         shown.line(describe(dataset))
         for note in dataset.notes:
             shown.line(f"flowvae: warning: {dataset.name}: {note}")
+        if processes > 1:
+            shown.line(f"{processes} processes")
         while fraction < 1 and not stop:
             seed_everything(settings.seed, state.step, process)
             factor = rate_factor(settings, state.step, fraction)
