@@ -100,6 +100,12 @@ def test_a_signal_stops_the_rows_which_save_themselves(tmp_path, data):
     assert read_json(row.result)["training_steps"] == steps + 1
 
 
+def test_a_row_whose_last_validation_was_quicker_than_planned_is_finished(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(Row, "state", lambda row: (0.9, None))
+    folder = tmp_path / "table"
+    reproduce_table(folder, Budget(epochs=1), variants=VARIANTS, data=data, num_samples=3, num_images=20)
+
+
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
     log = tmp_path / "table" / "runs" / "vae-seed0.log"
     log.parent.mkdir(parents=True)

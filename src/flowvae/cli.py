@@ -501,7 +501,7 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 def reproduce(
     what: Annotated[str, Positional, arg(metavar="TABLE|FILE", help_behavior_hint="(required)")],
     out: Annotated[Path | None, _default("runs/ and the name of the table or file")] = None,
-    minutes: Annotated[float | None, _default("10 without --epochs")] = None,
+    minutes: Annotated[float | None, _default("10 without --epochs; of systems, 60")] = None,
     epochs: int | None = None,
     rows: Annotated[tuple[str, ...], _default("all rows of the table")] = (),
     seeds: int = 1,
@@ -522,7 +522,8 @@ def reproduce(
     Args:
         what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for
             each row; figure1: interpolations of two rows of table1 side by side; few-labels: errors of
-            classifiers from few labels; or missing: models that fill in missing pixels
+            classifiers from few labels; missing: models that fill in missing pixels; or systems: every
+            kind of model
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
@@ -575,6 +576,17 @@ def reproduce(
             raise UserError("missing is trained with one seed; remove --seeds")
         budget = Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs)
         reproduce_missing(out, budget, rows, data, workers, samples, images)
+        return
+    if what == "systems":
+        from flowvae.systems import ROWS, reproduce_systems
+
+        for name in rows:
+            if name not in ROWS:
+                raise UserError(f"systems has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
+        if seeds != 1:
+            raise UserError("systems are trained with one seed; remove --seeds")
+        budget = Budget(minutes=60.0 if minutes is None and epochs is None else minutes, epochs=epochs)
+        reproduce_systems(out, budget, rows, data, workers, samples, images)
         return
     variants = TABLES[what] if what in TABLES else read_variants(Path(what))
     for name in rows:

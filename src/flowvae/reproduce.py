@@ -43,6 +43,8 @@ class Variant:
 
     preset: str
     options: str = ""
+    data: str | None = None
+    """data set of this row, whatever that of the others"""
 
 
 def _presets(*names: str) -> dict[str, Variant]:
@@ -118,7 +120,7 @@ def read_variants(path: Path) -> dict[str, Variant]:
         UserError: if there is no such file, or a row is not valid.
     """
     if not path.exists():
-        known = [*TABLES, "figure1", "few-labels", "missing"]
+        known = [*TABLES, "figure1", "few-labels", "missing", "systems"]
         raise UserError(f"no table or file {quoted(str(path))}; {did_you_mean(str(path), known)}")
     return {name: Variant(*row) for name, row in read_rows(path).items()}
 
@@ -212,12 +214,15 @@ class Request:
     num_samples: int
     num_images: int
 
+    def data_of(self, row: Row) -> str | None:
+        return row.variant.data or self.data
+
     def of(self, row: Row) -> dict[str, Any]:
         """Return the entry "asked" of the row's result; results with another one do not count."""
         return {
             "preset": row.variant.preset,
             "options": row.variant.options,
-            "data": Path(self.data or preset(row.variant.preset).data.data).name,
+            "data": Path(self.data_of(row) or preset(row.variant.preset).data.data).name,
             "budget": dataclasses.asdict(self.budget),
             "samples": self.num_samples,
             "images": self.num_images,
@@ -287,9 +292,10 @@ def reproduce_table(
             words = ["train", "--resume", str(row.run)]  # refuses options that differ from the run's
         else:  # starts again if nothing was saved
             words = ["train", row.variant.preset, "--out", str(row.run), "--seed", str(row.seed)]
-        words += [*row.variant.options.split(), *(["--data", data] if data else []), *budget.options()]
+        of_row = request.data_of(row)
+        words += [*row.variant.options.split(), *(["--data", of_row] if of_row else []), *budget.options()]
         trained = call(row, words)
-        if trained and row.state()[0] >= 1 and call(row, ["evaluate", str(row.run), *evaluation]):
+        if trained and call(row, ["evaluate", str(row.run), *evaluation]):
             scored[row.name] = read_evaluation(runs.Run(row.run))
             _keep_result(row, request, scored[row.name])
         elif stopped.is_set():
