@@ -18,14 +18,14 @@ from flowvae.evaluation.sample_quality import (
     check_comparable,
     class_coverage,
     density_and_coverage,
-    digit_network,
+    feature_network,
     features_of,
     frechet_distance,
     kernel_distance,
 )
 from flowvae.models import Sampler
 from flowvae.models.registry import build_model, preset
-from flowvae.networks.digits import DigitNetwork
+from flowvae.networks.features import FeatureNetwork
 
 
 def points(number: int, seed: int, dimension: int = 4, mean: float = 0.0) -> Tensor:
@@ -90,7 +90,7 @@ def test_a_lost_mode_lowers_coverage_and_not_density():
     assert coverage == pytest.approx(0.5, abs=0.03)
 
 
-class Signs(DigitNetwork):
+class Signs(FeatureNetwork):
     """Features are their own logits."""
 
     def classify(self, features: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def test_class_coverage_counts_classes():
 @pytest.mark.parametrize("binarization", ["none", "static"])
 def test_the_bundled_classifier_knows_digits(binarization: str):
     batch = load_dataset("mnist", binarization).batch("test", torch.arange(1000))
-    log_class = digit_network().classify(features_of(batch.images))
+    log_class = feature_network().classify(features_of(batch.images))
     assert (log_class.argmax(1) != batch.labels).float().mean() < 0.02
 
 
@@ -146,7 +146,10 @@ def test_the_command_compares_samples(trained: Path):
     assert found["nearest_training_distance"] > found["nearest_training_distance_of_real"] > 1
     assert f"{found['frechet_distance']:.2f}" in printed
     assert "200 draws from p(x); 64 features" in printed
+    assert "classifier of mnist" in found["features"]
     assert succeeds("quality", trained, "--images", 200) == printed
+    clothes = succeeds("quality", trained, "--images", 200, "--features", "fashion-mnist")
+    assert "classifier of fashion-mnist" in clothes != printed
     other = succeeds("quality", trained, "--images", 200, "--seed", 1)
     assert other != printed
 
@@ -154,6 +157,9 @@ def test_the_command_compares_samples(trained: Path):
 def test_what_cannot_be_compared_is_refused(trained: Path, workspace: Path):
     is_refusal(flowvae("quality", trained, "--images", 10_001), "10001 images are to be compared", "--images")
     is_refusal(flowvae("quality", trained, "--images", 50), "50 samples are too few")
+    is_refusal(
+        flowvae("quality", trained, "--features", "fashion"), "no features of 'fashion'", "fashion-mnist"
+    )
     is_refusal(flowvae("quality", "flow"), "images are 8 x 8, grey")
 
 

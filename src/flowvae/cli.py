@@ -285,10 +285,11 @@ def quality(
     run: Run,
     images: Annotated[int | None, _default("up to 10,000")] = None,
     data: Annotated[str | None, _default("the run's own")] = None,
+    features: Annotated[str | None, _default("that of the images, or mnist")] = None,
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Compare samples with test images by the features of a classifier of handwritten digits.
+    """Compare samples with test images by the features of a small classifier.
 
     Prints Frechet and kernel distance, density, coverage, and the distance to the nearest training image, and
     the same numbers of validation images in the place of samples.
@@ -297,12 +298,13 @@ def quality(
         run: directory of the run
         images: number of samples, and of test and validation images
         data: data set or path to compare with
+        features: data set whose classifier computes the features: mnist or fashion-mnist
         seed: random seed for the samples and the choice of images
         device: device to draw on: auto, cpu or an accelerator such as cuda:1
     """
     from flowvae.quality import compare_samples, report_of
 
-    print(report_of(run.resolve().name, compare_samples(run, images, seed, data, device)), end="")
+    print(report_of(run.resolve().name, compare_samples(run, images, seed, data, device, features)), end="")
 
 
 def decode(

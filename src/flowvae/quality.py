@@ -13,7 +13,7 @@ from flowvae.commands import reporting
 from flowvae.data import Dataset, load_configured
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation.sample_quality import check_comparable, sample_quality
+from flowvae.evaluation.sample_quality import DATA_SETS, check_comparable, feature_network, sample_quality
 from flowvae.models import Model, Sampler
 from flowvae.models.base import evaluating
 from flowvae.parts import LARGEST_SEED, MOST
@@ -23,7 +23,6 @@ from flowvae.runs.capability import needs
 FILE = "quality.json"
 MOST_COMPARED = 10_000
 AT_ONCE = 250
-PROTOCOL = "64 features of flowvae's classifier of MNIST digits, images as they are"
 SHOWN = {
     "frechet_distance": ".2f",
     "kernel_distance": ".4f",
@@ -35,7 +34,12 @@ SHOWN = {
 
 
 def compare_samples(
-    path: Path, num_images: int | None = None, seed: int = 0, data: str | None = None, on: str = "auto"
+    path: Path,
+    num_images: int | None = None,
+    seed: int = 0,
+    data: str | None = None,
+    on: str = "auto",
+    features: str | None = None,
 ) -> dict[str, Any]:
     """Compare samples with test images (see `sample_quality`), and write quality.json into the run.
 
@@ -46,6 +50,8 @@ def compare_samples(
         seed: random seed for the samples and the choice of images.
         data: another data set or path to compare with.
         on: device to draw samples on.
+        features: data set whose classifier computes the features that are compared; by default, that of the
+            images, or mnist.
 
     Returns:
         What quality.json holds. Numbers of another source, ``data``, and of a bundled model are not written.
@@ -69,6 +75,8 @@ def compare_samples(
             f"{len(dataset.valid.images)} validation images, and {MOST_COMPARED:,} is the most: choose fewer "
             "--images"
         )
+    chosen = features or (dataset.name if dataset.name in DATA_SETS else "mnist")
+    network = feature_network(chosen)
     model = run.model.to(device(on))
     with reporting(f"drawing samples of {run.name}") as report, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,12 +87,12 @@ def compare_samples(
             while (done := sum(map(len, parts))) < number:
                 parts.append(_drawn(model, min(AT_ONCE, number - done)))
                 report((done + len(parts[-1])) / number)
-    measured = sample_quality(torch.cat(parts), test, valid, train)
+    measured = sample_quality(torch.cat(parts), test, valid, train, network)
     found = {
         **measured,
         "images": number,
         "samples": "draws from p(x)" if sampler.draws or sampler.draws_pixels else "means of p(x|z)",
-        "features": PROTOCOL,
+        "features": f"{network.features} features of flowvae's classifier of {chosen}, images as they are",
         "dataset": dataset.name,
         "binarization": dataset.binarization,
         "seed": seed,

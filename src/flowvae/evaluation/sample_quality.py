@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from flowvae.errors import UserError
+from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.evaluation.nearest import nearest
-from flowvae.networks.digits import DigitNetwork
+from flowvae.networks.features import FeatureNetwork
 
-WEIGHTS = Path(__file__).parents[1] / "pretrained" / "digits.safetensors"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+DATA_SETS = {"mnist": "digits", "fashion-mnist": "clothes"}
+"""data sets with a bundled classifier, and what is on their images"""
 NEIGHBOURS = 5
 """k of density and coverage, as in the paper"""
 SUBSETS, SUBSET_SIZE = 100, 1000
@@ -28,10 +30,16 @@ AT_ONCE = 1000
 
 
 @cache
-def digit_network() -> DigitNetwork:
-    """Return the bundled classifier of MNIST, in ``eval()`` mode (see ``scripts/train_digits.py``)."""
-    network = DigitNetwork()
-    network.load_state_dict(load_file(WEIGHTS))
+def feature_network(data: str = "mnist") -> FeatureNetwork:
+    """Return the bundled classifier of a data set, in ``eval()`` mode (see ``scripts/train_features.py``).
+
+    Raises:
+        UserError: if there is none for this data set.
+    """
+    if data not in DATA_SETS:
+        raise UserError(f"no features of {quoted(data)}; {did_you_mean(data, DATA_SETS)}")
+    network = FeatureNetwork()
+    network.load_state_dict(load_file(PRETRAINED / f"features-{data}.safetensors"))
     return network.eval().requires_grad_(False)
 
 
@@ -41,19 +49,19 @@ def check_comparable(shape: tuple[int, ...]) -> None:
     Raises:
         UserError: if the classifier does not fit them, or torchmetrics is not installed.
     """
-    if tuple(shape) != DigitNetwork.shape:
+    if tuple(shape) != FeatureNetwork.shape:
         raise UserError(
             f"images are {_size(shape)}, and the classifier whose features are compared knows images of "
-            f"{_size(DigitNetwork.shape)}; compare samples by eye, or models by -log p(x)"
+            f"{_size(FeatureNetwork.shape)}; compare samples by eye, or models by -log p(x)"
         )
     if importlib.util.find_spec("torchmetrics") is None:
         raise UserError("distances of samples need torchmetrics; pip install 'flowvae[samples]'")
 
 
 @torch.no_grad()
-def features_of(images: Tensor, network: DigitNetwork | None = None) -> Tensor:
+def features_of(images: Tensor, network: FeatureNetwork | None = None) -> Tensor:
     """Compute the features [N, 64] of images [N, 1, 28, 28] in [0, 1], as they are."""
-    network = network or digit_network()
+    network = network or feature_network()
     return torch.cat([network(few) for few in images.float().split(AT_ONCE)])
 
 
@@ -132,24 +140,24 @@ def density_and_coverage(features: Tensor, real: Tensor, neighbours: int = NEIGH
     return inside.mean().item() / neighbours, covered.float().mean().item()
 
 
-def class_coverage(features: Tensor, real: Tensor, network: DigitNetwork | None = None) -> float:
+def class_coverage(features: Tensor, real: Tensor, network: FeatureNetwork | None = None) -> float:
     """Compute the share of classes that are at least a tenth as frequent among samples as among real images.
 
     Classes are those that the classifier predicts.
     """
-    network = network or digit_network()
+    network = network or feature_network()
     of_samples, of_real = (_class_shares(each, network) for each in (features, real))
     return (of_samples >= CLASS_SHARE * of_real)[of_real > 0].float().mean().item()
 
 
 @torch.no_grad()
-def _class_shares(features: Tensor, network: DigitNetwork) -> Tensor:
+def _class_shares(features: Tensor, network: FeatureNetwork) -> Tensor:
     log_class = network.classify(features)
     return torch.bincount(log_class.argmax(1), minlength=log_class.shape[1]) / len(features)
 
 
 def sample_quality(
-    samples: Tensor, test: Tensor, valid: Tensor, train: Tensor, network: DigitNetwork | None = None
+    samples: Tensor, test: Tensor, valid: Tensor, train: Tensor, network: FeatureNetwork | None = None
 ) -> dict[str, Any]:
     """Compare samples with test images, and, for each number, validation images with the same test images.
 
@@ -158,7 +166,7 @@ def sample_quality(
         test: [M, 1, 28, 28], to compare with.
         valid: [L, 1, 28, 28], real images in the place of samples; ideally as many.
         train: images among which the nearest ones are searched.
-        network: classifier; by default, the bundled one of digits.
+        network: classifier; by default, the bundled one of MNIST.
 
     Returns:
         For samples, and with the suffix ``_of_real`` for validation images:

@@ -1,10 +1,10 @@
-"""Train the classifier whose features compare sets of samples: src/flowvae/pretrained/digits.safetensors.
+"""Train a classifier whose features compare sets of samples: src/flowvae/pretrained/features-*.safetensors.
 
-    python scripts/train_digits.py [--epochs 10] [OUTPUT]
+    python scripts/train_features.py [--epochs 10] [--data mnist] OUTPUT
 
-It sees the 50,000 training images of MNIST, each turned, scaled and moved a little anew each time, half of
-them binarized. It is scored on the 10,000 validation and the 10,000 test images. Weights are averaged over
-steps, with a decay of 0.999.
+It sees the 50,000 training images of MNIST, or of another data set of this shape, each turned, scaled and
+moved a little anew each time, half of them binarized. It is scored on the 10,000 validation and the 10,000
+test images. Weights are averaged over steps, with a decay of 0.999.
 """
 
 import argparse
@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowvae.data import load_dataset
-from flowvae.networks.digits import DigitNetwork
+from flowvae.networks.features import FeatureNetwork
 
-OUTPUT = Path(__file__).parents[1] / "src" / "flowvae" / "pretrained" / "digits.safetensors"
 BATCH = 128
 
 
@@ -48,7 +47,7 @@ def error(network: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def scale_features(network: DigitNetwork, images: Tensor) -> None:
+def scale_features(network: FeatureNetwork, images: Tensor) -> None:
     """Make the mean variance of features 1, and leave the classes as they are."""
     deviation = torch.cat([network(few) for few in images.split(1000)]).var(0).mean().sqrt()
     *_, last = network.body
@@ -60,14 +59,15 @@ def scale_features(network: DigitNetwork, images: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", nargs="?", type=Path, default=OUTPUT)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--data", default="mnist", help="data set or path")
     parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    grey, binary = load_dataset("mnist", "none"), load_dataset("mnist", "static")
+    grey, binary = (load_dataset(arguments.data, binarization) for binarization in ("none", "static"))
     train = grey.batch("train", torch.arange(len(grey.train.images)))
     assert train.labels is not None
-    network = DigitNetwork()
+    network = FeatureNetwork()
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.02)
     per_epoch = len(train.images) // BATCH
@@ -85,12 +85,14 @@ def main() -> None:
         scores = []
         for kind, dataset in (("grey", grey), ("binary", binary)):
             for split in ("valid", "test"):
-                batch = dataset.batch(split, torch.arange(10_000))
+                batch = dataset.batch(split, torch.arange(len(getattr(dataset, split).images)))
                 assert batch.labels is not None
                 scores.append(f"{kind} {split} {error(average, batch.images, batch.labels):.2%}")
         print(f"epoch {epoch + 1}: errors: {', '.join(scores)}", flush=True)
-    scale_features(average.module.eval(), train.images)
-    state = average.module.state_dict()
+    averaged = average.module.eval()
+    assert isinstance(averaged, FeatureNetwork)
+    scale_features(averaged, train.images)
+    state = averaged.state_dict()
     weights = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     save_file(weights, arguments.output)
 

@@ -1,9 +1,9 @@
-"""A small classifier of handwritten digits, whose features compare sets of images."""
+"""A small classifier of images of 28 x 28 pixels, whose features compare sets of images."""
 
 from torch import Tensor, nn
 
 
-class DigitNetwork(nn.Module):
+class FeatureNetwork(nn.Module):
     """Convolutions from an image of 28 x 28 pixels to 64 features, and a linear map from these to classes."""
 
     shape = (1, 28, 28)
@@ -23,7 +23,7 @@ class DigitNetwork(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(self.features, classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute features [N, 64] of images [N, 1, 28, 28] in [0, 1]; digits have a mean variance of 1."""
+        """Compute features [N, 64] of images [N, 1, 28, 28] in [0, 1]; of mean variance 1."""
         return self.body(images)
 
     def classify(self, features: Tensor) -> Tensor:
