@@ -38,11 +38,9 @@ def varied(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def error(network: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
+def error(network: FeatureNetwork, images: Tensor, labels: Tensor) -> float:
     network.eval()
-    module = network.module if isinstance(network, AveragedModel) else network
-    found = torch.cat([module.classify(module(few)).argmax(1) for few in images.split(1000)])
-    network.train()
+    found = torch.cat([network.classify(network(few)).argmax(1) for few in images.split(1000)])
     return (found != labels).double().mean().item()
 
 
@@ -68,7 +66,9 @@ def main() -> None:
     train = grey.batch("train", torch.arange(len(grey.train.images)))
     assert train.labels is not None
     network = FeatureNetwork()
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
+    averages = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
+    average = averages.module
+    assert isinstance(average, FeatureNetwork)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.02)
     per_epoch = len(train.images) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, arguments.epochs * per_epoch)
@@ -81,7 +81,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-            average.update_parameters(network)
+            averages.update_parameters(network)
         scores = []
         for kind, dataset in (("grey", grey), ("binary", binary)):
             for split in ("valid", "test"):
@@ -89,10 +89,8 @@ def main() -> None:
                 assert batch.labels is not None
                 scores.append(f"{kind} {split} {error(average, batch.images, batch.labels):.2%}")
         print(f"epoch {epoch + 1}: errors: {', '.join(scores)}", flush=True)
-    averaged = average.module.eval()
-    assert isinstance(averaged, FeatureNetwork)
-    scale_features(averaged, train.images)
-    state = averaged.state_dict()
+    scale_features(average, train.images)
+    state = average.state_dict()
     weights = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     save_file(weights, arguments.output)
 
