@@ -54,6 +54,28 @@ def test_inverse_undoes_forward(name):
     torch.testing.assert_close(inverse_log_determinant, -log_determinant, atol=1e-8, rtol=0)
 
 
+def test_steps_are_the_map_and_sweeps_undo_them(name):
+    flow = make(name).eval()
+    z, context = values(name, flow)
+    if "planar" in name:
+        with pytest.raises(NotInvertibleError, match="Planar is not a sequence"):
+            flow.steps(context)
+        return
+    moved, log_determinant = flow(z, context)
+    after, total = z, torch.zeros_like(log_determinant)
+    for step in flow.steps(context):
+        log_scale, shift = (each.expand_as(z) for each in step.parameters(after))
+        before, after = after, after * log_scale.exp() + shift
+        total = total + log_scale.flatten(2).sum(2)
+        back = after
+        for _ in range(step.depth):
+            log_scale, shift = step.parameters(back)
+            back = (after - shift) * (-log_scale).exp()
+        torch.testing.assert_close(back, before, atol=1e-8, rtol=0)
+    torch.testing.assert_close(after, moved, atol=1e-8, rtol=0)
+    torch.testing.assert_close(total, log_determinant, atol=1e-8, rtol=0)
+
+
 @modes
 def test_samples_of_an_image_share_its_context(name, training):
     # In training, what conditioners with batch norm give depends on all of the batch, and may.

@@ -281,6 +281,47 @@ def impute(
     print(impute_images(run, images, samples, candidates, out, missing, hide, split, label, seed, device))
 
 
+def compress(
+    run: Run,
+    images: Images,
+    split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
+    seed: int = 0,
+    out: Annotated[Path | None, _default("RUN/images.flowvae")] = None,
+) -> None:
+    """Compress images without loss: a file of as many bits as -ELBO says.
+
+    They are compressed as the model sees them: binarized, if its pixels are binary. Finished blocks are kept,
+    and the same command continues from them.
+
+    Args:
+        run: directory of the run
+        images: image files, directories of them, or data sets
+        split: split of a data set; with it, a directory is read as a data set
+        seed: random seed for the binarization of image files
+        out: file to write
+    """
+    from flowvae.compressing import compress_images
+
+    print(compress_images(run, images, out, split, seed))
+
+
+def decompress(
+    file: Annotated[Path, Positional, arg(metavar="FILE")],
+    run: Annotated[Path | None, _default("where it was for compress")] = None,
+    out: Annotated[Path | None, _default("FILE-restored")] = None,
+) -> None:
+    """Restore compressed images bit by bit, with the run that they were compressed with.
+
+    Args:
+        file: file that compress has written
+        run: directory of the run
+        out: directory for one PNG per image, or .npz file
+    """
+    from flowvae.compressing import decompress_images
+
+    print(decompress_images(file, out, run))
+
+
 def quality(
     run: Run,
     images: Annotated[int | None, _default("up to 10,000")] = None,
@@ -651,6 +692,8 @@ _ALL = (
     encode,
     decode,
     impute,
+    compress,
+    decompress,
     sample,
     quality,
     reconstruct,

@@ -19,10 +19,12 @@ from flowvae.densities.posterior import (
     take_path_derivative,
 )
 from flowvae.densities.prior import FlowPrior, NormalPerClass, Prior, StandardNormal, VampPrior
+from flowvae.densities.tabulated import Choose, Tabulated
 
 __all__ = [
     "BernoulliLikelihood",
     "CausalLikelihood",
+    "Choose",
     "DiscretizedLogistic",
     "DiscretizedLogisticLikelihood",
     "FlowPosterior",
@@ -38,6 +40,7 @@ __all__ = [
     "Prior",
     "Reparametrization",
     "StandardNormal",
+    "Tabulated",
     "VampPrior",
     "gaussian_images",
     "log_prob",

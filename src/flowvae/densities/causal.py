@@ -1,16 +1,17 @@
 """The autoregressive likelihood p(x|z) of binary images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flowvae.densities.likelihood import Likelihood, PartlyObserved
+from flowvae.densities.tabulated import Choose, Tabulated
 from flowvae.networks import CausalNetwork
 from flowvae.noise import Noise, integers, uniform
 
 
-class CausalImages(PartlyObserved):
+class CausalImages(PartlyObserved, Tabulated):
     """``p(x|c) = prod_i p(x_i | x_1, ..., x_{i-1}, c)`` over the 2x2 patches x_i of binary images.
 
     Args:
@@ -57,6 +58,21 @@ class CausalImages(PartlyObserved):
         images = self.network.sample(noise.reshape(-1, *places), condition)
         return images.view(*sample_shape, *self.batch_shape, *self.event_shape)
 
+    def _orders_of_images(self) -> Tensor:
+        number, place = self.batch_shape.numel(), self.condition.device
+        orders = self.orders
+        return torch.zeros(number, dtype=torch.int64, device=place) if orders is None else orders.flatten()
+
+    def walk(self, choose: Choose) -> Tensor:
+        def symbols(logits: Tensor, row: int, column: int) -> Tensor:
+            return choose(logits.softmax(1).unsqueeze(1)).squeeze(1)
+
+        return self.network.walk(self.condition.flatten(0, 1), self._orders_of_images(), symbols).long()
+
+    def values(self, images: Tensor) -> Iterator[Tensor]:
+        symbols = self.network.symbols_of(images.to(self.condition.dtype), self._orders_of_images())
+        yield from symbols.flatten(1).split(1, 1)
+
 
 class CausalLikelihood(Likelihood):
     """Binary images, autoregressive over patches given the code (PixelVAE, Gulrajani et al. 2017).
@@ -79,6 +95,7 @@ class CausalLikelihood(Likelihood):
         self.upsampler, self.network, self.shape = upsampler, network, shape
         self.pixel_noise = tuple(network.offset.shape[1:])
         self.differentiable = network.orders == 1
+        self.orders = network.orders
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:
@@ -88,6 +105,9 @@ class CausalLikelihood(Likelihood):
 
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> CausalImages:
         orders = self._orders(z.shape[0], z.shape[1], noise)
+        return CausalImages(self.network, self._condition(z), self.shape, orders)
+
+    def in_orders(self, z: Tensor, orders: Tensor) -> CausalImages:
         return CausalImages(self.network, self._condition(z), self.shape, orders)
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:

@@ -1,13 +1,14 @@
 """Discretized logistic: pixels with grey levels, as logistic variables rounded to the nearest level."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae.densities.likelihood import Likelihood, PartlyObserved
+from flowvae.densities.tabulated import Choose, Tabulated
 from flowvae.flows import at_least_float32
 from flowvae.noise import uniform
 
@@ -35,6 +36,11 @@ def log_mass(level: Tensor, location: Tensor, log_scale: Tensor, levels: int) ->
     return within - above - below
 
 
+def all_levels(levels: int, like: Tensor) -> Tensor:
+    """Return the values of all levels on the scale [-1, 1], [levels]."""
+    return torch.arange(levels, dtype=like.dtype, device=like.device) * (2 / (levels - 1)) - 1
+
+
 def clipped_mean(location: Tensor, log_scale: Tensor) -> Tensor:
     """Compute the mean of a logistic variable clipped to [-1, 1].
 
@@ -55,7 +61,7 @@ def draw_level(
     return ((value.clamp(-1, 1) + 1) * (0.5 * (levels - 1))).round() * (2 / (levels - 1)) - 1
 
 
-class DiscretizedLogistic(PartlyObserved):
+class DiscretizedLogistic(PartlyObserved, Tabulated):
     """Independent pixels of ``levels`` grey levels in [0, 1], event shape [C, H, W].
 
     Args:
@@ -89,6 +95,16 @@ class DiscretizedLogistic(PartlyObserved):
         location = self.location.expand(*sample_shape, *self.location.shape)
         log_scale = self.log_scale.expand_as(location)
         return 0.5 * (draw_level(location, log_scale, self.levels, noise) + 1)
+
+    def walk(self, choose: Choose) -> Tensor:
+        location, log_scale = (
+            each.flatten(0, 1).flatten(1).unsqueeze(2) for each in (self.location, self.log_scale)
+        )
+        table = log_mass(all_levels(self.levels, location), location, log_scale, self.levels).exp()
+        return choose(table).unflatten(1, self.event_shape)
+
+    def values(self, images: Tensor) -> Iterator[Tensor]:
+        yield images.flatten(1)
 
 
 class DiscretizedLogisticLikelihood(Likelihood):

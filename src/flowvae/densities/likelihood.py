@@ -1,12 +1,13 @@
 """Likelihoods p(x|z)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
+from flowvae.densities.tabulated import Choose, Tabulated
 from flowvae.errors import UserError
 from flowvae.flows import at_least_float32
 from flowvae.noise import Noise, uniform
@@ -32,6 +33,13 @@ class Likelihood(nn.Module, ABC):
 
         ``noise``: a generator for random choices other than pixels, such as an order of them.
         """
+
+    orders: int = 1
+    """number of orders of the pixels of which each image has one at random"""
+
+    def in_orders(self, z: Tensor, orders: Tensor) -> Distribution:
+        """Return ``p(x|z)`` for z [S, B, D] with given orders of the pixels, int64 [S, B]."""
+        return self(z)
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:
         """Return images [S, B, C, H, W] to show for z [S, B, D]: the means of p(x|z), or draws.
@@ -86,7 +94,7 @@ def log_prob(distribution: Distribution, images: Tensor, observed: Tensor | None
     raise UserError(f"{type(distribution).__name__} does not support missing pixels; subclass PartlyObserved")
 
 
-class BinaryImages(Independent):
+class BinaryImages(Independent, Tabulated):
     """Independent binary pixels with logits [S, B, C, H, W]: batch shape [S, B]."""
 
     def __init__(self, logits: Tensor) -> None:
@@ -96,6 +104,13 @@ class BinaryImages(Independent):
     def sample(self, sample_shape: Sequence[int] = (), noise: torch.Generator | None = None) -> Tensor:
         probabilities = self.mean.expand(*sample_shape, *self.mean.shape)
         return (uniform(noise, probabilities.shape, probabilities) < probabilities).to(probabilities.dtype)
+
+    def walk(self, choose: Choose) -> Tensor:
+        of_ones = self.mean.flatten(0, 1).flatten(1)
+        return choose(torch.stack([1 - of_ones, of_ones], 2)).unflatten(1, self.event_shape)
+
+    def values(self, images: Tensor) -> Iterator[Tensor]:
+        yield images.flatten(1)
 
 
 def gaussian_images(means: Tensor, variance: float) -> Independent:

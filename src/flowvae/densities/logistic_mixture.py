@@ -1,7 +1,7 @@
 """Mixture of discretized logistics, with dependent channels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from flowvae.densities.discretized_logistic import (
     LOWEST_LOG_SCALE,
+    all_levels,
     clipped_mean,
     draw_level,
     log_mass,
     mean_and_log_scale,
 )
 from flowvae.densities.likelihood import Likelihood, PartlyObserved
+from flowvae.densities.tabulated import Choose, Tabulated
 from flowvae.errors import UserError
 from flowvae.flows import at_least_float32
 from flowvae.noise import uniform
@@ -35,7 +37,7 @@ class Components(NamedTuple):
     0), (2 from 0), (2 from 1), ..."""
 
 
-class LogisticMixture(PartlyObserved):
+class LogisticMixture(PartlyObserved, Tabulated):
     """Pixels of ``levels`` grey levels in [0, 1], event shape [C, H, W] (Salimans et al. 2017, section 2.2).
 
     All channels of a pixel share one component. Given the component, channel c is a discretized logistic
@@ -120,6 +122,28 @@ class LogisticMixture(PartlyObserved):
             location = drawn._location(channel, channels)
             channels.append(draw_level(location, log_scale, self.levels, noise))
         return 0.5 * (torch.stack(channels, -3).squeeze(-4) + 1)
+
+    def walk(self, choose: Choose) -> Tensor:
+        """Ask for one channel after the other; the levels of each change the weights of the components."""
+        weights = F.log_softmax(self.components.logits, dim=-3)
+        chosen: list[Tensor] = []
+        before: list[Tensor] = []
+        for channel in range(self.event_shape[0]):
+            location = self._location(channel, before).unsqueeze(-1)
+            log_scale = self.components.log_scale.select(-3, channel).unsqueeze(-1)
+            mass = log_mass(all_levels(self.levels, location), location, log_scale, self.levels)
+            of_levels = torch.logsumexp(weights.unsqueeze(-1) + mass, -4)  # [S, B, H, W, levels]
+            table = of_levels - weights.logsumexp(-3).unsqueeze(-1)
+            levels = choose(table.exp().flatten(0, 1).flatten(1, 2))
+            chosen.append(levels.unflatten(1, self.event_shape[1:]))
+            index = levels.view(*weights.shape[:-3], 1, *self.event_shape[1:], 1)
+            weights = weights + mass.gather(-1, index.expand(*mass.shape[:-1], 1)).squeeze(-1)
+            before.append((index.squeeze(-1) * (2 / (self.levels - 1)) - 1).to(weights.dtype))
+        return torch.stack(chosen, 1)
+
+    def values(self, images: Tensor) -> Iterator[Tensor]:
+        for channel in images.unbind(1):
+            yield channel.flatten(1)
 
 
 class LogisticMixtureLikelihood(Likelihood):

@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.flows import BatchNormFlow, Flow, NotInvertibleError, at_least_float32, full_precision
+from flowvae.flows import (
+    AffineStep,
+    BatchNormFlow,
+    Flow,
+    NotInvertibleError,
+    at_least_float32,
+    full_precision,
+)
 from flowvae.noise import Noise, normal
 
 BATCH_NORMS = BatchNormFlow, nn.BatchNorm1d, nn.BatchNorm2d
@@ -58,6 +65,14 @@ class Posterior(nn.Module, ABC):
         """
         raise NotInvertibleError(f"{type(self).__name__} has no density at a given code")
 
+    def steps(self, features: Tensor) -> list[AffineStep]:
+        """Return the map from standard normal noise to codes as affine maps, by which codes are compressed.
+
+        Raises:
+            NotInvertibleError: if it is not a sequence of affine maps.
+        """
+        raise NotInvertibleError(f"{type(self).__name__} is not a sequence of affine maps")
+
 
 class Reparametrization(NamedTuple):
     """The affine map from noise to codes of N(mean, L L'): ``L = diag(scale) (1 + below)``."""
@@ -86,6 +101,18 @@ class Reparametrization(NamedTuple):
             return torch.linalg.solve_triangular(
                 unit, noise.permute(1, 2, 0), upper=False, unitriangular=True
             ).permute(2, 0, 1)
+
+    def step(self) -> AffineStep:
+        """Return the map as one of values that depend on those before them."""
+        below = self.below
+        if below is None:
+            return AffineStep(lambda noise: (self.log_scale, self.mean))
+
+        def parameters(noise: Tensor) -> tuple[Tensor, Tensor]:
+            moved = torch.einsum("bij,sbj->sbi", below, noise)
+            return self.log_scale, torch.addcmul(self.mean, moved, self.log_scale.exp())
+
+        return AffineStep(parameters, depth=self.mean.shape[1])
 
     def push_score(self, score: Tensor) -> Tensor:
         """Compute the score of the codes, ``L'^-1 score``, from the ``score`` of their noise [S, B, D]."""
@@ -186,6 +213,9 @@ class GaussianPosterior(Posterior):
         codes = self.reparametrization(features)
         return lambda z: codes.log_density(codes.inverse(z))
 
+    def steps(self, features: Tensor) -> list[AffineStep]:
+        return [self.reparametrization(features).step()]
+
 
 class FlowPosterior(Posterior):
     """A Gaussian transformed by a flow: ``log q(z_K|x) = log q_0(z_0|x) - sum_k log|det df_k|``.
@@ -279,6 +309,11 @@ class FlowPosterior(Posterior):
             return codes.log_density(start if self.of_noise else codes.inverse(start)) + log_determinant
 
         return log_prob
+
+    def steps(self, features: Tensor) -> list[AffineStep]:
+        codes, context = self.parameters_of(features)
+        base, flow = [codes.step()], self.flow.steps(context)
+        return flow + base if self.of_noise else base + flow
 
 
 def take_path_derivative(model: nn.Module) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from flowvae.densities.posterior import GaussianPosterior
-from flowvae.flows import Flow
+from flowvae.errors import UserError
+from flowvae.flows import AffineStep, Flow
 from flowvae.networks.labels import table
 from flowvae.noise import Noise, integers, normal
 
@@ -40,6 +41,14 @@ class Prior(nn.Module, ABC):
     def initialize(self, images: Tensor) -> None:
         """Initialize from training images [N, C, H, W]; by default, do nothing."""
 
+    def steps(self) -> list[AffineStep]:
+        """Return a map from codes to standard normal noise as affine maps, by which codes are compressed.
+
+        Raises:
+            UserError: if there is none.
+        """
+        raise UserError(f"a prior that is a {type(self).__name__} cannot be compressed with; train another")
+
 
 class StandardNormal(Prior):
     """``p(z) = N(0, I)`` over D dimensions.
@@ -62,6 +71,9 @@ class StandardNormal(Prior):
         self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
     ) -> Tensor:
         return temperature * normal(noise, (num_codes, *self.mean.shape), self.mean)
+
+    def steps(self) -> list[AffineStep]:
+        return []
 
 
 class NormalPerClass(Prior):
@@ -150,6 +162,9 @@ class FlowPrior(Prior):
     ) -> Tensor:
         plain = self.base.sample(num_codes, noise, temperature)
         return self.flow.inverse(plain.unsqueeze(0), self._context(labels))[0][0]
+
+    def steps(self) -> list[AffineStep]:
+        return self.flow.steps()
 
 
 class VampPrior(Prior):

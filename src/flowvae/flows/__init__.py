@@ -12,10 +12,12 @@ from flowvae.flows.planar import Planar
 from flowvae.flows.precision import at_least_float32, full_precision
 from flowvae.flows.real_nvp import RealNVP
 from flowvae.flows.squeeze import Checkerboard, squeeze, unsqueeze
+from flowvae.flows.steps import AffineStep
 
 __all__ = [
     "ActNorm",
     "AffineCoupling",
+    "AffineStep",
     "BatchNormFlow",
     "Chain",
     "Checkerboard",

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.flows.flow import Flow
+from flowvae.flows.steps import AffineStep
 
 
 class ActNorm(Flow):
@@ -52,3 +53,6 @@ class ActNorm(Flow):
             self._start(z, inverse=True)
         gain = self._per_feature((-self.log_gain).exp(), z)
         return (z - self._per_feature(self.bias, z)) * gain, -self._log_determinant(z)
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        return [AffineStep(lambda z: (self._per_feature(self.log_gain, z), self._per_feature(self.bias, z)))]

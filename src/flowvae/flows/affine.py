@@ -17,7 +17,8 @@ class BoundedAffine(nn.Module):
         super().__init__()
         self.bound = nn.Parameter(torch.ones(features)) if bounded else None
 
-    def _log_scale(self, raw: Tensor) -> Tensor:
+    def log_scale(self, raw: Tensor) -> Tensor:
+        """Compute s from the raw log scale [S, B, features, ...]."""
         raw = at_least_float32(raw)
         if self.bound is None:
             return raw
@@ -25,9 +26,9 @@ class BoundedAffine(nn.Module):
 
     def forward(self, z: Tensor, raw: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """``z``, ``raw`` and ``shift`` are [S, B, features, ...]; returns ``z'`` and [S, B]."""
-        log_scale = self._log_scale(raw)
+        log_scale = self.log_scale(raw)
         return torch.addcmul(at_least_float32(shift), z, log_scale.exp()), log_scale.flatten(2).sum(2)
 
     def inverse(self, z: Tensor, raw: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = self._log_scale(raw)
+        log_scale = self.log_scale(raw)
         return (z - shift) * (-log_scale).exp(), -log_scale.flatten(2).sum(2)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from flowvae.flows.affine import BoundedAffine
 from flowvae.flows.flow import Flow
+from flowvae.flows.steps import AffineStep
 
 
 class InverseAutoregressive(Flow):
@@ -23,7 +24,7 @@ class InverseAutoregressive(Flow):
 
     def __init__(self, conditioner: nn.Module, dimension: int, bounded: bool = True) -> None:
         super().__init__()
-        self.conditioner = conditioner
+        self.conditioner, self.dimension = conditioner, dimension
         self.context_features = int(getattr(conditioner, "context_features", 0))
         self.affine = BoundedAffine(dimension, bounded)
 
@@ -58,3 +59,10 @@ class InverseAutoregressive(Flow):
             raw, shift = self.conditioner(before, context).chunk(2, dim=2)
             before, log_determinant = self.affine.inverse(z, raw, shift)
         return before, log_determinant
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
+            raw, shift = self.conditioner(z, context).chunk(2, dim=2)
+            return self.affine.log_scale(raw), shift
+
+        return [AffineStep(parameters, depth=self.dimension)]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from flowvae.flows.flow import Flow
+from flowvae.flows.steps import AffineStep
 
 
 class BatchNormFlow(Flow):
@@ -67,3 +68,10 @@ class BatchNormFlow(Flow):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         scale, shift, log_determinant = self._scale_and_shift(*self._statistics(z, inverse=True), z)
         return (z - shift) / scale, -log_determinant
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
+            scale, shift, _ = self._scale_and_shift(self.mean, self.variance, z)
+            return scale.log(), shift
+
+        return [AffineStep(parameters)]

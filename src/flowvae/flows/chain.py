@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flowvae.flows.checkpointing import perhaps_checkpointed
 from flowvae.flows.flow import Flow
+from flowvae.flows.steps import AffineStep
 
 
 class Chain(Flow):
@@ -63,3 +64,6 @@ class Chain(Flow):
             z, log_determinant = perhaps_checkpointed(self.checkpointed, flow.inverse, z, own)
             total = total + log_determinant
         return z, total
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        return [step for flow, own in self._with_contexts(context) for step in flow.steps(own)]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from flowvae.flows.affine import BoundedAffine
 from flowvae.flows.flow import Flow
+from flowvae.flows.steps import AffineStep
 
 
 class AffineCoupling(Flow):
@@ -51,19 +52,32 @@ class AffineCoupling(Flow):
         """Return how many of ``dimension`` features are transformed; the others go to the conditioner."""
         return dimension - dimension // 2 if swap else dimension // 2
 
-    def _transform(self, direction, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.alternate:
-            first, second = z[:, :, 0::2], z[:, :, 1::2]
-        else:
-            first, second = z.chunk(2, dim=2)
-        fixed, moved = (second, first) if self.swap else (first, second)
-        raw, shift = self.conditioner(fixed, context).chunk(2, dim=2)
-        moved, log_determinant = direction(moved, raw, shift)
+    def _halves(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the half that stays, and the one that it moves."""
+        first, second = (z[:, :, 0::2], z[:, :, 1::2]) if self.alternate else z.chunk(2, dim=2)
+        return (second, first) if self.swap else (first, second)
+
+    def _joined(self, fixed: Tensor, moved: Tensor) -> Tensor:
         # Features last in memory, the fastest format for convolutions on a CPU; in vectors they are last
         # anyway.
         halves = [half.movedim(2, -1) for half in ((moved, fixed) if self.swap else (fixed, moved))]
         joined = torch.stack(halves, dim=-1).flatten(-2) if self.alternate else torch.cat(halves, dim=-1)
-        return joined.movedim(-1, 2), log_determinant
+        return joined.movedim(-1, 2)
+
+    def _transform(self, direction, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        fixed, moved = self._halves(z)
+        raw, shift = self.conditioner(fixed, context).chunk(2, dim=2)
+        moved, log_determinant = direction(moved, raw, shift)
+        return self._joined(fixed, moved), log_determinant
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
+            fixed, _ = self._halves(z)
+            raw, shift = self.conditioner(fixed, context).chunk(2, dim=2)
+            stays = torch.zeros_like(fixed)
+            return self._joined(stays, self.affine.log_scale(raw)), self._joined(stays, shift)
+
+        return [AffineStep(parameters)]
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(self.affine, z, context)

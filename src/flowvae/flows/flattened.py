@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from flowvae.flows.flow import Flow
+from flowvae.flows.steps import AffineStep
 
 
 class Flattened(Flow):
@@ -36,3 +37,9 @@ class Flattened(Flow):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         maps, log_determinant = self.flow.inverse(z.unflatten(2, self.shape), context)
         return maps.flatten(2), log_determinant
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        def there(z: Tensor) -> Tensor:
+            return z.unflatten(2, self.shape)
+
+        return [step.reshaped(there, lambda z: z.flatten(2)) for step in self.flow.steps(context)]

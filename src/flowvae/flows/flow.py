@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from flowvae.flows.steps import AffineStep
+
 
 class NotInvertibleError(Exception):
     """The flow has no inverse in closed form."""
@@ -44,6 +46,14 @@ class Flow(nn.Module, ABC):
             NotInvertibleError: if the inverse has no closed form.
         """
         raise NotInvertibleError(f"{type(self).__name__} has no inverse in closed form")
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        """Return ``forward`` as a sequence of affine maps, by which codes are compressed.
+
+        Raises:
+            NotInvertibleError: if it is not such a sequence.
+        """
+        raise NotInvertibleError(f"{type(self).__name__} is not a sequence of affine maps")
 
     @torch.no_grad()
     def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

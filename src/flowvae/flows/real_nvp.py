@@ -1,6 +1,6 @@
 """K Real NVP transformations with dense conditioners."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from flowvae.flows.checkpointing import perhaps_checkpointed
 from flowvae.flows.flow import Flow
 from flowvae.flows.precision import full_precision
+from flowvae.flows.steps import AffineStep
 
 
 class RealNVP(Flow):
@@ -111,18 +112,45 @@ class RealNVP(Flow):
         return torch.cat(halves, dim=2), torch.cat(scores, dim=2)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        offset, weights = self._weights(context)
         halves = list(z.chunk(2, dim=2))
         total = z.new_zeros(z.shape[:2])
-        for k in reversed(range(len(self.bias))):
-            for part in (1, 0):
-                first, last, bias, bound = (weight[k] for weight in weights[4 * part : 4 * part + 4])
-                hidden = torch.relu(halves[part] @ first.t() + offset[:, k, part])
-                raw, shift = (hidden @ last.t() + bias).chunk(2, dim=2)
-                log_scale = torch.tanh(raw) * bound if len(bound) else raw
-                halves[1 - part] = (halves[1 - part] - shift) * (-log_scale).exp()
-                total = total - log_scale.sum(2)
+        for part, coupling in reversed(self._couplings(context)):
+            log_scale, shift = coupling(halves[part])
+            halves[1 - part] = (halves[1 - part] - shift) * (-log_scale).exp()
+            total = total - log_scale.sum(2)
         return torch.cat(halves, dim=2), total
+
+    def _couplings(
+        self, context: Tensor | None
+    ) -> list[tuple[int, Callable[[Tensor], tuple[Tensor, Tensor]]]]:
+        """Return, for each coupling, the half that stays, and a function of it: s and t of the other half."""
+        offset, weights = self._weights(context)
+
+        def coupling(k: int, part: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+            first, last, bias, bound = (weight[k] for weight in weights[4 * part : 4 * part + 4])
+
+            def parameters(half: Tensor) -> tuple[Tensor, Tensor]:
+                hidden = torch.relu(half @ first.t() + offset[:, k, part])
+                raw, shift = (hidden @ last.t() + bias).chunk(2, dim=2)
+                return torch.tanh(raw) * bound if len(bound) else raw, shift
+
+            return parameters
+
+        return [(part, coupling(k, part)) for k in range(len(self.bias)) for part in (0, 1)]
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        def step(part: int, coupling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> AffineStep:
+            def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
+                fixed = z.chunk(2, dim=2)[part]
+                stays = torch.zeros_like(fixed)
+                log_scale, shift = (
+                    torch.cat([each, stays] if part else [stays, each], dim=2) for each in coupling(fixed)
+                )
+                return log_scale, shift
+
+            return AffineStep(parameters)
+
+        return [step(*each) for each in self._couplings(context)]
 
 
 class StackedPerceptrons(nn.Module):

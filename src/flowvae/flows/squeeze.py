@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from flowvae.flows.flow import Flow
+from flowvae.flows.steps import AffineStep
 
 
 def squeeze(z: Tensor) -> Tensor:
@@ -64,3 +65,6 @@ class Checkerboard(Flow):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_determinant = self.flow.inverse(squeeze(z), self._context(context))
         return unsqueeze(z), log_determinant
+
+    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+        return [step.reshaped(squeeze, unsqueeze) for step in self.flow.steps(self._context(context))]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowvae.batch import Batch, Given, labelled
-from flowvae.densities import LogDensities
+from flowvae.densities import LogDensities, Tabulated
 from flowvae.errors import UserError
+from flowvae.flows import AffineStep
 from flowvae.noise import Noise, integers
 
 NO_MISSING = (
@@ -393,6 +394,47 @@ class Inferring(Coded, Bounded, Generating):
         self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
     ) -> list[tuple[Tensor, Tensor]]:
         """Draw z and its log density before and after each transformation: pairs [S, B, D], [S, B]."""
+
+
+class Compressible(ABC):
+    """A model by which images with discrete levels are compressed without loss: see `flowvae.compression`.
+
+    An image has a code, if the model has any, and one of several orders of its pixels, both at random.
+    """
+
+    code_size: int = 0
+    """D, number of latent dimensions; 0 without a code"""
+
+    pixel_orders: int = 1
+    """number of orders of the pixels, all equally probable"""
+
+    def to_codes(self, images: Tensor) -> list[AffineStep]:
+        """Return the map from standard normal noise to codes [1, B, D] of images [B, C, H, W].
+
+        Raises:
+            UserError: if codes cannot be compressed.
+        """
+        return []
+
+    def from_codes(self) -> list[AffineStep]:
+        """Return a map from codes [1, B, D] of the prior to standard normal noise.
+
+        Raises:
+            UserError: as in `to_codes`.
+        """
+        return []
+
+    def order_probabilities(self, images: Tensor) -> Tensor:
+        """Return the probabilities of orders for images [B, C, H, W], [B, orders]; by default, all equal."""
+        return images.new_full((len(images), self.pixel_orders), 1 / self.pixel_orders)
+
+    @abstractmethod
+    def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
+        """Return the distribution of images given their codes [B, D] and orders, int64 [B].
+
+        Raises:
+            UserError: if it cannot be compressed.
+        """
 
 
 class Graph(NamedTuple):

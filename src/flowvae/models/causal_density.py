@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.batch import Batch, Given, labelled
+from flowvae.densities import Tabulated
+from flowvae.densities.causal import CausalImages
 from flowvae.errors import UserError
-from flowvae.models.base import Model, Sampler, Scored, Update
+from flowvae.models.base import Compressible, Model, Sampler, Scored, Update
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.networks import CausalNetwork
 from flowvae.networks.labels import on_maps, table
@@ -16,7 +18,7 @@ from flowvae.noise import Noise, integers, uniform
 from flowvae.objectives import log_mean_exp
 
 
-class CausalDensity(Model, Sampler, Scored, Completing):
+class CausalDensity(Model, Sampler, Scored, Completing, Compressible):
     """``p(x) = prod_i p(x_i | x_1, ..., x_{i-1})`` over the patches x_i of binary images.
 
     (van den Oord, Kalchbrenner & Kavukcuoglu 2016.) The network is conditioned on a learned map, the same for
@@ -70,11 +72,27 @@ class CausalDensity(Model, Sampler, Scored, Completing):
 
     def log_prob(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
         self.check(images, **given)
+        return log_mean_exp(self._log_prob_in_orders(images, **given))
+
+    def _log_prob_in_orders(self, images: Tensor, **given: Unpack[Given]) -> Tensor:
+        """Compute log p_o(x) for each order o, [orders, B]."""
         number = self.network.orders
         orders = torch.arange(number, device=images.device).repeat_interleave(len(images))
         condition = self._condition(number, **given)
         of_orders = self.network.log_prob(images, condition, orders, given.get("observed"))
-        return log_mean_exp(of_orders.view(number, -1))
+        return of_orders.view(number, -1)
+
+    @property
+    def pixel_orders(self) -> int:
+        return self.network.orders
+
+    def order_probabilities(self, images: Tensor) -> Tensor:
+        """Return p(o|x): with it, an image takes -log p(x), not more."""
+        return self._log_prob_in_orders(images).softmax(0).mT
+
+    def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
+        condition = self._condition().expand(len(orders), -1, -1, -1).unsqueeze(0)
+        return CausalImages(self.network, condition, self.shape, orders.unsqueeze(0))
 
     def candidates(
         self,

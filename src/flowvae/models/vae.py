@@ -19,13 +19,14 @@ from flowvae.densities import (
     LogDensities,
     Posterior,
     Prior,
+    Tabulated,
     VampPrior,
     log_prob,
     take_path_derivative,
 )
 from flowvae.errors import UserError
-from flowvae.flows import Flow
-from flowvae.models.base import Graph, Graphed, Inferring, Model, Sampler, Update, evaluating
+from flowvae.flows import AffineStep, Flow, NotInvertibleError
+from flowvae.models.base import Compressible, Graph, Graphed, Inferring, Model, Sampler, Update, evaluating
 from flowvae.models.couplings import CodeShape
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.models.labels import classes_of
@@ -84,7 +85,7 @@ class ImportanceWeighted(Part):
         return importance_weighted_bound(densities, beta).mean()
 
 
-class VAE(Model, Sampler, Inferring, Completing, Graphed):
+class VAE(Model, Sampler, Inferring, Completing, Compressible, Graphed):
     """A variational autoencoder (Kingma & Welling 2014), composed of its parts.
 
     Args:
@@ -247,6 +248,31 @@ class VAE(Model, Sampler, Inferring, Completing, Graphed):
                 "order, such as --causal-orders 1"
             )
         return lambda z: self.likelihood(self._with_label(z, labels))
+
+    # Compression.
+
+    @property
+    def code_size(self) -> int:
+        return self.dimension
+
+    @property
+    def pixel_orders(self) -> int:
+        return self.likelihood.orders
+
+    def to_codes(self, images: Tensor) -> list[AffineStep]:
+        try:
+            return self.posterior.steps(self.features(images))
+        except NotInvertibleError as error:
+            raise UserError(f"{error}, and so codes cannot be compressed; choose another posterior") from None
+
+    def from_codes(self) -> list[AffineStep]:
+        return self.prior.steps()
+
+    def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
+        distribution = self.likelihood.in_orders(codes.unsqueeze(0), orders.unsqueeze(0))
+        if not isinstance(distribution, Tabulated):
+            raise UserError(f"{type(distribution).__name__} has no tables to compress by; subclass Tabulated")
+        return distribution
 
     # Missing pixels.
 

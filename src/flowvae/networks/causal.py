@@ -303,9 +303,7 @@ class CausalNetwork(nn.Module):
         return of_patches.masked_fill(agreeing.all(1), 0.0).view(number, -1).sum(1)
 
     def sample(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Draw binary images [N, 1, H, W] patch by patch.
-
-        Each layer stores its inputs at earlier positions, so that a patch costs one position of each layer.
+        """Draw binary images [N, 1, H, W] patch by patch (see `walk`).
 
         Args:
             noise: uniform in [0, 1), [N, H/2, W/2], one number per patch, at which the distribution function
@@ -333,25 +331,52 @@ class CausalNetwork(nn.Module):
     @torch.no_grad()
     def _draw(self, noise: Tensor, condition: Tensor | None, known: Tensor | None) -> tuple[Tensor, Tensor]:
         """Draw images, given ``known`` images and hidden pixels, [N, 2, H, W], if any."""
-        number, height, width = noise.shape
         # The integer part is the order, and the fractional part is uniform again.
         noise = noise.clone()
         first = noise[:, 0, 0] * self.orders
         orders = first.long()
         noise[:, 0, 0] = first - orders
-        offset = self._offsets()[orders]
         agreeing = None
         if known is not None:
             known = each_by_its_order(turn, known, orders)
             agreeing = _agreeing(known[:, :1], known[:, 1:], self.patch)
-        log_weight = torch.zeros(number, dtype=offset.dtype, device=offset.device)
+        log_weight = torch.zeros(len(noise), dtype=self.offset.dtype, device=noise.device)
+        places = torch.arange(self.symbols, device=noise.device)
+
+        def choose(logits: Tensor, row: int, column: int) -> Tensor:
+            if agreeing is not None:
+                here_agree = agreeing[:, :, row, column]
+                logits = logits.log_softmax(1).masked_fill(~here_agree, -torch.inf)
+                log_weight.add_(logits.logsumexp(1).masked_fill(here_agree.all(1), 0.0))
+            below = logits.softmax(1).cumsum(1)[:, :-1] <= noise[:, row, column, None]
+            # Rounding must not lead beyond the last possible symbol.
+            last = (logits > -torch.inf).long().mul(places).amax(1)
+            return below.sum(1).minimum(last)
+
+        return self.walk(condition, orders, choose).to(noise.dtype), log_weight
+
+    @torch.no_grad()
+    def walk(
+        self, condition: Tensor | None, orders: Tensor, choose: Callable[[Tensor, int, int], Tensor]
+    ) -> Tensor:
+        """Make images patch by patch, float32 [N, 1, H, W], in the orders [N].
+
+        Each layer stores its inputs at earlier positions, so that a patch costs one position of each layer.
+
+        Args:
+            condition: [N, condition, H/2, W/2], or [1, ...] for all.
+            orders: order of the patches of each image.
+            choose: maps the logits [N, 16] of the symbols of the next patch, its row and its column to the
+                symbols of the images there, [N].
+        """
+        number, (height, width) = len(orders), self.offset.shape[1:]
+        offset = self._offsets()[orders]
         if condition is not None:
             condition = each_by_its_order(turn, condition.expand(number, -1, -1, -1), orders)
         pixels = self.first.pad(self.offset.new_zeros(number, self.patch**2, height, width))
         maps = self.offset.new_zeros(number, self.first.weight.shape[0], height, width)
         blocks = [cast(CausalBlock, block).drawing(maps) for block in self.blocks]
-        symbols = torch.zeros(number, height, width, dtype=torch.int64, device=noise.device)
-        places = torch.arange(self.symbols, device=noise.device)
+        symbols = torch.zeros(number, height, width, dtype=torch.int64, device=orders.device)
         for row in range(height):
             for column in range(width):
                 here = condition[:, :, row : row + 1, column : column + 1] if condition is not None else None
@@ -363,20 +388,16 @@ class CausalNetwork(nn.Module):
                 for block in blocks:
                     x = block(x, here, row, column)
                 logits = self.last(F.hardswish(x))[:, :, 0, 0] + offset[:, :, row, column]
-                if agreeing is not None:
-                    here_agree = agreeing[:, :, row, column]
-                    of_symbols = logits.log_softmax(1).masked_fill(~here_agree, -torch.inf)
-                    log_weight += of_symbols.logsumexp(1).masked_fill(here_agree.all(1), 0.0)
-                    logits = of_symbols
-                below = logits.softmax(1).cumsum(1)[:, :-1] <= noise[:, row, column, None]
-                # Rounding must not lead beyond the last possible symbol.
-                last = (logits > -torch.inf).long().mul(places).amax(1)
-                symbols[:, row, column] = below.sum(1).minimum(last)
+                symbols[:, row, column] = choose(logits, row, column)
                 bits = _bits(symbols[:, row : row + 1, column : column + 1], self.patch)
                 reach = self.first.reach
                 pixels[:, :, row + reach, column + reach] = _centered(bits)[:, :, 0, 0].to(pixels.dtype)
-        images = each_by_its_order(turn_back, to_images(symbols, self.patch).to(noise.dtype), orders)
-        return cropped(images, self.sides), log_weight
+        images = each_by_its_order(turn_back, to_images(symbols, self.patch), orders)
+        return cropped(images, self.sides)
+
+    def symbols_of(self, images: Tensor, orders: Tensor) -> Tensor:
+        """Return the symbols that `walk` chooses to make images [N, 1, H, W]: int64 [N, H/2, W/2]."""
+        return to_symbols(each_by_its_order(turn, padded(images, self.patch), orders), self.patch)
 
 
 def _agreeing(images: Tensor, hidden: Tensor, patch: int) -> Tensor:

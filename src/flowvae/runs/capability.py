@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from flowvae.errors import UserError, did_you_mean, quoted
-from flowvae.models import Bounded, Classifying, Coded, Completing, Inferring, Sampler, Scored
+from flowvae.models import (
+    Bounded,
+    Classifying,
+    Coded,
+    Completing,
+    Compressible,
+    Inferring,
+    Sampler,
+    Scored,
+)
 from flowvae.runs.folder import Run
 
 Capability = TypeVar("Capability")
@@ -15,6 +24,7 @@ LACKS: dict[type, str] = {
     Classifying: "classifier",
     Coded: "code for an image",
     Completing: "way to fill in hidden pixels",
+    Compressible: "way to compress images",
     Inferring: "posterior over codes",
     Sampler: "way to draw samples",
     Scored: "exact log p(x)",

@@ -1,0 +1,153 @@
+r"""Blocks of images as words of a stack, by bits back with asymmetric numeral systems.
+
+(Townsend, Bird & Barber 2019.) To push an image x, its code z is popped with q(z|x); x is pushed with p(x|z),
+and z with p(z). That takes ``-log p(x|z) - log p(z) + log q(z|x)``, -ELBO at one sample. To pop it, z is
+popped with p(z), x with p(x|z), and z is pushed with q(z|x), which gives back the bits that chose it.
+
+All numbers that probabilities are computed from are the same in both directions: networks run in float64 on
+one thread of the CPU, over the same portions of images, and their outputs are rounded to whole numbers before
+they are used.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowvae.compression.codes import as_floats, do, pop_normal, push_normal, undo
+from flowvae.compression.stack import Stack
+from flowvae.models import Compressible, Model
+
+WEIGHTS = 1 << 18
+"""of all values of a pixel together, which are rounded to whole numbers of at least 1"""
+MOST_AT_ONCE = 128
+GROWTH = 8
+"""images before a portion, per image in it: they provide the bits that its codes are popped from"""
+PROBED = 2
+
+
+class Coding:
+    """A model, prepared to compress and decompress.
+
+    Args:
+        model: the model, which must be `Compressible` and have levels; it is not changed.
+    """
+
+    def __init__(self, model: Model) -> None:
+        assert isinstance(model, Compressible)
+        assert model.levels is not None
+        self.levels: int = model.levels
+        self.model = copy.deepcopy(model).to("cpu", torch.float64).eval()
+        self._compressible: Compressible = self.model
+
+    def compress(self, images: Tensor) -> tuple[NDArray[np.uint32], int]:
+        """Compress images, int64 [N, C, H, W] of levels from 0 on.
+
+        Returns:
+            The words, and how many of them are the random ones from which the first codes were chosen.
+
+        Raises:
+            UserError: if the model cannot compress.
+        """
+        stack = Stack()
+        with _one_thread(), torch.no_grad():
+            for few in images.split(portions(len(images))):
+                self._push(stack, few)
+        return stack.words(), stack.initial_words
+
+    def decompress(self, words: NDArray[np.uint32], number: int) -> Tensor:
+        """Return the images, int64 [N, C, H, W], that `compress` returned the words of.
+
+        Raises:
+            UserError: if the words are damaged.
+        """
+        stack = Stack(words)
+        with _one_thread(), torch.no_grad():
+            found = [self._pop(stack, few) for few in reversed(portions(number))]
+        return torch.cat(found[::-1])
+
+    def probe(self) -> str:
+        """Return the checksum of a few random images, compressed: equal where probabilities are equal."""
+        shape = self.model.image_shape
+        assert shape is not None
+        random = np.random.Generator(np.random.PCG64(1)).integers(0, self.levels, (PROBED, *shape))
+        return hashlib.sha256(self.compress(torch.from_numpy(random))[0].astype("<u4").tobytes()).hexdigest()
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """Return images as the model takes them."""
+        return images.double() / (self.levels - 1)
+
+    def _push(self, stack: Stack, images: Tensor) -> None:
+        model, seen = self._compressible, self._seen(images)
+        codes = np.zeros((1, len(images), model.code_size), np.int64)
+        if model.code_size:
+            codes = do(stack, pop_normal(stack, codes.shape), model.to_codes(seen))
+        orders = stack.pop(_weights(model.order_probabilities(seen)))
+        pixels = model.pixels(as_floats(codes)[0], torch.from_numpy(orders))
+        values, tables = list(pixels.values(images)), list[Tensor]()
+
+        def choose(table: Tensor) -> Tensor:
+            tables.append(table)
+            return values[len(tables) - 1]
+
+        made = pixels.walk(choose)
+        assert torch.equal(made, images)
+        for portion, table in zip(reversed(values), reversed(tables), strict=True):
+            stack.push(portion.flatten().numpy(), _weights(table.flatten(0, 1)))
+        stack.push_uniform(orders, np.full(len(orders), model.pixel_orders))
+        if model.code_size:
+            push_normal(stack, do(stack, codes, model.from_codes()))
+
+    def _pop(self, stack: Stack, number: int) -> Tensor:
+        """Undo `_push`."""
+        model = self._compressible
+        codes = np.zeros((1, number, model.code_size), np.int64)
+        if model.code_size:
+            codes = undo(stack, pop_normal(stack, codes.shape), model.from_codes())
+        orders = stack.pop_uniform(np.full(number, model.pixel_orders))
+        pixels = model.pixels(as_floats(codes)[0], torch.from_numpy(orders))
+
+        def choose(table: Tensor) -> Tensor:
+            return torch.from_numpy(stack.pop(_weights(table.flatten(0, 1)))).view(table.shape[:2])
+
+        images = pixels.walk(choose)
+        seen = self._seen(images)
+        stack.push(orders, _weights(model.order_probabilities(seen)))
+        if model.code_size:
+            push_normal(stack, undo(stack, codes, model.to_codes(seen)))
+        return images
+
+
+def _weights(probabilities: Tensor) -> NDArray[np.float64]:
+    """Round probabilities [N, values] to whole numbers, which the coder takes as exact."""
+    return (probabilities * WEIGHTS).round().nan_to_num(1.0).clamp(min=1).numpy()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: sums in another order would be rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def portions(number: int) -> list[int]:
+    """Return the sizes of the portions of ``number`` images, which share a pass through the networks.
+
+    >>> portions(20)
+    [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+    """
+    sizes: list[int] = []
+    done = 0
+    while done < number:
+        sizes.append(min(max(1, done // GROWTH), MOST_AT_ONCE, number - done))
+        done += sizes[-1]
+    return sizes

@@ -1,0 +1,133 @@
+r"""Codes as whole numbers: standard normal noise, and affine maps that lose nothing.
+
+A number z is stored as the whole number nearest to ``z / CELL``. An affine map of such numbers rounds, and so
+would lose something, or reach only some of the numbers. `do` gives and takes the difference from the stack:
+to multiply by the fraction ``R / S``, it pops one of R equally probable remainders, and pushes which one of S
+was left over. So the map is a bijection of the numbers together with the stack, and in all the stack gets
+``log2(S / R)`` bits longer, which is how much ``log2 q(z)`` rises (Zhang et al. 2021, with S fixed).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowvae.compression.stack import Integers, Stack
+from flowvae.errors import UserError
+from flowvae.flows import AffineStep
+
+CELL_BITS = 14
+CELL = 2.0**-CELL_BITS
+"""distance between neighbouring codes"""
+SCALE_BITS = 14
+ONE = 1 << SCALE_BITS
+"""S: scales are multiples of 1 / S"""
+LARGEST_SCALE = (1 << 23) - 1
+FARTHEST = 1 << 39
+"""of a code, in cells: its product with a scale has 64 bits"""
+
+# Standard normal noise: steps within which the density counts as constant, and one value for all beyond.
+STEP_BITS = 9
+"""of cells within a step, which is 1/32 wide"""
+REACH = 8
+"""of the steps, from 0 on both sides"""
+STEPS = 2 * REACH << (CELL_BITS - STEP_BITS)
+DIGITS, DIGIT_BITS = 3, 16
+"""of a number beyond, which is written out"""
+
+
+def _normal_table() -> np.ndarray:
+    """Return the weights of the steps, and that of the numbers beyond them."""
+    edges = [math.erf((k / STEPS * 2 - 1) * REACH / math.sqrt(2)) for k in range(STEPS + 1)]
+    return np.array([*np.diff(edges), 0.0])
+
+
+NORMAL = _normal_table()
+
+
+def pop_normal(stack: Stack, shape: tuple[int, ...]) -> Integers:
+    """Pop standard normal noise, in cells."""
+    number = math.prod(shape)
+    step = stack.pop(NORMAL, number)
+    inside = stack.pop_uniform(np.where(step < STEPS, 1 << STEP_BITS, 1))
+    noise = (step - STEPS // 2 << STEP_BITS) + inside
+    for place in np.flatnonzero(step == STEPS):
+        digits = stack.pop_uniform(np.full(DIGITS, 1 << DIGIT_BITS))
+        noise[place] = sum(int(digit) << DIGIT_BITS * k for k, digit in enumerate(digits)) - (
+            1 << DIGITS * DIGIT_BITS - 1
+        )
+    return noise.reshape(shape)
+
+
+def push_normal(stack: Stack, noise: Integers) -> None:
+    """Undo `pop_normal`."""
+    noise = noise.reshape(-1)
+    step = (noise >> STEP_BITS) + STEPS // 2
+    beyond = (step < 0) | (step >= STEPS)
+    for place in np.flatnonzero(beyond)[::-1]:
+        number = int(noise[place]) + (1 << DIGITS * DIGIT_BITS - 1)
+        digits = np.array([number >> DIGIT_BITS * k & (1 << DIGIT_BITS) - 1 for k in range(DIGITS)])
+        stack.push_uniform(digits, np.full(DIGITS, 1 << DIGIT_BITS))
+    stack.push_uniform(noise & (1 << STEP_BITS) - 1, np.where(beyond, 1, 1 << STEP_BITS))
+    stack.push(np.where(beyond, STEPS, step), NORMAL)
+
+
+def as_floats(codes: Integers) -> Tensor:
+    """Return codes as numbers, float64."""
+    return torch.from_numpy(codes * CELL)
+
+
+def do(stack: Stack, codes: Integers, steps: Sequence[AffineStep]) -> Integers:
+    """Apply affine maps to codes [S, B, D], in cells.
+
+    Raises:
+        UserError: if codes are not finite, or too far from 0.
+    """
+    for step in steps:
+        scale, shift = _parameters(step, codes)
+        added = stack.pop_uniform(np.where(_moving(step, scale), scale, 1))
+        product = codes * scale + added
+        stack.push_uniform(product & ONE - 1, np.where(_moving(step, scale), ONE, 1))
+        codes = (product >> SCALE_BITS) + shift
+        if np.abs(codes).max(initial=0) >= FARTHEST:
+            raise UserError("a code is too far from 0 to be compressed; train with a lower --learning-rate")
+    return codes
+
+
+def undo(stack: Stack, codes: Integers, steps: Sequence[AffineStep]) -> Integers:
+    """Invert `do`."""
+    for step in reversed(steps):
+        before, left = codes, None
+        for _ in range(step.depth + 1):
+            scale, shift = _parameters(step, before)
+            if left is None:
+                left = stack.pop_uniform(np.where(_moving(step, scale), ONE, 1))
+            product = (codes - shift << SCALE_BITS) + left
+            found, added = product // scale, product % scale
+            if step.depth == 1 or np.array_equal(found, before):
+                stack.push_uniform(added, np.where(_moving(step, scale), scale, 1))
+                break
+            before = found.clip(-FARTHEST, FARTHEST)
+        else:
+            raise UserError("codes do not agree with their images; the file is damaged")
+        codes = found
+    return codes
+
+
+def _moving(step: AffineStep, scale: Integers) -> Integers:
+    """Return which values the stack takes part in.
+
+    Where the scale is 1, nothing is left over. It is not known beforehand if values depend on each other.
+    """
+    return (scale != ONE) | (step.depth > 1)
+
+
+def _parameters(step: AffineStep, codes: Integers) -> tuple[Integers, Integers]:
+    """Return scale and shift as whole numbers, of the codes' shape."""
+    log_scale, shift = step.parameters(as_floats(codes))
+    scale = (log_scale.exp() * ONE).nan_to_num(ONE).round().clamp(2, LARGEST_SCALE)
+    shift = (shift / CELL).nan_to_num(0.0).round().clamp(-FARTHEST, FARTHEST)
+    scale, shift = (each.expand(codes.shape).to(torch.int64).numpy() for each in (scale, shift))
+    return scale, shift

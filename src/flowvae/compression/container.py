@@ -1,0 +1,112 @@
+"""The file of compressed images: a header, and blocks of words with checksums."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowvae.errors import UserError
+
+MAGIC = b"flowvae compressed images 1\n"
+LENGTH, CHECKSUM, WORD = 4, 16, 4
+"""bytes of the header's length, of a checksum and of a word"""
+LARGEST_BLOCK = 2000
+"""images of a block"""
+LONGEST_HEADER = 1 << 28
+"""bytes that a header may have when it is unpacked"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images that were compressed together."""
+
+    words: NDArray[np.uint32]
+    images: int
+    initial_words: int
+    """number of words that are the random ones from which the first codes were chosen"""
+    checksum: str
+    """of the images"""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is needed to decompress, beside the run."""
+
+    run: str
+    """directory of the run, as it was given"""
+    weights: str
+    """checksum of the run's options and weights"""
+    shape: tuple[int, int, int]
+    levels: int
+    names: list[str] | str
+    """names of the images; of a whole split of a data set, that of the split"""
+    images: int
+    """number of images"""
+    checksum: str
+    """of all images"""
+    probe: str
+    """checksum of some images that were compressed as a test"""
+    machine: str
+    """what the probabilities were computed by"""
+
+
+def checksum(content: bytes) -> str:
+    """Return 128 bits of SHA-256, as text."""
+    return hashlib.sha256(content).hexdigest()[: 2 * CHECKSUM]
+
+
+def packed(header: Header, blocks: Sequence[Block]) -> bytes:
+    """Return the contents of a file; with fewer images than the header says, it is unfinished."""
+    contents = [block.words.astype("<u4").tobytes() for block in blocks]
+    described = [
+        [block.images, len(block.words), block.initial_words, checksum(content), block.checksum]
+        for block, content in zip(blocks, contents, strict=True)
+    ]
+    text = zlib.compress(json.dumps({**asdict(header), "blocks": described}).encode(), 9)
+    start = MAGIC + len(text).to_bytes(LENGTH, "little") + text
+    return start + bytes.fromhex(checksum(start)) + b"".join(contents)
+
+
+def read(path: Path) -> tuple[Header, list[Block]]:
+    """Read a file of compressed images.
+
+    Raises:
+        UserError: if it is not one, or is damaged or unfinished.
+    """
+    content = path.read_bytes()
+    header, blocks = unpacked(path, content)
+    if sum(block.images for block in blocks) != header.images:
+        raise UserError(f"{path} is unfinished; compress the images again")
+    return header, blocks
+
+
+def unpacked(path: Path, content: bytes) -> tuple[Header, list[Block]]:
+    """Return the header and the blocks of the contents of a file, which may be unfinished.
+
+    Raises:
+        UserError: if the file at ``path`` is not one of compressed images, or is damaged.
+    """
+    if not content.startswith(MAGIC):
+        raise UserError(f"{path} has no compressed images of this version; give a file of flowvae compress")
+    damaged = UserError(f"{path} is damaged or cut off: a checksum differs; copy it again")
+    begin = len(MAGIC) + LENGTH
+    end = begin + int.from_bytes(content[len(MAGIC) : begin], "little")
+    if bytes.fromhex(checksum(content[:end])) != content[end : end + CHECKSUM]:
+        raise damaged
+    values = json.loads(zlib.decompressobj().decompress(content[begin:end], LONGEST_HEADER))
+    blocks: list[Block] = []
+    place = end + CHECKSUM
+    for images, size, initial, of_words, of_images in values.pop("blocks"):
+        words = content[place : place + WORD * size]
+        if checksum(words) != of_words or not 0 < images <= LARGEST_BLOCK:
+            raise damaged
+        blocks.append(Block(np.frombuffer(words, "<u4").astype(np.uint32), images, initial, of_images))
+        place += WORD * size
+    if place != len(content):
+        raise damaged
+    return Header(**{**values, "shape": tuple(values["shape"])}), blocks

@@ -1,0 +1,146 @@
+"""flowvae compress and decompress, end to end."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import NUM_TEST, flowvae, is_refusal, succeeds
+from PIL import Image
+
+from flowvae import compressing
+from flowvae.compression.container import Block, packed, read
+from flowvae.errors import UserError
+
+pytest.importorskip("constriction")
+
+
+def restored(path: Path) -> np.ndarray:
+    with np.load(path) as arrays:
+        return arrays["images"]
+
+
+def images_of(run: Path, data: str) -> np.ndarray:
+    """What the model of the run sees of the test images."""
+    from flowvae.data.named import named_images
+    from flowvae.runs import Run
+
+    opened = Run(run)
+    return named_images([data], opened.spec, opened.config.data).images.numpy()
+
+
+@pytest.mark.parametrize("run", ["flow", "plain"])
+def test_images_return_bit_by_bit(workspace, run):
+    said = succeeds("compress", run, "images.npz", "--out", "images.flowvae")
+    assert said.startswith(f"images.flowvae: {NUM_TEST} images in ")
+    assert "bits/dim" in said
+    assert str(Path("images.flowvae").stat().st_size) in said.replace(",", "")
+    assert succeeds("decompress", "images.flowvae", "--out", "back.npz") == "back.npz\n"
+    assert np.array_equal(restored(Path("back.npz")), images_of(Path(run), "images.npz"))
+    assert succeeds("decompress", "images.flowvae") == "images.flowvae-restored\n"
+    image = np.asarray(Image.open("images.flowvae-restored/test/3.png")) / 255
+    assert np.array_equal(image, restored(Path("back.npz"))[3, 0])
+    assert sorted(path.name for path in Path().glob("*unfinished*")) == []
+
+
+def test_another_process_with_other_threads_and_a_copy_of_the_run(workspace):
+    succeeds("compress", "flow", "images.npz", "--out", "images.flowvae")
+    shutil.copytree("flow", "elsewhere/moved")
+    shutil.rmtree("flow")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "3"}
+    words = ["decompress", "images.flowvae", "--out", "back.npz", "--run", "elsewhere/moved"]
+    subprocess.run([sys.executable, "-m", "flowvae", *words], env=environment, check=True)
+    assert np.array_equal(restored(Path("back.npz")), images_of(Path("elsewhere/moved"), "images.npz"))
+
+
+def test_image_files_keep_their_names(workspace):
+    Path("drawn").mkdir()
+    for name in ("b.png", "a.png"):
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(f"drawn/{name}")
+    succeeds("compress", "plain", "drawn", "--out", "two.flowvae")
+    succeeds("decompress", "two.flowvae", "--out", "back")
+    assert sorted(path.name for path in Path("back").iterdir()) == ["a.png", "b.png"]
+    assert np.array_equal(np.asarray(Image.open("back/a.png")), np.eye(8, dtype=np.uint8) * 255)
+
+
+def test_the_wrong_run_is_refused_by_name(workspace):
+    succeeds("compress", "flow", "images.npz", "--out", "images.flowvae")
+    is_refusal(
+        flowvae("decompress", "images.flowvae", "--out", "back", "--run", "plain"),
+        "images.flowvae was compressed with flow",
+        "plain has other weights",
+    )
+    shutil.rmtree("flow")
+    is_refusal(flowvae("decompress", "images.flowvae", "--out", "back"), "the run flow", "--run")
+    assert not Path("back").exists()
+
+
+def test_damaged_files_are_refused(workspace):
+    succeeds("compress", "plain", "images.npz", "--out", "images.flowvae")
+    content = Path("images.flowvae").read_bytes()
+    for place in (40, len(content) // 2, len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        Path("damaged").write_bytes(changed)
+        is_refusal(flowvae("decompress", "damaged", "--out", "back"), "damaged is damaged or cut off")
+    for size in (35, len(content) // 2, len(content) - 1):
+        Path("cut").write_bytes(content[:size])
+        is_refusal(flowvae("decompress", "cut", "--out", "back"), "cut is damaged or cut off")
+    Path("other").write_bytes(b"PNG")
+    is_refusal(flowvae("decompress", "other", "--out", "back"), "other has no compressed images")
+    assert not Path("back").exists()
+
+
+def test_a_machine_that_computes_other_numbers_is_refused(workspace, monkeypatch):
+    succeeds("compress", "plain", "images.npz", "--out", "images.flowvae")
+    monkeypatch.setattr(compressing.Coding, "probe", lambda self: "0")
+    is_refusal(
+        flowvae("decompress", "images.flowvae", "--out", "back"),
+        f"was compressed by PyTorch {torch.__version__}",
+        "computes other probabilities",
+    )
+
+
+def test_a_stopped_command_continues_after_the_last_block(workspace, monkeypatch):
+    monkeypatch.setattr(compressing, "LARGEST_BLOCK", 8)
+    succeeds("compress", "plain", "images.npz", "--out", "whole")
+    compressed = compressing.Coding.compress
+    done: list[int] = []
+
+    def stops(self, images):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(len(images))
+        return compressed(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compressing.Coding, "probe", lambda self: "0")
+        patch.setattr(compressing.Coding, "compress", stops)
+        assert flowvae("compress", "plain", "images.npz", "--out", "stopped").code == 130
+        assert not Path("stopped").exists()
+        (unfinished,) = Path().glob("stopped.*.unfinished")
+        with pytest.raises(UserError, match="is unfinished"):
+            read(unfinished)
+        done.append(0)
+        succeeds("compress", "plain", "images.npz", "--out", "stopped")
+    header, blocks = read(Path("stopped"))
+    assert [block.images for block in blocks] == [8, 8, 8, 6]
+    assert [list(block.words) for block in blocks] == [list(block.words) for block in read(Path("whole"))[1]]
+    assert not unfinished.exists()
+    assert packed(header, blocks) == Path("stopped").read_bytes()
+    assert isinstance(blocks[0], Block)
+
+
+def test_mistakes(workspace):
+    is_refusal(flowvae("compress", "plain", "images.npz", "--out", "no/such"), "no is not a directory")
+    is_refusal(flowvae("compress", "plain", "larger.npz", "--out", "a"), "the images of larger.npz")
+    succeeds("compress", "plain", "images.npz", "--out", "a")
+    is_refusal(flowvae("decompress", "a", "--out", "a.gif"), "'.gif'")
+    succeeds(
+        "train", "gan-mnist", "--data", "images.npz", "--binarization", "static", "--steps", 2, "--out", "gan"
+    )
+    is_refusal(flowvae("compress", "gan", "images.npz", "--out", "a"), "has no way to compress images")

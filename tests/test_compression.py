@@ -1,0 +1,179 @@
+"""Compression: everything is undone bit by bit, and takes as many bits as the densities say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from flow_constructors import FLOWS, context_for, event_of, make
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from system_table import TABLE
+
+from flowvae.batch import DataSpec
+from flowvae.compression import Coding
+from flowvae.compression.blocks import portions
+from flowvae.compression.codes import CELL, REACH, as_floats, do, pop_normal, push_normal, undo
+from flowvae.compression.stack import Stack
+from flowvae.errors import UserError
+from flowvae.models import Compressible, Model, Sampler, Scored
+from flowvae.models.registry import build_model
+from flowvae.objectives import elbo, importance_weighted_bound
+
+pytest.importorskip("constriction")
+AFFINE = [name for name in FLOWS if "planar" not in name]
+REFUSED = {"vae-planar-whole-gradient": "Planar is not", "vae-vamp-of-maps": "VampPrior"}
+SHAPE = (1, 8, 8)
+
+
+def moved(name: str, shape: tuple[int, int, int] = SHAPE) -> Model:
+    """A model of the table of systems, with weights away from where they start."""
+    row = TABLE[name]
+    torch.manual_seed(0)
+    spec = DataSpec(shape, levels=2 if row.binary else 256, training_images=100, classes=3)
+    model = build_model(row.options_of_system(), spec).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def compressible() -> list[str]:
+    return [
+        name for name in TABLE if isinstance(model := moved(name), Compressible) and not model.conditional
+    ]
+
+
+NAMES = compressible()
+
+
+def test_a_stack_undoes_pops_by_pushes():
+    random = np.random.default_rng(0)
+    stack = Stack()
+    sizes, table = random.integers(1, 1 << 23, (3, 50)), random.random((40, 7))
+    uniform, drawn, same = stack.pop_uniform(sizes), stack.pop(table), stack.pop(table[0], 30)
+    assert ((uniform >= 0) & (uniform < sizes)).all()
+    assert stack.initial_words > 90
+    stack.push(same, table[0])
+    stack.push(drawn, table)
+    stack.push_uniform(uniform, sizes)
+    untouched = Stack()
+    assert np.array_equal(stack._coder.get_compressed(), untouched._coder.get_compressed())
+
+
+def test_noise_is_standard_normal_and_takes_as_many_bits_as_its_density_says():
+    stack = Stack()
+    noise = pop_normal(stack, (2, 10_000))
+    numbers = noise * CELL
+    assert abs(numbers.mean()) < 0.03
+    assert abs(numbers.std() - 1) < 0.03
+    density = -0.5 * numbers**2 - 0.5 * math.log(2 * math.pi) + math.log(CELL)
+    taken = 32.0 * (stack._size - stack._coder.num_words())
+    assert taken == pytest.approx(-density.sum() / math.log(2), rel=1e-4)
+    push_normal(stack, noise)
+    assert np.array_equal(stack._coder.get_compressed(), Stack()._coder.get_compressed())
+
+
+@given(st.lists(st.integers(-(2**46), 2**46), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_any_code_can_be_pushed(codes):
+    stack = Stack(np.arange(1, 1000, dtype=np.uint32))
+    some = np.array([*codes, *(round(edge / CELL) for edge in (-REACH, REACH))])
+    push_normal(stack, some)
+    assert np.array_equal(pop_normal(stack, some.shape), some)
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_a_flow_of_whole_numbers_is_the_flow_and_loses_nothing(name):
+    """The stack shrinks by log|det|, by which the log density of the codes falls."""
+    flow = make(name).eval()
+    number = 200
+    with torch.no_grad():  # scales within reach of whole numbers
+        for parameter in flow.parameters():
+            parameter *= 0.5
+    context = context_for(name, flow, number)
+    torch.manual_seed(1)
+    before = (torch.randn(1, number, *event_of(name), dtype=torch.float64) / CELL).round().long().numpy()
+    stack = Stack()
+    size = stack._coder.num_bits()
+    with torch.no_grad():
+        steps = flow.steps(context)
+        after = do(stack, before, steps)
+        exact, log_determinant = flow(as_floats(before), context)
+        change = (stack._coder.num_bits() - size) * math.log(2)
+        assert change == pytest.approx(-float(log_determinant.sum()), rel=2e-3, abs=30)
+        error = (as_floats(after) - exact).abs().median() / CELL
+        assert error < 100, "codes are not those of the flow"
+        assert np.array_equal(undo(stack, after, steps), before)
+    assert np.array_equal(stack._coder.get_compressed(), Stack()._coder.get_compressed())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
+def test_images_are_restored_and_take_as_many_bits_as_the_bound_says(name):
+    model = moved(name)
+    assert model.levels is not None
+    assert isinstance(model, Sampler)
+    images = (model.draw(60) * (model.levels - 1)).round().long()
+    coding = Coding(model)
+    words, initial = coding.compress(images)
+    assert torch.equal(coding.decompress(words, len(images)), images)
+    assert model.training is False
+    assert next(model.parameters()).dtype == torch.float32
+    seen = images / (model.levels - 1)
+    with torch.no_grad():
+        if isinstance(model, Scored):
+            most = least = -model.log_prob(seen).mean()
+        else:
+            # Between the two, as a level has a probability of at least one in 2^18, unlike under the model.
+            densities = model(seen, 200)
+            most, least = -elbo(densities).mean(), -importance_weighted_bound(densities).mean()
+    per_image = 32 * (len(words) - initial) * math.log(2) / len(images)
+    assert 0.95 * float(least) - 2 < per_image < 1.05 * float(most) + 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_that_cannot_compress_say_so(name):
+    with pytest.raises(UserError, match=REFUSED[name]):
+        Coding(moved(name)).compress(torch.zeros(1, *SHAPE, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["vae-realnvp-of-noise", "vae-causal", "pixelcnn", "vae-mixture-of-maps"])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 5, 7)], ids=str)
+@pytest.mark.parametrize("kind", ["black", "white", "noise"])
+@pytest.mark.parametrize("number", [1, 33])
+def test_images_of_any_kind_are_restored(name, shape, kind, number):
+    if "causal" in name and shape == (1, 5, 7):
+        shape = (1, 6, 6)
+    coding = Coding(moved(name, shape))
+    most = coding.levels - 1
+    images = {
+        "black": torch.zeros(number, *shape, dtype=torch.int64),
+        "white": torch.full((number, *shape), most),
+        "noise": torch.randint(0, most + 1, (number, *shape)),
+    }[kind]
+    words, _ = coding.compress(images)
+    assert torch.equal(coding.decompress(words, number), images)
+
+
+def test_codes_out_of_reach_are_refused():
+    model = moved("vae-realnvp-of-noise")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1e3
+    images = torch.randint(0, 2, (5, *SHAPE))
+    with pytest.raises(UserError, match="too far from 0"):
+        Coding(model).compress(images)
+
+
+@given(st.integers(1, 5000))
+@settings(deadline=None, max_examples=50)
+def test_portions_add_up(number):
+    sizes = portions(number)
+    assert sum(sizes) == number
+    assert min(sizes) >= 1
+
+
+def test_threads_are_as_before():
+    before = torch.get_num_threads()
+    Coding(moved("vae")).compress(torch.zeros(1, *SHAPE, dtype=torch.int64))
+    assert torch.get_num_threads() == before
