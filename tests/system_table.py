@@ -307,6 +307,13 @@ TABLE: dict[str, Row] = {
         best="laplacian_loss",
         binary=False,
     ),
+    "glo-mixture": Row(
+        "glo",
+        {**SMALL, "code_density": "mixture", "components": 5},
+        can={Sampler, Coded},
+        evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
+        best="laplacian_loss",
+    ),
     "semi-supervised": Row(
         "semi-supervised",
         {

@@ -23,6 +23,7 @@ from flowvae.evaluation.interpolation import interpolate
 from flowvae.models.glo import (
     GLO,
     GLOOptions,
+    MixtureCodesOptions,
     RealNVPCodesOptions,
     into_ball,
     laplacian_loss,
@@ -208,15 +209,19 @@ def test_samples_have_mean_and_covariance_of_the_codes(monkeypatch):
     torch.testing.assert_close(half, 0.5 * root)
 
 
-def test_a_learned_density_finds_two_groups_of_codes(monkeypatch):
+@pytest.mark.parametrize(
+    ("density", "rate"),
+    [(RealNVPCodesOptions(transformations=4, hidden=32), 5e-3), (MixtureCodesOptions(components=4), 5e-2)],
+)
+def test_a_learned_density_finds_two_groups_of_codes(density, rate, monkeypatch):
     """Which a Gaussian would fill the middle between."""
-    model = moved(replace(SMALL, code_density=RealNVPCodesOptions(transformations=4, hidden=32)))
+    model = moved(replace(SMALL, code_density=density))
     assert model.density is not None
     side = torch.where(torch.arange(len(model.codes.weight)) % 2 == 0, 0.4, -0.4)
     with torch.no_grad():
         model.codes.weight.copy_(0.02 * torch.randn_like(model.codes.weight))
         model.codes.weight[:, 0] += side
-    optimizer = torch.optim.Adam(model.density.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.density.parameters(), rate)
     batch = Batch(as_images(IMAGES), torch.arange(IMAGES))
     for _ in range(300):
         losses = {update.player: update.loss for update in model.updates(batch, 0)}

@@ -18,7 +18,7 @@ from flowvae.densities.posterior import (
     Reparametrization,
     take_path_derivative,
 )
-from flowvae.densities.prior import FlowPrior, NormalPerClass, Prior, StandardNormal, VampPrior
+from flowvae.densities.prior import FlowPrior, NormalMixture, NormalPerClass, Prior, StandardNormal, VampPrior
 from flowvae.densities.tabulated import Choose, Tabulated
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "LogDensities",
     "LogisticMixture",
     "LogisticMixtureLikelihood",
+    "NormalMixture",
     "NormalPerClass",
     "PartlyObserved",
     "Posterior",

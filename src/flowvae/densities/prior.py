@@ -11,7 +11,7 @@ from flowvae.densities.posterior import GaussianPosterior
 from flowvae.errors import UserError
 from flowvae.flows import AffineStep, Flow
 from flowvae.networks.labels import table
-from flowvae.noise import Noise, integers, normal
+from flowvae.noise import Noise, normal, uniform
 
 
 class Prior(nn.Module, ABC):
@@ -167,7 +167,48 @@ class FlowPrior(Prior):
         return self.flow.steps()
 
 
-class VampPrior(Prior):
+class Mixture(Prior):
+    """``p(z) = sum_k w_k N(mu_k, diag(sigma_k^2))``."""
+
+    @abstractmethod
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits of the weights, [K], and means and log scales of the components, [K, D] each."""
+
+    def sample(
+        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor:
+        if isinstance(noise, Tensor):
+            raise ValueError("a mixture draws components as well as noise; give a generator")
+        logits, mean, log_scale = self.components()
+        chosen = torch.searchsorted(logits.softmax(0).cumsum(0)[:-1], uniform(noise, (num_codes,), mean))
+        codes = mean[chosen] + log_scale[chosen].exp() * normal(noise, (num_codes, mean.shape[1]), mean)
+        return mean.mean(0) + temperature * (codes - mean.mean(0))
+
+    def forward(self, labels: Tensor | None = None) -> Distribution:
+        logits, mean, log_scale = self.components()
+        normals = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
+        weights = Categorical(logits=logits, validate_args=False)
+        return MixtureSameFamily(weights, normals, validate_args=False)
+
+
+class NormalMixture(Mixture):
+    """A mixture of normal distributions whose weights, means and scales are learned; means start at random.
+
+    >>> NormalMixture(3, components=10)().log_prob(torch.zeros(5, 7, 3)).shape
+    torch.Size([5, 7])
+    """
+
+    def __init__(self, dimension: int, components: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.mean = nn.Parameter(torch.randn(components, dimension))
+        self.log_scale = nn.Parameter(torch.zeros(components, dimension))
+
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.logits, self.mean, self.log_scale
+
+
+class VampPrior(Mixture):
     """The mixture of posteriors of learned pseudo-inputs, ``p(z) = 1/K sum_k q_0(z|u_k)``.
 
     (Tomczak & Welling 2018, equation 11.) q_0 is the model's Gaussian posterior, or the base of its flow
@@ -200,24 +241,7 @@ class VampPrior(Prior):
         """[K, C, H, W]."""
         return self.pseudo_logits.sigmoid().unflatten(1, self.shape)
 
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Return means and log scales of the components, [K, D] each."""
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
         encoder, posterior = self.borrowed
         mean, log_scale, _ = posterior.reparametrization(encoder(self.pseudo_inputs()))
-        return mean, log_scale
-
-    def sample(
-        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
-    ) -> Tensor:
-        if isinstance(noise, Tensor):
-            raise ValueError("a mixture draws components as well as noise; give a generator")
-        mean, log_scale = self._moments()
-        chosen = integers(noise, len(mean), (num_codes,), mean)
-        codes = mean[chosen] + log_scale[chosen].exp() * normal(noise, (num_codes, mean.shape[1]), mean)
-        return mean.mean(0) + temperature * (codes - mean.mean(0))
-
-    def forward(self, labels: Tensor | None = None) -> Distribution:
-        mean, log_scale = self._moments()
-        components = Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
-        uniform = Categorical(logits=torch.zeros_like(mean[:, 0]), validate_args=False)
-        return MixtureSameFamily(uniform, components, validate_args=False)
+        return torch.zeros_like(mean[:, 0]), mean, log_scale

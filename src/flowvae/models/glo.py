@@ -1,6 +1,7 @@
 """Generative latent optimization: a generator, and a learned code for every training image."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -8,10 +9,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.densities import FlowPrior
+from flowvae.densities import FlowPrior, NormalMixture, Prior
 from flowvae.errors import UserError
 from flowvae.models.base import Coded, MakeOptimizer, Model, Update
 from flowvae.models.couplings import CodeShape, Couplings
@@ -112,7 +114,7 @@ class GLO(Model, Generator, Coded):
         start: Literal["principal", "random"] = "principal",
         rate: float = 0.3,
         steps: int = 20,
-        density: FlowPrior | None = None,
+        density: Prior | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
@@ -215,16 +217,25 @@ class GLO(Model, Generator, Coded):
 
     # Images.
 
+    def sample_codes(
+        self, num_codes: int, noise: Noise = None, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor:
+        if self.density is None:
+            return super().sample_codes(num_codes, noise, temperature)
+        return self.density.sample(num_codes, noise, temperature)
+
+    def code_density(self, labels: Tensor | None = None) -> Distribution:
+        return super().code_density() if self.density is None else self.density()
+
     @torch.no_grad()
     def generate(self) -> Callable[[Tensor], Tensor]:
-        """As in `Generator`: normal noise becomes codes like those of the training images.
+        """Return the function from draws of the learned density, or standard normal, to images.
 
-        With a learned density, through its flow; otherwise, codes get the mean and covariance, as in the
-        paper. Codes outside the ball are moved to its surface.
+        Without a learned density, codes get the mean and covariance of those of the training images, as in
+        the paper. Codes outside the ball are moved to its surface.
         """
         if self.density is not None:
-            flow = self.density.flow
-            return lambda plain: self.decode(into_ball(flow.inverse(plain.unsqueeze(0))[0][0] / self.scale))
+            return lambda codes: self.decode(into_ball(codes / self.scale))
         mean = self.codes.weight.mean(0)
         covariance = torch.cov(self.codes.weight.T, correction=0).view(2 * mean.shape)
         variances, directions = torch.linalg.eigh(covariance)
@@ -234,14 +245,38 @@ class GLO(Model, Generator, Coded):
 
 
 @dataclass(frozen=True)
-class GaussianCodesOptions(Part):
+class CodeDensityPart(Part):
+    """A kind of distribution of codes. To add one, subclass this class and implement `density`."""
+
+    @abstractmethod
+    def density(self, dimension: int) -> Prior | None:
+        """Build what is learned, if anything is, for D dimensions."""
+
+
+@dataclass(frozen=True)
+class GaussianCodesOptions(CodeDensityPart):
     """A Gaussian with the mean and covariance of the training images' codes, as in the paper."""
 
     name = "gaussian"
 
+    def density(self, dimension: int) -> None:
+        return None
+
 
 @dataclass(frozen=True)
-class RealNVPCodesOptions(Part):
+class MixtureCodesOptions(CodeDensityPart):
+    """A mixture of Gaussians that learns the density of the codes while they are learned."""
+
+    name = "mixture"
+    components: int = ranged(100, 1, WIDEST)
+    """number of Gaussians of the mixture"""
+
+    def density(self, dimension: int) -> Prior:
+        return NormalMixture(dimension, self.components)
+
+
+@dataclass(frozen=True)
+class RealNVPCodesOptions(CodeDensityPart):
     """A Real NVP that learns the density of the codes while they are learned."""
 
     name = "realnvp"
@@ -249,6 +284,10 @@ class RealNVPCodesOptions(Part):
     """K, number of Real NVP transformations of the codes"""
     hidden: int = ranged(128, 1, WIDEST)
     """number of hidden units of the conditioners"""
+
+    def density(self, dimension: int) -> Prior:
+        couplings = Couplings(self.transformations, self.hidden)
+        return FlowPrior(dimension, couplings.flow(CodeShape(dimension)))
 
 
 @dataclass(frozen=True)
@@ -265,8 +304,8 @@ class GLOOptions(GeneratorOptions, System):
     """highest learning rate of the codes' plain gradient descent, which follows the run's schedule"""
     code_steps: int = ranged(20, 0, MOST)
     """number of gradient steps to find the code of an image outside the training split"""
-    code_density: GaussianCodesOptions | RealNVPCodesOptions = GaussianCodesOptions()
-    """distribution of codes that samples are drawn from: fitted Gaussian, or learned Real NVP"""
+    code_density: GaussianCodesOptions | MixtureCodesOptions | RealNVPCodesOptions = GaussianCodesOptions()
+    """distribution of codes that samples are drawn from: fitted Gaussian, learned mixture or Real NVP"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -276,11 +315,8 @@ class GLOOptions(GeneratorOptions, System):
         generator = self.generator(data.shape)
         if data.training_images < 1:
             raise UserError("glo has a code for every training image; give their number, training_images")
-        density = None
-        if isinstance(self.code_density, RealNVPCodesOptions):
-            couplings = Couplings(self.code_density.transformations, self.code_density.hidden)
-            density = FlowPrior(self.latent, couplings.flow(CodeShape(self.latent)))
         trained = self.code_start, self.code_rate, self.code_steps
+        density = self.code_density.density(self.latent)
         return GLO(generator, data.shape, data.training_images, self.latent, *trained, density)
 
     def describe(self) -> str:
