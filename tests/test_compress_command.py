@@ -111,11 +111,11 @@ def test_a_stopped_command_continues_after_the_last_block(workspace, monkeypatch
     compressed = compressing.Coding.compress
     done: list[int] = []
 
-    def stops(self, images):
+    def stops(self, images, report):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(len(images))
-        return compressed(self, images)
+        return compressed(self, images, report)
 
     with monkeypatch.context() as patch:
         patch.setattr(compressing.Coding, "probe", lambda self: "0")

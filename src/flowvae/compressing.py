@@ -95,12 +95,15 @@ def compress_images(
     kept = out.with_name(f"{out.name}.{fingerprint(*packed(header, []))}.unfinished")
     blocks = unpacked(kept, kept.read_bytes())[1] if kept.exists() else []
     with reporting(f"compressing with {run.name}") as report:
-        for few in images[sum(block.images for block in blocks) :].split(LARGEST_BLOCK):
-            words, initial = coding.compress(few)
+        done = sum(block.images for block in blocks)
+        for few in images[done:].split(LARGEST_BLOCK):
+            words, initial = coding.compress(
+                few, lambda more, before=done: report((before + more) / len(images))
+            )
             blocks.append(Block(words, len(few), initial, _checksum(few)))
+            done += len(few)
             if len(few) < len(images):
                 _write(kept, packed(header, blocks))
-            report(sum(block.images for block in blocks) / len(images))
     content = packed(header, blocks)
     _write(out, content)
     kept.unlink(missing_ok=True)
@@ -151,13 +154,19 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
     with reporting(f"decompressing with {run.name}") as report:
         parts: list[Tensor] = []
         for block in blocks:
-            parts.append(coding.decompress(block.words, block.images))
+            done = sum(map(len, parts))
+            parts.append(
+                coding.decompress(
+                    block.words,
+                    block.images,
+                    lambda more, before=done: report((before + more) / header.images),
+                )
+            )
             if _checksum(parts[-1]) != block.checksum:
                 raise UserError(
                     f"{file} gives other images than were compressed: this machine computes other "
                     "probabilities; decompress it where it was compressed"
                 )
-            report(sum(map(len, parts)) / header.images)
     images = torch.cat(parts)
     names = header.names
     if isinstance(names, str):

@@ -11,7 +11,7 @@ they are used.
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -26,7 +26,7 @@ from flowvae.models import Compressible, Model
 WEIGHTS = 1 << 18
 """of all values of a pixel together, which are rounded to whole numbers of at least 1"""
 MOST_AT_ONCE = 128
-GROWTH = 8
+GROWTH = 10
 """images before a portion, per image in it: they provide the bits that its codes are popped from"""
 PROBED = 2
 
@@ -45,8 +45,12 @@ class Coding:
         self.model = copy.deepcopy(model).to("cpu", torch.float64).eval()
         self._compressible: Compressible = self.model
 
-    def compress(self, images: Tensor) -> tuple[NDArray[np.uint32], int]:
+    def compress(
+        self, images: Tensor, report: Callable[[int], None] = lambda _: None
+    ) -> tuple[NDArray[np.uint32], int]:
         """Compress images, int64 [N, C, H, W] of levels from 0 on.
+
+        ``report`` is called with the number of finished images.
 
         Returns:
             The words, and how many of them are the random ones from which the first codes were chosen.
@@ -54,21 +58,32 @@ class Coding:
         Raises:
             UserError: if the model cannot compress.
         """
-        stack = Stack()
+        stack, done = Stack(), 0
         with _one_thread(), torch.no_grad():
-            for few in images.split(portions(len(images))):
+            for key, few in enumerate(images.split(portions(len(images)))):
+                stack.scramble(key)
                 self._push(stack, few)
+                done += len(few)
+                report(done)
         return stack.words(), stack.initial_words
 
-    def decompress(self, words: NDArray[np.uint32], number: int) -> Tensor:
+    def decompress(
+        self, words: NDArray[np.uint32], number: int, report: Callable[[int], None] = lambda _: None
+    ) -> Tensor:
         """Return the images, int64 [N, C, H, W], that `compress` returned the words of.
+
+        ``report`` is called with the number of finished images.
 
         Raises:
             UserError: if the words are damaged.
         """
         stack = Stack(words)
         with _one_thread(), torch.no_grad():
-            found = [self._pop(stack, few) for few in reversed(portions(number))]
+            found: list[Tensor] = []
+            for key, few in reversed(list(enumerate(portions(number)))):
+                found.append(self._pop(stack, few))
+                stack.scramble(key)
+                report(sum(map(len, found)))
         return torch.cat(found[::-1])
 
     def probe(self) -> str:
@@ -142,8 +157,8 @@ def _one_thread() -> Iterator[None]:
 def portions(number: int) -> list[int]:
     """Return the sizes of the portions of ``number`` images, which share a pass through the networks.
 
-    >>> portions(20)
-    [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+    >>> portions(24)
+    [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
     """
     sizes: list[int] = []
     done = 0

@@ -21,7 +21,7 @@ from flowvae.flows import AffineStep
 CELL_BITS = 14
 CELL = 2.0**-CELL_BITS
 """distance between neighbouring codes"""
-SCALE_BITS = 14
+SCALE_BITS = 12
 ONE = 1 << SCALE_BITS
 """S: scales are multiples of 1 / S"""
 LARGEST_SCALE = (1 << 23) - 1

@@ -15,7 +15,7 @@ from flowvae.errors import UserError
 MAGIC = b"flowvae compressed images 1\n"
 LENGTH, CHECKSUM, WORD = 4, 16, 4
 """bytes of the header's length, of a checksum and of a word"""
-LARGEST_BLOCK = 2000
+LARGEST_BLOCK = 10_000
 """images of a block"""
 LONGEST_HEADER = 1 << 28
 """bytes that a header may have when it is unpacked"""

@@ -11,6 +11,8 @@ Integers = NDArray[np.int64]
 
 SUPPLY = 1 << 20
 """number of random words below an empty stack"""
+SCRAMBLED = 1 << 16
+"""number of words at the top that are scrambled"""
 IN_STATE = 2  # words that the coder holds apart from those below
 
 
@@ -44,7 +46,8 @@ class Stack:
         if words is None:
             words = np.random.Generator(np.random.PCG64(0)).integers(1, 1 << 32, SUPPLY, np.uint32)
         self._size = self._lowest = len(words)
-        self._coder = library.stack.AnsCoder(words)
+        self._ans = library.stack.AnsCoder
+        self._coder = self._ans(words)
 
     @property
     def initial_words(self) -> int:
@@ -54,6 +57,18 @@ class Stack:
     def words(self) -> NDArray[np.uint32]:
         """Return the contents without the words that were there at first and never needed."""
         return self._coder.get_compressed()[self._lowest :]
+
+    def scramble(self, key: int) -> None:
+        """Make the next pops random, by pseudo-random bits that depend on ``key``; done again, it is undone.
+
+        Otherwise, noise that is popped would be the codes that were pushed last, by the same probabilities:
+        as noise, they are not quite normal, and not independent of what comes after.
+        """
+        words = self._coder.get_compressed()
+        number = min(len(words) - 1, SCRAMBLED)  # the last word must not become 0
+        bits = np.random.Generator(np.random.PCG64(key)).integers(0, 1 << 32, SCRAMBLED, np.uint32)
+        words[-1 - number : -1] ^= bits[:number][::-1]
+        self._coder = self._ans(words)
 
     def pop_uniform(self, sizes: Integers) -> Integers:
         """Pop numbers from 0 to ``sizes - 1``, all equally probable; sizes are below 2^24, of any shape."""
