@@ -10,6 +10,7 @@ from flowvae.batch import DataSpec
 from flowvae.config import Config, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.models import VAE
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.posteriors import RealNVPOptions
 from flowvae.models.registry import build_model
 from flowvae.models.vae import VAEOptions, VectorOptions
@@ -25,7 +26,7 @@ CONFIG = Config(
         RealNVPOptions(transformations=1, hidden=8, normalization="batch", flow_batch_norm=True),
         code=VectorOptions(features=8),
         latent=3,
-        channels=4,
+        networks=ConvolutionalOptions(channels=4),
     ),
     training=TrainingConfig(steps=10),
 )

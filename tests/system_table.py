@@ -4,14 +4,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.models import Bounded, Classifying, Coded, Completing, Graphed, Inferring, Sampler, Scored
+from flowvae.models import (
+    Bounded,
+    Classifying,
+    Coded,
+    Completing,
+    Generating,
+    Graphed,
+    Inferring,
+    Sampler,
+    Scored,
+)
 from flowvae.models.registry import SYSTEMS
 from flowvae.parts import from_dict
 
 BATCH, STEPS = 32, 8
-OF_AUTOENCODERS = {Sampler, Inferring, Coded, Bounded, Completing, Graphed}
+OF_AUTOENCODERS = {Sampler, Inferring, Coded, Bounded, Generating, Completing, Graphed}
 BOUND = {"negative_elbo", "negative_elbo_standard_error", "samples"}
-LIKELIHOOD = {"nll", "nll_standard_error", "bits_per_dim"}
+DENSITY = {"nll", "nll_standard_error"}
+LIKELIHOOD = DENSITY | {"bits_per_dim"}
 OF_CLASSES = {
     "class_error",
     "class_error_standard_error",
@@ -52,6 +63,7 @@ class Row(NamedTuple):
 
 
 SMALL = {"latent": 3, "features": 8, "channels": 4}
+DENSE = {"networks": "dense", "widths": "6-7", "latent": 3, "features": 8}
 MAPS = {"code": "map", "latent": 3, "channels": 4}
 
 TABLE: dict[str, Row] = {
@@ -128,6 +140,13 @@ TABLE: dict[str, Row] = {
     ),
     "vae-vamp-of-maps": Row("vae", {**MAPS, "prior": "vamp", "pseudo_inputs": 5}),
     "vae-logistic": Row("vae", {**SMALL, "likelihood": "logistic"}, binary=False, graphs=True),
+    "vae-gaussian-dense": Row(
+        "vae",
+        {**DENSE, "likelihood": "gaussian", "variance": 0.02},
+        evaluated=OF_CODES | BOUND | DENSITY,
+        binary=False,
+        graphs=True,
+    ),
     "vae-mixture-of-maps": Row(
         "vae",
         {
@@ -221,7 +240,7 @@ TABLE: dict[str, Row] = {
     "gan": Row(
         "gan",
         {"latent": 2, "features": 8, "channels": 4, "blocks": 0, "gamma": 0.5},
-        can={Sampler},
+        can={Sampler, Generating},
         evaluated={"energy_score", "energy_score_standard_error"},
         best="energy_score",
         binary=False,
@@ -229,7 +248,15 @@ TABLE: dict[str, Row] = {
     "gan-spectral": Row(
         "gan",
         {"latent": 2, "features": 8, "channels": 4, "regularization": "spectral", "scale": 3.0},
-        can={Sampler},
+        can={Sampler, Generating},
+        evaluated={"energy_score", "energy_score_standard_error"},
+        best="energy_score",
+        binary=False,
+    ),
+    "gan-dense": Row(
+        "gan",
+        DENSE,
+        can={Sampler, Generating},
         evaluated={"energy_score", "energy_score_standard_error"},
         best="energy_score",
         binary=False,
@@ -258,6 +285,14 @@ TABLE: dict[str, Row] = {
         best="energy_score",
         binary=False,
     ),
+    "bayesian-gan-dense": Row(
+        "bayesian-gan",
+        {**DENSE, "burn_in": 2, "thinning": 2, "collected": 2},
+        can={Sampler},
+        evaluated={"energy_score", "energy_score_standard_error"},
+        best="energy_score",
+        binary=False,
+    ),
     "bayesian-gan-few-labels": Row(
         "bayesian-gan",
         {
@@ -280,15 +315,15 @@ TABLE: dict[str, Row] = {
     "glo": Row(
         "glo",
         {"latent": 3, "features": 8, "channels": 4, "blocks": 2, "code_rate": 2.0, "code_steps": 3},
-        can={Sampler, Coded},
+        can={Sampler, Coded, Generating},
         evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
         best="laplacian_loss",
         binary=False,
     ),
     "glo-random": Row(
         "glo",
-        {**SMALL, "code_start": "random"},
-        can={Sampler, Coded},
+        {**DENSE, "code_start": "random"},
+        can={Sampler, Coded, Generating},
         evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
         best="laplacian_loss",
     ),
@@ -302,7 +337,7 @@ TABLE: dict[str, Row] = {
             "transformations": 2,
             "hidden": 8,
         },
-        can={Sampler, Coded},
+        can={Sampler, Coded, Generating},
         evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
         best="laplacian_loss",
         binary=False,
@@ -375,6 +410,13 @@ TABLE: dict[str, Row] = {
         },
         can={Sampler, Bounded, Classifying},
         evaluated=OF_SEMI_SUPERVISED,
+    ),
+    "semi-supervised-gaussian": Row(
+        "semi-supervised",
+        {**SMALL, "labels_used": 10, "likelihood": "gaussian", "variance": 0.02},
+        can={Sampler, Bounded, Classifying},
+        evaluated=OF_SEMI_SUPERVISED - {"bits_per_dim"},
+        binary=False,
     ),
     "semi-supervised-mixture": Row(
         "semi-supervised",

@@ -35,7 +35,9 @@ from flowvae.evaluation.annealed_likelihood import (
 from flowvae.models import VAE, Generating
 from flowvae.models.gan import GANOptions
 from flowvae.models.glo import GLOOptions
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
+from flowvae.parts import from_dict
 
 
 @pytest.fixture(autouse=True)
@@ -259,7 +261,9 @@ def test_the_estimate_equals_numerical_integration(options):
 def test_generators_have_a_density_of_a_given_variance(options):
     torch.manual_seed(0)
     spec = package.DataSpec((1, 8, 8), 256, training_images=20)
-    model: Any = package.build_model(options(latent=2, features=8, channels=4), spec)
+    model: Any = package.build_model(
+        options(latent=2, features=8, networks=ConvolutionalOptions(channels=4)), spec
+    )
     annealing = Annealing(chains=100, distributions=60, leapfrog_steps=5, variance=0.1)
     images, codes = simulate(model, 4, annealing)[::-1]
     torch.testing.assert_close(images.var(), torch.tensor(0.1), atol=0.05, rtol=0)
@@ -275,7 +279,7 @@ def test_mistakes_are_refused_in_one_line():
     vae = package.vae((1, 8, 8), **small)
     planar = package.vae((1, 8, 8), posterior="planar", transformations=2, **small)
     causal = package.vae((1, 8, 8), likelihood="causal", causal_channels=8, causal_orders=2, **small)
-    gan = package.build_model(GANOptions(**small), package.DataSpec((1, 8, 8)))
+    gan = package.build_model(from_dict(GANOptions, small), package.DataSpec((1, 8, 8)))
     pixelcnn = package.build_model(PixelCNNOptions(causal_channels=8), package.DataSpec((1, 8, 8), 2))
     options: Any
     for model, options, said in (
@@ -299,7 +303,10 @@ def test_mistakes_are_refused_in_one_line():
 
 
 def test_chains_that_hardly_move_are_refused():
-    model = package.build_model(GANOptions(latent=2, features=8, channels=4), package.DataSpec((1, 8, 8)))
+    model = package.build_model(
+        GANOptions(latent=2, features=8, networks=ConvolutionalOptions(channels=4)),
+        package.DataSpec((1, 8, 8)),
+    )
     with pytest.raises(UserError, match=r"chains of 2 of 2 images .* beta = .*--distributions"):
         annealed_importance_sampling(model, torch.rand(2, 1, 8, 8), Annealing(4, 5, variance=1e-8))
 

@@ -28,6 +28,7 @@ from flowvae.errors import UserError
 from flowvae.forms import field_docs, read_training
 from flowvae.models import Coded, Inferring
 from flowvae.models.likelihoods import CausalLikelihoodOptions
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.posteriors import PlanarOptions, RealNVPOptions
 from flowvae.models.priors import RealNVPPriorOptions
 from flowvae.models.registry import PRESETS, SYSTEMS
@@ -81,7 +82,7 @@ def test_every_option_of_training_reaches_its_run(workspace):
             ImportanceWeighted(),
             covariance="full",
             latent=4,
-            channels=4,
+            networks=ConvolutionalOptions(channels=4),
             blocks=2,
             samples=2,
             kl_warm_up=0,

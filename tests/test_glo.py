@@ -29,12 +29,13 @@ from flowvae.models.glo import (
     laplacian_loss,
     laplacian_pyramid,
 )
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.registry import build_model
 from flowvae.training.players import make_players
 
 IMAGES, BATCH, SIDE, LATENT = 96, 16, 16, 6
 PER_EPOCH = IMAGES // BATCH
-SMALL = GLOOptions(latent=LATENT, features=16, channels=8, code_rate=10.0)
+SMALL = GLOOptions(latent=LATENT, features=16, networks=ConvolutionalOptions(channels=8), code_rate=10.0)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from flowvae.evaluation import bounds
 from flowvae.flows import Chain, Checkerboard, Flattened
 from flowvae.models import VAE
 from flowvae.models.couplings import CodeShape
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
 from flowvae.models.priors import RealNVPPriorOptions, VampOptions
 from flowvae.models.registry import PRESETS
@@ -26,7 +27,7 @@ from flowvae.models.vae import MapOptions, VAEOptions, VectorOptions
 SHAPE = (1, 8, 8)
 LATENT = 3
 SIZE = LATENT * 2 * 2
-SMALL = VAEOptions(code=MapOptions(), latent=LATENT, channels=4)
+SMALL = VAEOptions(networks=ConvolutionalOptions(channels=4), code=MapOptions(), latent=LATENT)
 OPTIONS = {
     "gaussian": SMALL,
     "planar": replace(SMALL, posterior=PlanarOptions(transformations=2)),

@@ -12,6 +12,7 @@ from flowvae.evaluation import bounds, interpolate
 from flowvae.models import VAE, Bounded, Completing, Imputation, Inferring, Model, Sampler
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.pixel_rnn import PixelRNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
@@ -21,7 +22,7 @@ from flowvae.models.vae import MapOptions, VAEOptions, VectorOptions
 from flowvae.noise import Noise, integers, normal, uniform
 
 SHAPE = (1, 8, 8)
-SMALL = VAEOptions(code=VectorOptions(features=8), latent=3, channels=4)
+SMALL = VAEOptions(code=VectorOptions(features=8), networks=ConvolutionalOptions(channels=4), latent=3)
 VAES = {
     "gaussian": SMALL,
     "gaussian full": replace(SMALL, covariance="full"),

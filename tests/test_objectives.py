@@ -8,6 +8,7 @@ import torch
 from flowvae.batch import Batch
 from flowvae.densities import LogDensities
 from flowvae.models import VAE
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.vae import ELBO, ImportanceWeighted, VAEOptions, VectorOptions
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
 
@@ -139,7 +140,9 @@ def test_options_choose_the_objective(beta):
 
 def small(**options) -> VAE:
     torch.manual_seed(0)
-    return VAEOptions(code=VectorOptions(features=8), latent=3, channels=4, **options).with_parts((1, 8, 8))
+    return VAEOptions(
+        code=VectorOptions(features=8), networks=ConvolutionalOptions(channels=4), latent=3, **options
+    ).with_parts((1, 8, 8))
 
 
 IMAGES = (torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()

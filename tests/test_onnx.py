@@ -15,6 +15,7 @@ from flowvae.config import Config
 from flowvae.errors import UserError
 from flowvae.models import Inferring
 from flowvae.models.likelihoods import CausalLikelihoodOptions
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
 from flowvae.models.priors import RealNVPPriorOptions, VampOptions
@@ -24,7 +25,7 @@ from flowvae.runs import Run
 from flowvae.runs.capability import needs
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-SMALL = VAEOptions(code=VectorOptions(features=8), latent=3, channels=4)
+SMALL = VAEOptions(code=VectorOptions(features=8), networks=ConvolutionalOptions(channels=4), latent=3)
 REAL_NVP = RealNVPOptions(transformations=2, hidden=8)
 MODELS = {
     "gaussian": SMALL,

@@ -13,12 +13,13 @@ from torch import Tensor
 from flowvae.config import Config
 from flowvae.flows import Flow, checkpoint_transformations
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
 from flowvae.models.priors import RealNVPPriorOptions
 from flowvae.models.vae import MapOptions, VAEOptions, VectorOptions
 from flowvae.runs import read_metrics
 
-MODEL = VAEOptions(code=VectorOptions(features=8), latent=4, channels=4)
+MODEL = VAEOptions(code=VectorOptions(features=8), networks=ConvolutionalOptions(channels=4), latent=4)
 MODELS = {
     "gaussian": MODEL,
     "gaussian full": replace(MODEL, covariance="full"),

@@ -33,6 +33,7 @@ from flowvae.densities import BernoulliLikelihood, LogDensities
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds
 from flowvae.models import VAE
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.registry import build_model
 from flowvae.models.vae import VAEOptions, VectorOptions
 from flowvae.parts import revised
@@ -193,7 +194,9 @@ def test_every_objective_trains(halves, tmp_path, options):
     ],
 )
 def test_the_path_derivative_is_that_of_the_elbo(halves, options, taken):
-    without_batch_norm = VAEOptions(code=VectorOptions(features=16), latent=3, channels=8)
+    without_batch_norm = VAEOptions(
+        code=VectorOptions(features=16), networks=ConvolutionalOptions(channels=8), latent=3
+    )
     config = dataclasses.replace(configuration(halves), model=revised(without_batch_norm, options))
     model = loop._start(config, load_dataset(config.data.data), torch.device("cpu")).model
     assert isinstance(model, VAE)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowvae.config import Config, DataConfig, TrainingConfig
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.posteriors import RealNVPOptions
 from flowvae.models.vae import VAEOptions, VectorOptions
 from flowvae.parts import to_dict
@@ -44,7 +45,7 @@ TINY = VAEOptions(
     RealNVPOptions(transformations=1, hidden=8, normalization="batch", flow_batch_norm=True),
     code=VectorOptions(features=16),
     latent=3,
-    channels=8,
+    networks=ConvolutionalOptions(channels=8),
     kl_warm_up=0,
 )
 """Small, with buffers in the model, so that there is much to get wrong."""

@@ -23,7 +23,7 @@ from flowvae.models import Classifying
 from flowvae.models.labels import draw_labelled
 from flowvae.models.registry import build_model, preset
 from flowvae.networks import Encoder
-from flowvae.parts import MOST
+from flowvae.parts import MOST, to_dict
 from flowvae.runs.capability import needs
 from flowvae.training import train
 from flowvae.training.checkpoint import FILE as STATE_FILE
@@ -211,7 +211,8 @@ def _measured(folder: Path, row: str, dataset: Dataset, options: Mapping[str, An
 def _sizes_of(first: Path) -> dict[str, Any]:
     """Return the options by which M1 has the size of a trained run."""
     model: Any = runs.Run(first).config.model
-    sizes = {name: getattr(model, name) for name in ("channels", "blocks")}
+    flat = to_dict(model)
+    sizes = {name: flat[name] for name in ("channels", "blocks") if name in flat}
     return {"first": str(first), "first_latent": model.latent, "features": model.code.features, **sizes}
 
 

@@ -16,6 +16,8 @@ WIDEST, DEEPEST = 2**16, 1000
 """largest size of one layer, and largest number of layers of one kind, which are built one after another"""
 LARGEST = 10**18
 """largest real number: products of two of them still fit into 32 bits"""
+VARIANCES = (1e-8, 1e8)
+"""smallest and largest variance of a pixel"""
 LARGEST_SEED = 2**63 - 1
 
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from flowvae.densities.causal import CausalLikelihood
 from flowvae.densities.discretized_logistic import DiscretizedLogistic, DiscretizedLogisticLikelihood
 from flowvae.densities.likelihood import (
     BernoulliLikelihood,
+    GaussianLikelihood,
     Likelihood,
     PartlyObserved,
     gaussian_images,
@@ -29,6 +30,7 @@ __all__ = [
     "DiscretizedLogisticLikelihood",
     "FlowPosterior",
     "FlowPrior",
+    "GaussianLikelihood",
     "GaussianPosterior",
     "Likelihood",
     "LogDensities",

@@ -119,15 +119,14 @@ def gaussian_images(means: Tensor, variance: float) -> Independent:
     return Independent(Normal(means, deviation, validate_args=False), 3, validate_args=False)
 
 
-class BernoulliLikelihood(Likelihood):
-    """Independent binary pixels; their logits are the decoder's output plus a learned offset per pixel.
+class LogitLikelihood(Likelihood):
+    """Independent pixels whose means have as logits the decoder's output plus a learned offset per pixel.
 
     Args:
         decoder: maps z [N, D] to [N, C, H, W].
         shape: (C, H, W).
     """
 
-    levels = 2
     initialized: Tensor
 
     def __init__(self, decoder: nn.Module, shape: tuple[int, int, int]) -> None:
@@ -142,6 +141,32 @@ class BernoulliLikelihood(Likelihood):
         self.offset.copy_(images.mean(0).clamp(0.01, 0.99).logit())
         self.initialized.fill_(True)
 
-    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> "BinaryImages":
+    def logits(self, z: Tensor) -> Tensor:
+        """Compute the logits of the means, [S, B, C, H, W], for z [S, B, D]."""
         logits = at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset
-        return BinaryImages(logits.unflatten(0, z.shape[:2]))
+        return logits.unflatten(0, z.shape[:2])
+
+
+class BernoulliLikelihood(LogitLikelihood):
+    """Independent binary pixels. Arguments as in `LogitLikelihood`."""
+
+    levels = 2
+
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> "BinaryImages":
+        return BinaryImages(self.logits(z))
+
+
+class GaussianLikelihood(LogitLikelihood):
+    """Independent Gaussian pixels around means in [0, 1]: a density of continuous images.
+
+    Args:
+        decoder, shape: as in `LogitLikelihood`.
+        variance: of each pixel, where 1 is the distance from black to white; not learned.
+    """
+
+    def __init__(self, decoder: nn.Module, shape: tuple[int, int, int], variance: float) -> None:
+        super().__init__(decoder, shape)
+        self.variance = variance
+
+    def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Independent:
+        return gaussian_images(self.logits(z).sigmoid(), self.variance)

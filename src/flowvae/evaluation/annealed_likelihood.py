@@ -16,7 +16,7 @@ from flowvae.flows import NotInvertibleError
 from flowvae.models import Generating, Inferring, Model
 from flowvae.models.base import evaluating
 from flowvae.objectives import log_mean_exp
-from flowvae.parts import MOST, Options, ranged
+from flowvae.parts import MOST, VARIANCES, Options, ranged
 
 PAIRS_AT_ONCE = 64
 """chains times images that run together"""
@@ -36,13 +36,8 @@ class Annealing(Options):
     start: Literal["prior", "posterior"] | None = None
     """first distribution: the prior, or q(z|x) of an encoder; by default, q(z|x) if its density at any code
     is known"""
-    variance: float | None = None
+    variance: float | None = ranged(None, *VARIANCES)
     """variance of each pixel around the generated image, for models without a likelihood of their own"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.variance is not None and not 1e-8 <= self.variance <= 1e8:
-            raise UserError(f"variance is {self.variance}; it must be 1e-8 to 1e8, and is often 0.01 to 0.1")
 
     @property
     def images_at_once(self) -> int:

@@ -115,7 +115,7 @@ def evaluate(
     if CONFIDENCE in of_images:
         scores["calibration_error"] = calibration_error(of_images[CONFIDENCE], of_images["class_error"] == 0)
     weights = [of_images[name] for name in WEIGHTS if name in of_images]
-    if "nll" in scores:
+    if "nll" in scores and model.levels is not None:  # otherwise a density, of which there are no bits
         scores["bits_per_dim"] = (
             scores["nll"] / math.log(2) / (math.prod(dataset.shape) * scores.get("observed", 1.0))
         )

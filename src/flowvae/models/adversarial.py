@@ -1,12 +1,13 @@
 """The discriminator of adversarial networks, and the score of their samples."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowvae.networks import Downsampler
+from flowvae.networks import DenseEncoder, Downsampler
 from flowvae.networks.convolutional import NECK, STRIDE, fewer, kaiming
 
 SAMPLES = 512
@@ -93,4 +94,26 @@ class Discriminator(nn.Module):
         x = F.hardswish(self.neck(self.downsampler(2 * images - 1)))
         x = x.permute(0, 2, 3, 1).flatten(1)  # the order in memory
         logits = self.scale * self.last(F.hardswish(self.first(x)))
+        return logits if self.classes else logits.squeeze(1)
+
+
+class DenseDiscriminator(nn.Module):
+    """A `Discriminator` of fully connected layers.
+
+    Args:
+        shape: (C, H, W).
+        widths: of the hidden layers.
+        scale, classes: as in `Discriminator`.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], widths: Sequence[int], scale: float = 1.0, classes: int = 0
+    ) -> None:
+        super().__init__()
+        self.scale, self.classes = scale, classes
+        self.encoder = DenseEncoder(shape, widths)
+        self.last = kaiming(nn.Linear(widths[-1], classes or 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.scale * self.last(self.encoder(images))
         return logits if self.classes else logits.squeeze(1)

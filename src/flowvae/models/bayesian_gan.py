@@ -14,7 +14,6 @@ from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.models.adversarial import (
     SAMPLES,
-    Discriminator,
     energy_score,
     gradient_penalty,
     logit_of_real,
@@ -24,6 +23,7 @@ from flowvae.models.base import Classifying, MakeOptimizer, Model, Sampler, Upda
 from flowvae.models.classification import smoothness_loss
 from flowvae.models.generator import GeneratorOptions
 from flowvae.models.labels import classes_of, draw_labelled, few_of
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.sghmc import SGHMC
 from flowvae.noise import Noise, integers, normal
 from flowvae.parts import LARGEST, MOST, WIDEST, Options, Part, check_positive, ranged, training_only
@@ -359,7 +359,7 @@ class BayesianGANOptions(GeneratorOptions, ChainOptions, System):
         gan = BayesianGAN(
             [nn.Sequential(self.generator(data.shape), nn.Sigmoid()) for _ in range(self.generators)],
             [
-                Discriminator(data.shape, self.features, self.channels, self.blocks, classes=classes)
+                self.networks.discriminator(data.shape, self.features, classes=classes)
                 for _ in range(self.discriminators)
             ],
             self.latent,
@@ -385,12 +385,16 @@ class BayesianGANOptions(GeneratorOptions, ChainOptions, System):
 PRESETS: dict[str, Config] = {
     "bayesian-gan-mnist": Config(
         DataConfig("mnist", "none"),
-        BayesianGANOptions(channels=32),
+        BayesianGANOptions(networks=ConvolutionalOptions(channels=32)),
         TrainingConfig(batch_size=64, minutes=10.0),
     ),
     "bayesian-gan-few": Config(
         DataConfig("mnist", "none"),
-        BayesianGANOptions(channels=32, gamma=0.1, supervision=FewLabelsOptions(smoothness_weight=1.0)),
+        BayesianGANOptions(
+            networks=ConvolutionalOptions(channels=32),
+            gamma=0.1,
+            supervision=FewLabelsOptions(smoothness_weight=1.0),
+        ),
         TrainingConfig(batch_size=64, minutes=10.0),
     ),
 }

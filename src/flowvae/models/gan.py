@@ -10,9 +10,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.models.adversarial import SAMPLES, Discriminator, energy_score, gradient_penalty, penalized
+from flowvae.models.adversarial import SAMPLES, energy_score, gradient_penalty, penalized
 from flowvae.models.base import Model, Update
 from flowvae.models.generator import Generator, GeneratorOptions
+from flowvae.models.networks import ConvolutionalOptions, DenseOptions
 from flowvae.noise import normal
 from flowvae.parts import LARGEST, WIDEST, Part, check_positive, ranged
 
@@ -101,10 +102,10 @@ class GANOptions(GeneratorOptions, System):
 
     def build(self, data: DataSpec) -> GAN:
         generator = nn.Sequential(self.generator(data.shape), nn.Sigmoid())
-        sizes = data.shape, self.features, self.channels, self.blocks
         if isinstance(self.regularization, GradientPenaltyOptions):
-            return GAN(generator, Discriminator(*sizes), self.latent, self.regularization.gamma)
-        discriminator = Discriminator(*sizes, self.regularization.scale)
+            discriminator = self.networks.discriminator(data.shape, self.features)
+            return GAN(generator, discriminator, self.latent, self.regularization.gamma)
+        discriminator = self.networks.discriminator(data.shape, self.features, self.regularization.scale)
         for layer in list(discriminator.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 spectral_norm(layer)
@@ -121,8 +122,21 @@ _TRAINING = TrainingConfig(
 )
 
 PRESETS: dict[str, Config] = {
-    "gan-mnist": Config(DataConfig("mnist", "none"), GANOptions(channels=32), _TRAINING),
+    "gan-mnist": Config(
+        DataConfig("mnist", "none"), GANOptions(networks=ConvolutionalOptions(channels=32)), _TRAINING
+    ),
     "gan-cifar10": Config(
         DataConfig("cifar10", "none"), GANOptions(latent=128), replace(_TRAINING, minutes=180.0)
+    ),
+    # The generators of Wu et al. (2017), 50-1024-1024-1024-784 and 10-64-256-256-1024-784.
+    "wu-gan-50": Config(
+        DataConfig("mnist", "none"),
+        GANOptions(latent=50, features=1024, networks=DenseOptions(widths="1024-1024")),
+        replace(_TRAINING, minutes=20.0),
+    ),
+    "wu-gan-10": Config(
+        DataConfig("mnist", "none"),
+        GANOptions(latent=10, features=64, networks=DenseOptions(widths="256-256-1024")),
+        replace(_TRAINING, minutes=20.0),
     ),
 }

@@ -10,9 +10,10 @@ from torch.distributions import Distribution
 
 from flowvae.densities import StandardNormal, gaussian_images
 from flowvae.models.base import Generating, Sampler
-from flowvae.networks import Decoder, VectorCode
+from flowvae.models.couplings import CodeShape
+from flowvae.models.networks import ConvolutionalOptions, NetworkOptions
 from flowvae.noise import Noise, normal
-from flowvae.parts import DEEPEST, WIDEST, Options, ranged
+from flowvae.parts import WIDEST, Options, ranged
 
 
 class Generator(nn.Module, Generating, Sampler):
@@ -61,12 +62,9 @@ class GeneratorOptions(Options):
     """D, number of latent dimensions"""
     features: int = ranged(256, 1, WIDEST)
     """width of the generator's first layer"""
-    channels: int = ranged(64, 2, WIDEST)
-    """number of channels of the convolutions at quarter resolution; at half resolution, half as many"""
-    blocks: int = ranged(1, 0, DEEPEST)
-    """number of residual blocks per resolution"""
+    networks: NetworkOptions = ConvolutionalOptions()
+    """networks of images: convolutional, or dense, which are fully connected"""
 
-    def generator(self, shape: tuple[int, int, int]) -> Decoder:
+    def generator(self, shape: tuple[int, int, int]) -> nn.Module:
         """Build the generator, from codes [N, D] to logits of pixels [N, C, H, W]."""
-        code = VectorCode(self.latent, shape[1:], self.features, self.channels)
-        return Decoder(code, shape[0], self.blocks, shape[1:])
+        return self.networks.decoder(CodeShape(self.latent), self.features, shape[0], shape[1:])

@@ -8,12 +8,14 @@ from flowvae.densities import (
     BernoulliLikelihood,
     CausalLikelihood,
     DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
     Likelihood,
     LogisticMixtureLikelihood,
 )
 from flowvae.models.causal import CausalOptions
-from flowvae.networks import Decoder, MapCode, Upsampler, VectorCode
-from flowvae.parts import WIDEST, Part, ranged
+from flowvae.models.couplings import CodeShape
+from flowvae.models.networks import NetworksPart
+from flowvae.parts import VARIANCES, WIDEST, Part, ranged
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,13 @@ class LikelihoodPart(Part):
     """A kind of likelihood. To add one, subclass this class and implement `likelihood`."""
 
     @abstractmethod
-    def likelihood(self, code: VectorCode | MapCode, blocks: int, shape: tuple[int, int, int]) -> Likelihood:
-        """Build p(x|z) for images of ``shape``, with a decoder that starts with ``code``."""
+    def likelihood(
+        self, networks: NetworksPart, code: CodeShape, features: int | None, shape: tuple[int, int, int]
+    ) -> Likelihood:
+        """Build p(x|z) for images of ``shape``, with a decoder whose first layer has the width ``features``.
+
+        ``features``: None if the code is a map.
+        """
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class BernoulliOptions(LikelihoodPart):
 
     name = "bernoulli"
 
-    def likelihood(self, code, blocks, shape) -> Likelihood:
-        return BernoulliLikelihood(Decoder(code, shape[0], blocks, shape[1:]), shape)
+    def likelihood(self, networks, code, features, shape) -> Likelihood:
+        return BernoulliLikelihood(networks.decoder(code, features, shape[0], shape[1:]), shape)
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,9 @@ class CausalLikelihoodOptions(CausalOptions, LikelihoodPart):
 
     name: ClassVar[str] = "causal"
 
-    def likelihood(self, code, blocks, shape) -> Likelihood:
-        upsampler = Upsampler(code, blocks, shape[1:])
-        return CausalLikelihood(upsampler, self.network(shape, code.channels // 2), shape)
+    def likelihood(self, networks, code, features, shape) -> Likelihood:
+        upsampler = networks.upsampler(code, features, shape[1:])
+        return CausalLikelihood(upsampler, self.network(shape, upsampler.code.channels // 2), shape)
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class LogisticOptions(LikelihoodPart):
 
     name = "logistic"
 
-    def likelihood(self, code, blocks, shape) -> Likelihood:
-        return DiscretizedLogisticLikelihood(Decoder(code, 2 * shape[0], blocks, shape[1:]), shape)
+    def likelihood(self, networks, code, features, shape) -> Likelihood:
+        return DiscretizedLogisticLikelihood(networks.decoder(code, features, 2 * shape[0], shape[1:]), shape)
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,29 @@ class LogisticMixtureOptions(LikelihoodPart):
     components: int = ranged(5, 1, WIDEST)
     """number of mixture components"""
 
-    def likelihood(self, code, blocks, shape) -> Likelihood:
+    def likelihood(self, networks, code, features, shape) -> Likelihood:
         outputs = LogisticMixtureLikelihood.outputs(shape[0], self.components)
-        decoder = Decoder(code, outputs, blocks, shape[1:])
+        decoder = networks.decoder(code, features, outputs, shape[1:])
         return LogisticMixtureLikelihood(decoder, shape, self.components)
 
 
-LikelihoodOptions = BernoulliOptions | CausalLikelihoodOptions | LogisticOptions | LogisticMixtureOptions
+@dataclass(frozen=True)
+class GaussianPixelsOptions(LikelihoodPart):
+    """Continuous pixels, independent given the code, each a Gaussian of one fixed variance."""
+
+    name = "gaussian"
+    variance: float = ranged(0.01, *VARIANCES)
+    """variance of each pixel around its mean, where 1 is the distance from black to white; not learned"""
+
+    def likelihood(self, networks, code, features, shape) -> Likelihood:
+        decoder = networks.decoder(code, features, shape[0], shape[1:])
+        return GaussianLikelihood(decoder, shape, self.variance)
+
+
+LikelihoodOptions = (
+    BernoulliOptions
+    | CausalLikelihoodOptions
+    | LogisticOptions
+    | LogisticMixtureOptions
+    | GaussianPixelsOptions
+)

@@ -27,9 +27,10 @@ from flowvae.models.classification import divergence, information_loss, smoothne
 from flowvae.models.couplings import CodeShape
 from flowvae.models.labels import classes_of, draw_labelled, few_of
 from flowvae.models.likelihoods import BernoulliOptions, LikelihoodOptions
+from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.posteriors import GaussianOptions, PosteriorOptions, build_posterior
 from flowvae.models.starting import start_from_data
-from flowvae.networks import Encoder, VectorCode
+from flowvae.networks import Encoder
 from flowvae.networks.convolutional import kaiming
 from flowvae.noise import Noise, integers, normal
 from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, ranged, to_dict, training_only
@@ -455,7 +456,7 @@ class SemiSupervisedOptions(System):
     """approximate posterior q(z|x, y): a Gaussian, alone or transformed by a flow"""
     likelihood: LikelihoodOptions = BernoulliOptions()
     """likelihood p(x|y, z): for binary pixels, bernoulli or causal; for 8-bit pixels, logistic or
-    logistic-mixture"""
+    logistic-mixture; for continuous pixels, gaussian"""
     latent: int = ranged(50, 1, WIDEST)
     """D, number of latent dimensions beside the class"""
     features: int = ranged(256, 1, WIDEST)
@@ -484,8 +485,8 @@ class SemiSupervisedOptions(System):
             return Encoder(*sizes) if of_codes is None else _dense(of_codes.first_latent, self.features)
 
         def of_images(latent: int) -> Likelihood:
-            code = VectorCode(latent, data.shape[1:], self.features, self.channels)
-            return self.likelihood.likelihood(code, self.blocks, data.shape)
+            networks = ConvolutionalOptions(self.channels, self.blocks)
+            return self.likelihood.likelihood(networks, CodeShape(latent), self.features, data.shape)
 
         classifier = nn.Sequential(encoder(), kaiming(nn.Linear(self.features, classes)))
         embedding, joint = encoder(), ImageAndLabel(self.features, classes)
@@ -524,6 +525,7 @@ class SemiSupervisedOptions(System):
                 "prior": "normal",
                 **to_dict(self.likelihood),
                 "likelihood": self.likelihood.name,
+                "networks": "convolutional",
                 "code": "vector",
                 "latent": latent,
                 "features": self.features,

@@ -33,9 +33,11 @@ from flowvae.models.labels import classes_of
 from flowvae.models.likelihoods import (
     BernoulliOptions,
     CausalLikelihoodOptions,
+    GaussianPixelsOptions,
     LikelihoodOptions,
     LogisticMixtureOptions,
 )
+from flowvae.models.networks import ConvolutionalOptions, DenseOptions, NetworkOptions
 from flowvae.models.posteriors import (
     GaussianOptions,
     InverseAutoregressiveOptions,
@@ -46,12 +48,11 @@ from flowvae.models.posteriors import (
 )
 from flowvae.models.priors import NormalOptions, PriorOptions, RealNVPPriorOptions, VampOptions
 from flowvae.models.starting import start_from_data
-from flowvae.networks import Downsampler, Encoder, MapCode, VectorCode
 from flowvae.networks.convolutional import STRIDE, fewer
 from flowvae.networks.labels import on_maps, table
 from flowvae.noise import Noise, normal
 from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
-from flowvae.parts import DEEPEST, LARGEST, MOST, WIDEST, Part, from_dict, ranged, training_only
+from flowvae.parts import LARGEST, MOST, WIDEST, Part, from_dict, ranged, training_only
 
 STARTS, SWEEPS, CODES_OF_A_START = 64, 6, 16
 """of pseudo-Gibbs sampling before an imputation: numbers of starts, of steps, and of codes of each start"""
@@ -488,7 +489,9 @@ class VAEOptions(System):
     """prior p(z): standard normal, Real NVP flow, or VampPrior, a mixture of posteriors of pseudo-inputs"""
     likelihood: LikelihoodOptions = BernoulliOptions()
     """likelihood p(x|z): for binary pixels, bernoulli, or causal, which is autoregressive over 2x2 patches;
-    for 8-bit pixels, discretized logistic, or a mixture of these"""
+    for 8-bit pixels, discretized logistic, or a mixture of these; for continuous pixels, gaussian"""
+    networks: NetworkOptions = ConvolutionalOptions()
+    """networks of images: convolutional, or dense, which are fully connected"""
     code: VectorOptions | MapOptions = VectorOptions()
     """kind of code z: a vector of D numbers, or feature maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())
@@ -497,10 +500,6 @@ class VAEOptions(System):
     """covariance of the posterior's Gaussian: diagonal, or full, by a Cholesky factor from the encoder"""
     latent: int = ranged(40, 1, WIDEST)
     """D, number of latent dimensions; with code map, number of channels"""
-    channels: int = ranged(64, 2, WIDEST)
-    """number of channels of the convolutions at quarter resolution; at half resolution, half as many"""
-    blocks: int = ranged(1, 0, DEEPEST)
-    """number of residual blocks per resolution in encoder and decoder, and in convolutional conditioners"""
     samples: int = ranged(1, 1, MOST, training_only=True)
     """S, number of posterior samples per image in training"""
     kl_warm_up: int = ranged(500, 0, MOST, training_only=True)
@@ -514,6 +513,8 @@ class VAEOptions(System):
         if self.covariance == "full" and (is_map or isinstance(self.prior, VampOptions)):
             what = "a code that is a map" if is_map else "the vamp prior"
             raise UserError(f"{what} needs a Gaussian with diagonal covariance; choose --covariance diagonal")
+        if is_map and not isinstance(self.networks, ConvolutionalOptions):
+            raise UserError(f"{self.networks.name} networks need a code that is a vector; omit --code map")
 
     def code_shape(self, shape: tuple[int, int, int]) -> CodeShape:
         """Return the shape of a code, for images of ``shape`` (C, H, W)."""
@@ -542,31 +543,28 @@ class VAEOptions(System):
         """
         seen = (shape[0] * (2 if sees_mask else 1), *shape[1:])
         code = self.code_shape(shape)._replace(classes=classes)
-        width = self.code.features if isinstance(self.code, VectorOptions) else self.channels
-        features = width
+        width = self.code.features if isinstance(self.code, VectorOptions) else None
+        channels, blocks = 0, 0  # of maps, which only convolutional networks have
+        if isinstance(self.networks, ConvolutionalOptions):
+            channels, blocks = self.networks.channels, self.networks.blocks
+        features = channels if width is None else width
         # Parts draw their weights in this order; changing it changes the weights of a seed.
         if encoder is not None:
             own = encoder
             with evaluating(encoder), torch.no_grad():
                 features = encoder(torch.zeros(2, *seen)).shape[1]
-        elif code.sides is None:
-            own = Encoder(seen, width, self.channels, self.blocks)
         else:
-            own = Downsampler(seen[0], self.channels, self.blocks)
+            own = self.networks.encoder(seen, width)
         full, transformations = self.covariance == "full", 0
         if flow is not None:
             posterior = FlowPosterior(GaussianPosterior(features, self.latent, full=full), flow, features)
         elif posterior is None:
-            posterior = build_posterior(self.posterior, code, features, full, self.blocks)
+            posterior = build_posterior(self.posterior, code, features, full, blocks)
             transformations = getattr(self.posterior, "transformations", 0)
         if prior is None:
-            prior = self.prior.prior(code, self.blocks, seen, own, posterior)
+            prior = self.prior.prior(code, blocks, seen, own, posterior)
         if likelihood is None:
-            if code.sides is None:
-                first = VectorCode(self.latent, shape[1:], width, self.channels, classes)
-            else:
-                first = MapCode((self.latent, *code.sides), self.channels, classes)
-            likelihood = self.likelihood.likelihood(first, self.blocks, shape)
+            likelihood = self.likelihood.likelihood(self.networks, code, width, shape)
         training = self.objective, self.samples, self.kl_warm_up
         of_label = table(classes, features) if classes else None
         model = VAE(own, posterior, prior, likelihood, *training, transformations, sees_mask, of_label)
@@ -580,6 +578,8 @@ class VAEOptions(System):
         what = f"autoencoder, {size}; posterior {posterior}"
         if self.prior.name != "normal" or self.likelihood.name != "bernoulli":
             what += f"; prior {self.prior.name}, likelihood {self.likelihood.name}"
+        if not isinstance(self.networks, ConvolutionalOptions):
+            what += f"; {self.networks.name} networks"
         return what + ("; given labels" if self.labels else "")
 
 
@@ -633,6 +633,8 @@ def vae(
 # Measured for models with many more multiplications per image, which take fewer images per step.
 _SMALL_STEPS = TrainingConfig(batch_size=64, learning_rate=2e-3, weight_decay=0.01)
 
+_DENSE = TrainingConfig(learning_rate=1e-3, weight_decay=0.01, minutes=15.0)
+
 _BOTH_FLOWS = VAEOptions(
     RealNVPOptions(transformations=2, flow_of="noise"),
     RealNVPPriorOptions(prior_transformations=4),
@@ -641,8 +643,27 @@ _BOTH_FLOWS = VAEOptions(
     latent=32,
 )
 
+# The decoders of Wu et al. (2017), 50-1024-1024-1024-784 and 10-64-256-256-1024-784, with their variances.
+_WU_50 = VAEOptions(
+    likelihood=GaussianPixelsOptions(variance=0.005),
+    networks=DenseOptions(widths="1024-1024"),
+    code=VectorOptions(features=1024),
+    latent=50,
+)
+_WU_10 = VAEOptions(
+    likelihood=GaussianPixelsOptions(variance=0.03),
+    networks=DenseOptions(widths="256-256-1024"),
+    code=VectorOptions(features=64),
+    latent=10,
+)
+
 # For colour images: the code is a map, and pixels are mixtures whose channels depend on each other.
-_COLOUR = VAEOptions(likelihood=LogisticMixtureOptions(), code=MapOptions(), latent=16, channels=96, blocks=2)
+_COLOUR = VAEOptions(
+    likelihood=LogisticMixtureOptions(),
+    networks=ConvolutionalOptions(channels=96, blocks=2),
+    code=MapOptions(),
+    latent=16,
+)
 _COLOUR_POSTERIORS = {
     "": _COLOUR,
     "-planar": replace(_COLOUR, posterior=PlanarOptions(transformations=10)),
@@ -671,6 +692,10 @@ PRESETS: dict[str, Config] = {
             InverseAutoregressiveOptions(transformations=4, flow_of="noise", hidden=320), covariance="full"
         )
     ),
+    **{
+        f"wu-vae-{model.latent}": Config(DataConfig("mnist", "none"), model, _DENSE)
+        for model in (_WU_50, _WU_10)
+    },
     "density-small": Config(model=_BOTH_FLOWS, training=replace(_SMALL_STEPS, minutes=60.0)),
     "density": Config(
         model=replace(
@@ -678,8 +703,8 @@ PRESETS: dict[str, Config] = {
             likelihood=CausalLikelihoodOptions(
                 causal_channels=96, causal_blocks=6, causal_dropout=0.2, causal_orders=8
             ),
+            networks=ConvolutionalOptions(blocks=2),
             code=VectorOptions(features=512),
-            blocks=2,
         ),
         training=replace(_SMALL_STEPS, minutes=160.0, weight_decay=0.05),
     ),

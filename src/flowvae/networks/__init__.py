@@ -5,6 +5,7 @@ from flowvae.networks.convolutional import Decoder, Downsampler, Encoder, MapCod
 from flowvae.networks.convolutional_conditioner import ConvolutionalConditioner
 from flowvae.networks.convolutional_lstm import DiagonalLSTM, RowLSTM
 from flowvae.networks.dense import Dense
+from flowvae.networks.fully_connected import DenseDecoder, DenseEncoder
 from flowvae.networks.masked import MaskedDense
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "ConvolutionalConditioner",
     "Decoder",
     "Dense",
+    "DenseDecoder",
+    "DenseEncoder",
     "DiagonalLSTM",
     "Downsampler",
     "Encoder",
