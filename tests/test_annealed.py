@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import Any, Unpack
 
 import pytest
@@ -30,6 +31,7 @@ from flowvae.evaluation.annealed_likelihood import (
     Annealing,
     annealed_importance_sampling,
     bracket,
+    dequantized,
     simulate,
 )
 from flowvae.models import VAE, Generating
@@ -240,15 +242,18 @@ def moved(model: VAE) -> VAE:
         {"classes": 3},
         {"classes": 3, "prior": "realnvp", "prior_transformations": 2, "prior_hidden": 8},
         {"likelihood": "causal", "causal_channels": 8, "causal_orders": 1},
+        {"likelihood": "gaussian", "variance": 0.1},
+        {"likelihood": "gaussian", "variance": 0.1, "networks": "dense", "widths": "9", "classes": 3},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_the_estimate_equals_numerical_integration(options):
-    model = moved(package.vae((1, 8, 8), latent=2, features=8, channels=4, **options))
+    small = {} if "networks" in options else {"channels": 4}
+    model = moved(package.vae((1, 8, 8), latent=2, features=8, **small, **options))
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round().double()
     given: Given = {"labels": torch.tensor([2, 0])} if "classes" in options else {}
     observed = torch.rand(images.shape, generator=torch.Generator().manual_seed(2)) < 0.7
-    if "likelihood" not in options:
+    if options.get("likelihood") != "causal":
         given["observed"] = observed
     expected = integrated(model, images, **given)
     annealing = Annealing(chains=100, distributions=60, leapfrog_steps=5)
@@ -271,6 +276,22 @@ def test_generators_have_a_density_of_a_given_variance(options):
     exact = integrated(model, images, 0.1)
     torch.testing.assert_close(found.lower, exact, atol=0.35, rtol=0)
     assert abs((found.upper - exact).mean()) < 0.35
+
+
+def test_dequantized_pixels_are_uniform_in_the_interval_of_their_level():
+    levels = torch.arange(256).view(1, 1, 16, 16)
+    images = (levels / 255).expand(200, 1, 16, 16)
+    inside = 256 * dequantized(images, torch.Generator().manual_seed(0)) - levels
+    assert 0 <= inside.min() < 0.01
+    assert 0.99 < inside.max() <= 1
+    torch.testing.assert_close(inside.mean(), torch.tensor(0.5), atol=0.01, rtol=0)
+    options: Any = {"likelihood": "gaussian", "features": 8, "channels": 4, "latent": 2}
+    model, annealing = package.vae((1, 16, 16), **options), Annealing(2, 5)
+    noise = torch.Generator().manual_seed(1)
+    plain = annealed_importance_sampling(model, dequantized(images[:3], noise), annealing, noise)
+    given = replace(annealing, dequantize=True)
+    found = annealed_importance_sampling(model, images[:3], given, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found.log_prob, plain.log_prob)
 
 
 def test_mistakes_are_refused_in_one_line():
@@ -373,6 +394,8 @@ def test_an_evaluation_that_was_stopped_is_continued_to_the_same_numbers(workspa
         (("--estimator", "ais", "--chains", 1), ("chains is 1",)),
         (("--estimator", "ais", "--distributions", 1), ("distributions is 1",)),
         (("--estimator", "ais", "--variance", 0.1), ("omit --variance",)),
+        (("--estimator", "ais", "--dequantize"), ("take 2 values", "omit --dequantize")),
+        (("--dequantize",), ("--estimator ais",)),
         (("--estimator", "ais", "--simulated", -1), ("simulated is -1",)),
         (("--estimator", "ais", "--images", 31), ("--images 1 to 30",)),
     ],
@@ -389,8 +412,8 @@ def test_a_gan_has_a_likelihood_of_a_given_variance(workspace):
     succeeds("train", "gan-mnist", "--features", 8, "--channels", 4, "--latent", 2, *data)
     is_refusal(flowvae("evaluate", "gan", *AIS), "--variance")
     assert not (workspace / "gan" / "evaluation-ais.json").exists()
-    succeeds("evaluate", "gan", *AIS, "--variance", 0.1, "--images", 4, "--simulated", 2)
+    succeeds("evaluate", "gan", *AIS, "--variance", 0.1, "--dequantize", "--images", 4, "--simulated", 2)
     found = json.loads((workspace / "gan" / "evaluation-ais.json").read_text())
-    assert found["variance"] == 0.1
+    assert (found["variance"], found["dequantize"]) == (0.1, True)
     assert found["start"] == "prior"
     assert math.isfinite(found["gap"])

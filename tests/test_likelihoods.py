@@ -10,6 +10,7 @@ from torch import Tensor
 from flowvae.densities import (
     DiscretizedLogistic,
     DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
     Likelihood,
     LogisticMixture,
     LogisticMixtureLikelihood,
@@ -62,6 +63,22 @@ def test_single_precision_is_as_good_far_from_the_location():
         double = log_mass(levels, given[0].double(), given[1].double(), 256)
         assert single.isfinite().all()
         torch.testing.assert_close(single.double(), double, atol=1e-3, rtol=1e-5)
+
+
+def test_gaussian_pixels_have_the_density_of_their_means_and_variance():
+    decoder = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Unflatten(1, (1, 2, 2))).double()
+    likelihood = GaussianLikelihood(decoder, (1, 2, 2), variance=0.02).double()
+    images = torch.rand(50, 1, 2, 2, dtype=torch.float64)
+    likelihood.initialize(images)
+    z = torch.randn(3, 5, 2, dtype=torch.float64)
+    means = (decoder(z.view(-1, 2)) + likelihood.offset).sigmoid().view(3, 5, 1, 2, 2)
+    torch.testing.assert_close(likelihood.images(z), means)
+    errors = (images[:5] - means).square().sum((2, 3, 4))
+    expected = -errors / (2 * 0.02) - 2 * math.log(2 * math.pi * 0.02)
+    torch.testing.assert_close(likelihood(z).log_prob(images[:5]), expected)
+    draws = likelihood(z).sample(torch.Size([4000]))
+    torch.testing.assert_close(draws.mean(0), means, atol=0.02, rtol=0)
+    torch.testing.assert_close(draws.var(0), torch.full_like(means, 0.02), atol=0.003, rtol=0)
 
 
 def mixture(channels: int, levels: int, components: int = 3, images: int = 1) -> LogisticMixture:

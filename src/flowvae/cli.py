@@ -116,6 +116,7 @@ def evaluate(
     leapfrog_steps: Annotated[int | None, _default("10")] = None,
     start: Annotated[Literal["prior", "posterior"] | None, _default("posterior, if possible")] = None,
     variance: Annotated[float | None, _default("none")] = None,
+    dequantize: bool = False,
     simulated: Annotated[int | None, _default("16")] = None,
     seed: int = 0,
     device: str = "auto",
@@ -138,6 +139,7 @@ def evaluate(
         leapfrog_steps: of ais, number of gradients per move of a chain
         start: of ais, first distribution of codes: prior, or posterior, that of the encoder
         variance: of ais, variance of pixels around the generated image, for gan and glo
+        dequantize: of ais, add uniform noise to 8-bit pixels, for models of continuous pixels
         simulated: of ais, number of images drawn from the model to bound log p(x) from both sides, or 0
         seed: random seed for the choice of images and all samples
         device: device to compute on: auto, cpu or an accelerator such as cuda:1
@@ -148,6 +150,7 @@ def evaluate(
         "leapfrog_steps": leapfrog_steps,
         "start": start,
         "variance": variance,
+        "dequantize": dequantize or None,
     }
     chosen: dict[str, Any] = {name: value for name, value in annealing.items() if value is not None}
     if estimator == "importance" and (chosen or simulated is not None):
@@ -551,11 +554,12 @@ def reproduce(
     workers: int = 1,
     data: Annotated[str | None, _default("that of the presets")] = None,
     samples: int = 1000,
-    images: int = 2000,
+    images: Annotated[int | None, _default("2000; of wu-table1, 100")] = None,
     compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
     labels: Annotated[tuple[int, ...], _default("100")] = (),
     draws: Annotated[int | None, _default("5")] = None,
     first: Annotated[Path | None, _default("trained as runs/vae")] = None,
+    distributions: Annotated[int | None, _default("1000")] = None,
 ) -> None:
     """Train, score and report the rows of a table, or draw figure1 from its runs.
 
@@ -565,8 +569,8 @@ def reproduce(
     Args:
         what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for
             each row; figure1: interpolations of two rows of table1 side by side; few-labels: errors of
-            classifiers from few labels; missing: models that fill in missing pixels; or systems: every
-            kind of model
+            classifiers from few labels; missing: models that fill in missing pixels; systems: every kind of
+            model; or wu-table1: log-likelihoods of autoencoders and adversarial networks by annealing
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
@@ -580,14 +584,17 @@ def reproduce(
         labels: of few-labels, numbers of labelled images
         draws: of few-labels, number of draws of the labelled images
         first: of few-labels, run of vae whose codes semi-supervised-stacked classifies
+        distributions: of wu-table1, number of distributions of the annealing
     """
     own = {"--labels": labels, "--draws": draws, "--first": first}
     usual = {
         "--seeds": (seeds, 1),
         "--workers": (workers, 1),
         "--samples": (samples, 1000),
-        "--images": (images, 2000),
+        "--images": (images, None),
     }
+    if what != "wu-table1" and distributions is not None:
+        raise UserError("only wu-table1 is measured by annealing; remove --distributions")
     if what == "few-labels":
         if unused := [name for name, (value, default) in usual.items() if value != default]:
             raise UserError(
@@ -598,6 +605,15 @@ def reproduce(
         return
     if unused := [name for name, value in own.items() if value not in (None, ())]:
         raise UserError(f"only few-labels has draws of labelled images; remove {', '.join(unused)}")
+    if what == "wu-table1":
+        del usual["--images"]
+        if unused := [name for name, (value, default) in usual.items() if value != default]:
+            raise UserError(
+                f"wu-table1 is trained with one seed and measured by annealing; remove {', '.join(unused)}"
+            )
+        _reproduce_wu_table1(out, rows, data, epochs, minutes, distributions, images)
+        return
+    images = 2000 if images is None else images
     from flowvae.reproduce import TABLES, Budget, read_variants, reproduce_figure, reproduce_table
 
     table = "table1" if what == "figure1" else Path(what).stem
@@ -673,6 +689,33 @@ def _reproduce_few_labels(
         first=first,
         epochs=epochs,
         minutes=minutes,
+    )
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+
+
+def _reproduce_wu_table1(
+    out: Path | None,
+    rows: tuple[str, ...],
+    data: str | None,
+    epochs: int | None,
+    minutes: float | None,
+    distributions: int | None,
+    images: int | None,
+) -> None:
+    from flowvae.wu_table1 import ROWS, USUAL_IMAGES, reproduce_wu_table1
+
+    for name in rows:
+        if name not in ROWS:
+            raise UserError(f"wu-table1 has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
+    out = out or Path("runs") / "wu-table1"
+    reproduce_wu_table1(
+        out,
+        rows=rows or tuple(ROWS),
+        data=data,
+        epochs=epochs,
+        minutes=minutes,
+        distributions=1000 if distributions is None else distributions,
+        num_images=USUAL_IMAGES if images is None else images,
     )
     print((out / "table.md").read_text(encoding="utf-8"), end="")
 

@@ -25,8 +25,7 @@ from flowvae.models.registry import build_model, preset
 from flowvae.networks import Encoder
 from flowvae.parts import MOST, to_dict
 from flowvae.runs.capability import needs
-from flowvae.training import train
-from flowvae.training.checkpoint import FILE as STATE_FILE
+from flowvae.training import train_or_resume
 from flowvae.training.loop import all_images, check_budget
 from flowvae.training.seeding import seed_everything
 
@@ -175,7 +174,7 @@ def reproduce_few_labels(
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     if STACKED in rows and first is None:
         first = folder / "runs" / "vae"
-        _train(first, "vae", {"data": source, **budget})
+        train_or_resume(first, _config("vae", {"data": source, **budget}))
     sizes = {} if first is None else _sizes_of(first)
     table = []
     for number in labels:
@@ -216,18 +215,12 @@ def _sizes_of(first: Path) -> dict[str, Any]:
     return {"first": str(first), "first_latent": model.latent, "features": model.code.features, **sizes}
 
 
-def _train(run: Path, name: str, options: Mapping[str, Any]) -> None:
-    """Train a run, or resume it; nothing is done if it is finished."""
-    if not train(run, _config(name, options), resume=(run / STATE_FILE).exists()):
-        raise KeyboardInterrupt
-
-
 def _config(name: str, options: Mapping[str, Any]) -> Config:
     return preset(name).revised(track="none", **options)
 
 
 def _score_trained(run: Path, name: str, options: Mapping[str, Any], dataset: Dataset) -> dict[str, float]:
-    _train(run, name, options)
+    train_or_resume(run, _config(name, options))
     opened = runs.Run(run)
     model, images = needs(Classifying, opened), _test_images(opened.dataset)  # grey for some systems
     with torch.no_grad():

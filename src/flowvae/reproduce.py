@@ -120,7 +120,7 @@ def read_variants(path: Path) -> dict[str, Variant]:
         UserError: if there is no such file, or a row is not valid.
     """
     if not path.exists():
-        known = [*TABLES, "figure1", "few-labels", "missing", "systems"]
+        known = [*TABLES, "figure1", "few-labels", "missing", "systems", "wu-table1"]
         raise UserError(f"no table or file {quoted(str(path))}; {did_you_mean(str(path), known)}")
     return {name: Variant(*row) for name, row in read_rows(path).items()}
 

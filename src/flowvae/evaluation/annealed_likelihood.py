@@ -15,6 +15,7 @@ from flowvae.evaluation.likelihood import at, pieces
 from flowvae.flows import NotInvertibleError
 from flowvae.models import Generating, Inferring, Model
 from flowvae.models.base import evaluating
+from flowvae.noise import Noise, uniform
 from flowvae.objectives import log_mean_exp
 from flowvae.parts import MOST, VARIANCES, Options, ranged
 
@@ -38,6 +39,8 @@ class Annealing(Options):
     is known"""
     variance: float | None = ranged(None, *VARIANCES)
     """variance of each pixel around the generated image, for models without a likelihood of their own"""
+    dequantize: bool = False
+    """add uniform noise to 8-bit pixels x, for models of continuous pixels: (255 x + u) / 256"""
 
     @property
     def images_at_once(self) -> int:
@@ -100,6 +103,8 @@ def annealed_importance_sampling(
     """
     generating = check_annealed(model, annealing)
     model.check(images, **given)
+    if annealing.dequantize:
+        images = dequantized(images, noise)
     annealing = with_start(model, images, annealing, **given)
     with evaluating(model):
         return _estimates(generating, images, None, annealing, noise, report, given)
@@ -152,6 +157,15 @@ def simulate(
         return codes, density.sample()[0]
 
 
+def dequantized(images: Tensor, noise: Noise = None) -> Tensor:
+    """Map 8-bit images k / 255, [B, C, H, W], to continuous ones, (k + u) / 256, u uniform in [0, 1).
+
+    A pixel of level k then stands for the interval [k, k + 1) / 256 (Uria et al. 2013). ``noise``: u, or a
+    generator to draw it from.
+    """
+    return ((255 * images).round() + uniform(noise, images.shape, images)) / 256
+
+
 def check_annealed(model: Model, annealing: Annealing) -> Generating:
     """Return the model, checked to have what annealed importance sampling with these options needs.
 
@@ -172,6 +186,10 @@ def check_annealed(model: Model, annealing: Annealing) -> Generating:
     if not generating.needs_variance and annealing.variance is not None:
         raise UserError(
             "the model has its own likelihood p(x|z), which has no free variance; omit --variance"
+        )
+    if annealing.dequantize and model.levels is not None:
+        raise UserError(
+            f"pixels of the model take {model.levels} values, and none in between; omit --dequantize"
         )
     if annealing.start == "posterior" and not isinstance(model, Inferring):
         raise UserError("the model has no encoder, so chains cannot start from q(z|x); choose --start prior")

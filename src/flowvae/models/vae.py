@@ -651,7 +651,7 @@ _WU_50 = VAEOptions(
     latent=50,
 )
 _WU_10 = VAEOptions(
-    likelihood=GaussianPixelsOptions(variance=0.03),
+    likelihood=GaussianPixelsOptions(variance=0.01),
     networks=DenseOptions(widths="256-256-1024"),
     code=VectorOptions(features=64),
     latent=10,
