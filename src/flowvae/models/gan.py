@@ -132,11 +132,11 @@ PRESETS: dict[str, Config] = {
     "wu-gan-50": Config(
         DataConfig("mnist", "none"),
         GANOptions(latent=50, features=1024, networks=DenseOptions(widths="1024-1024")),
-        replace(_TRAINING, minutes=20.0),
+        replace(_TRAINING, minutes=None, epochs=20),
     ),
     "wu-gan-10": Config(
         DataConfig("mnist", "none"),
         GANOptions(latent=10, features=64, networks=DenseOptions(widths="256-256-1024")),
-        replace(_TRAINING, minutes=20.0),
+        replace(_TRAINING, minutes=None, epochs=20),
     ),
 }
