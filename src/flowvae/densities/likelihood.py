@@ -1,5 +1,6 @@
 """Likelihoods p(x|z)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +21,9 @@ class Likelihood(nn.Module, ABC):
     """
 
     levels: int | None = None
+
+    margin: float = 0.0
+    """how far below 0 or above 1 the pixels of a draw may be"""
 
     pixel_noise: tuple[int, ...] | None = None
     """shape of the uniform noise from which ``images`` draws an image; None if it returns means of p(x|z)"""
@@ -119,6 +123,10 @@ def gaussian_images(means: Tensor, variance: float) -> Independent:
     return Independent(Normal(means, deviation, validate_args=False), 3, validate_args=False)
 
 
+DEVIATIONS = 8
+"""largest distance of a Gaussian pixel from its mean, in standard deviations: one in 10^15 is farther away"""
+
+
 class LogitLikelihood(Likelihood):
     """Independent pixels whose means have as logits the decoder's output plus a learned offset per pixel.
 
@@ -167,6 +175,7 @@ class GaussianLikelihood(LogitLikelihood):
     def __init__(self, decoder: nn.Module, shape: tuple[int, int, int], variance: float) -> None:
         super().__init__(decoder, shape)
         self.variance = variance
+        self.margin = DEVIATIONS * math.sqrt(variance)
 
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> Independent:
         return gaussian_images(self.logits(z).sigmoid(), self.variance)

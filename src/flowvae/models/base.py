@@ -61,6 +61,9 @@ class Model(nn.Module, ABC):
     levels: int | None = None
     """number of values, evenly spaced from 0 to 1, that a pixel takes; None if any"""
 
+    margin: float = 0.0
+    """how far below 0 or above 1 a pixel may be, as in images that a model of continuous pixels draws"""
+
     image_shape: tuple[int, int, int] | None = None
     """(C, H, W) of the images that the model was built for; None if unknown"""
 
@@ -92,7 +95,7 @@ class Model(nn.Module, ABC):
         return found
 
     def check(self, images: Tensor, **given: Unpack[Given]) -> None:
-        """Check that images are [B, C, H, W] of the model's shape, in [0, 1], of the model's levels.
+        """Check that images are [B, C, H, W] of the model's shape, in [0, 1] up to `margin`, of its levels.
 
         And that ``observed`` is bool of the same shape, if pixels may be missing, and that there are labels
         if the model is conditional: see `check_labels`.
@@ -123,7 +126,7 @@ class Model(nn.Module, ABC):
         if not images.numel():
             return
         lowest, highest = (float(end) for end in images.aminmax())
-        if not 0 <= lowest <= highest <= 1:  # nor with NaN
+        if not -self.margin <= lowest <= highest <= 1 + self.margin:  # nor with NaN
             raise UserError(f"images have values from {lowest:g} to {highest:g}; scale them to 0 to 1")
         if self.levels is None:
             return

@@ -127,7 +127,7 @@ class VAE(Model, Sampler, Inferring, Completing, Compressible, Graphed):
         self.transformations = transformations
         weighted = isinstance(objective, ImportanceWeighted)
         self.best = "importance_weighted" if weighted else "negative_elbo"
-        self.levels = likelihood.levels
+        self.levels, self.margin = likelihood.levels, likelihood.margin
         self.pixel_noise = likelihood.pixel_noise
         self.draws = self.pixel_noise is not None
         if isinstance(objective, ELBO) and objective.path_derivative:
