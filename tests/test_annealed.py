@@ -243,7 +243,7 @@ def moved(model: VAE) -> VAE:
         {"classes": 3, "prior": "realnvp", "prior_transformations": 2, "prior_hidden": 8},
         {"likelihood": "causal", "causal_channels": 8, "causal_orders": 1},
         {"likelihood": "gaussian", "variance": 0.1},
-        {"likelihood": "gaussian", "variance": 0.1, "networks": "dense", "widths": "9", "classes": 3},
+        {"likelihood": "gaussian", "variance": 0.3, "networks": "dense", "widths": "9", "classes": 3},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )

@@ -19,9 +19,10 @@ from made_runs import CONFIG, SPEC, message
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds
 from flowvae.models import Bounded, Scored
+from flowvae.models.registry import preset
 from flowvae.parts import to_dict
 from flowvae.runs import Run, load, read_json, write_json
-from flowvae.runs.formats import FORMAT, written
+from flowvae.runs.formats import FORMAT, _described, upgraded, written
 from flowvae.training import train
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -117,6 +118,15 @@ def test_a_configuration_of_today_says_everything(run):
     with pytest.raises(UserError) as error:
         load(run)
     message(error, run / "config.json", "model has no path_derivative")
+
+
+@pytest.mark.parametrize("name", ["vae", "gan-mnist", "glo-mnist", "bayesian-gan-mnist", "semi-supervised"])
+def test_networks_of_format_4_are_convolutional(name):
+    config = preset(name)
+    assert config.model is not None
+    values = {**written(config, SPEC, config.model.name), "format": 4}
+    values["model"].pop("networks", None)
+    assert _described(upgraded(values)).config == config
 
 
 @pytest.mark.parametrize(

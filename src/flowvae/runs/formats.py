@@ -1,10 +1,11 @@
 """config.json: its current format, and the conversion of earlier ones.
 
-Format 4 adds whether pixels are missing, what marks or hides them, whether a density is that of images given
-their labels, and how a classifier from few labels is regularized and where its first autoencoder is from.
-Format 3 adds a range of values and conversion to grey to the options of the data. Format 2 names a system and
-contains the options of the chosen parts. In format 1, and in files without a number, the options of all
-models are one list, and those of the objective are among the training options.
+Format 5 adds the kind of networks. Format 4 adds whether pixels are missing, what marks or hides them,
+whether a density is that of images given their labels, and how a classifier from few labels is regularized
+and where its first autoencoder is from. Format 3 adds a range of values and conversion to grey to the options
+of the data. Format 2 names a system and contains the options of the chosen parts. In format 1, and in files
+without a number, the options of all models are one list, and those of the objective are among the training
+options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
@@ -22,7 +23,7 @@ from flowvae.parts import MOST, available, from_dict, names, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
-FORMAT = 4
+FORMAT = 5
 MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
@@ -168,6 +169,8 @@ def upgraded(values: Any) -> dict[str, Any]:
         values = {"missing": False, **values}
         if "labels" in names(SYSTEMS.get(str(values.get("system")), DataConfig)):
             values["model"] = {"labels": False, **values.get("model", {})}
+    if number < 5 and "networks" in names(SYSTEMS.get(str(values.get("system")), DataConfig)):
+        values["model"] = {"networks": "convolutional", **values.get("model", {})}
     return values
 
 
