@@ -345,7 +345,7 @@ TABLE: dict[str, Row] = {
     "glo-mixture": Row(
         "glo",
         {**SMALL, "code_density": "mixture", "components": 5},
-        can={Sampler, Coded},
+        can={Sampler, Coded, Generating},
         evaluated={"laplacian_loss", "laplacian_loss_standard_error"},
         best="laplacian_loss",
     ),
