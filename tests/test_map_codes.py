@@ -76,7 +76,7 @@ def test_gaussian_density_is_that_of_the_normal_distribution():
 
 def test_every_place_of_a_map_sees_its_part_of_the_image():
     """The mean at a place has the gradient of the pixels near it, and none of a far corner."""
-    model = build(replace(SMALL, blocks=0), (1, 32, 32))
+    model = build(replace(SMALL, networks=ConvolutionalOptions(channels=4, blocks=0)), (1, 32, 32))
     images = torch.rand(1, 1, 32, 32, requires_grad=True)
     center = model.posterior.center(model.encoder(images)).unflatten(2, (LATENT, 8, 8))
     (gradient,) = torch.autograd.grad(center[0, 0, :, 0, 0].sum(), images)
@@ -118,7 +118,7 @@ def test_importance_weighted_estimate_approaches_the_exact_marginal():
     """A code of 1 x 1 x 1: log p(x) by quadrature over the line."""
     torch.manual_seed(0)
     shape = (1, 4, 4)
-    model = build(replace(SMALL, latent=1, blocks=0), shape)
+    model = build(replace(SMALL, networks=ConvolutionalOptions(channels=4, blocks=0), latent=1), shape)
     assert isinstance(model.posterior, GaussianPosterior)
     with torch.no_grad():
         for parameter in model.parameters():

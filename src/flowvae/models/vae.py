@@ -490,8 +490,6 @@ class VAEOptions(System):
     likelihood: LikelihoodOptions = BernoulliOptions()
     """likelihood p(x|z): for binary pixels, bernoulli, or causal, which is autoregressive over 2x2 patches;
     for 8-bit pixels, discretized logistic, or a mixture of these; for continuous pixels, gaussian"""
-    networks: NetworkOptions = ConvolutionalOptions()
-    """networks of images: convolutional, or dense, which are fully connected"""
     code: VectorOptions | MapOptions = VectorOptions()
     """kind of code z: a vector of D numbers, or feature maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())
@@ -500,6 +498,8 @@ class VAEOptions(System):
     """covariance of the posterior's Gaussian: diagonal, or full, by a Cholesky factor from the encoder"""
     latent: int = ranged(40, 1, WIDEST)
     """D, number of latent dimensions; with code map, number of channels"""
+    networks: NetworkOptions = ConvolutionalOptions()
+    """networks of images: convolutional, or dense, which are fully connected"""
     samples: int = ranged(1, 1, MOST, training_only=True)
     """S, number of posterior samples per image in training"""
     kl_warm_up: int = ranged(500, 0, MOST, training_only=True)
