@@ -23,6 +23,7 @@ from flowvae.training import loop
 from flowvae.training.players import make_players, updates
 
 SHAPES = {"gan-mnist": (1, 28, 28), "gan-cifar10": (3, 32, 32)}
+SHAPES |= dict.fromkeys(("wu-gan-50", "wu-gan-10"), (1, 28, 28))
 TINY = {"latent": 2, "features": 16, "channels": 8, "blocks": 0}
 REGULARIZATIONS = ["r1", "spectral"]
 # What learns both modes in seconds, with seeds 0, 1 and 2. A spectral discriminator has to be wider.
