@@ -570,11 +570,12 @@ def reproduce(
         what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for
             each row; figure1: interpolations of two rows of table1 side by side; few-labels: errors of
             classifiers from few labels; missing: models that fill in missing pixels; systems: every kind of
-            model; or wu-table1: log-likelihoods of autoencoders and adversarial networks by annealing
+            model; wu-table1: log-likelihoods of autoencoders and adversarial networks by annealing; or
+            bits-back: sizes of compressed images
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
-        rows: names of the rows to train
+        rows: names of the rows to train; of bits-back, directories of trained runs
         seeds: number of random seeds, 0 and up, to train each row with
         workers: number of rows to train in parallel
         data: another data set or path to train and score on
@@ -595,6 +596,15 @@ def reproduce(
     }
     if what != "wu-table1" and distributions is not None:
         raise UserError("only wu-table1 is measured by annealing; remove --distributions")
+    if what == "bits-back":
+        from flowvae.bits_back import reproduce_bits_back
+
+        of_training = {"--minutes": (minutes, None), "--epochs": (epochs, None), **usual}
+        del of_training["--images"]
+        if unused := [name for name, (value, default) in of_training.items() if value != default]:
+            raise UserError(f"bits-back compresses with trained runs; remove {', '.join(unused)}")
+        reproduce_bits_back(out or Path("runs") / what, rows, data, 10_000 if images is None else images)
+        return
     if what == "few-labels":
         if unused := [name for name, (value, default) in usual.items() if value != default]:
             raise UserError(

@@ -72,7 +72,7 @@ def compress_images(
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
-    coding = _coding(run)
+    coding = coding_of(run)
     out = out or run.place_for("images.flowvae")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is not a directory; create it first, or choose another path")
@@ -145,7 +145,7 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
             f"{file} was compressed with {header.run}, and {run.path} has other weights or options; give "
             "that run by --run"
         )
-    coding = _coding(run)
+    coding = coding_of(run)
     if coding.probe() != header.probe:
         raise UserError(
             f"{file} was compressed by {header.machine}; here, {_machine()} computes other probabilities of "
@@ -175,7 +175,12 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
     return out
 
 
-def _coding(run: Run) -> Coding:
+def coding_of(run: Run) -> Coding:
+    """Return the coding by the model of a run.
+
+    Raises:
+        UserError: if it cannot compress, or the coder is not installed.
+    """
     needs(Compressible, run)
     if run.model.conditional:
         raise UserError(

@@ -93,12 +93,12 @@ class Coding:
         random = np.random.Generator(np.random.PCG64(1)).integers(0, self.levels, (PROBED, *shape))
         return hashlib.sha256(self.compress(torch.from_numpy(random))[0].astype("<u4").tobytes()).hexdigest()
 
-    def _seen(self, images: Tensor) -> Tensor:
+    def seen(self, images: Tensor) -> Tensor:
         """Return images as the model takes them."""
         return images.double() / (self.levels - 1)
 
     def _push(self, stack: Stack, images: Tensor) -> None:
-        model, seen = self._compressible, self._seen(images)
+        model, seen = self._compressible, self.seen(images)
         codes = np.zeros((1, len(images), model.code_size), np.int64)
         if model.code_size:
             codes = do(stack, pop_normal(stack, codes.shape), model.to_codes(seen))
@@ -131,7 +131,7 @@ class Coding:
             return torch.from_numpy(stack.pop(_weights(table.flatten(0, 1)))).view(table.shape[:2])
 
         images = pixels.walk(choose)
-        seen = self._seen(images)
+        seen = self.seen(images)
         stack.push(orders, _weights(model.order_probabilities(seen)))
         if model.code_size:
             push_normal(stack, undo(stack, codes, model.to_codes(seen)))
