@@ -633,7 +633,7 @@ def vae(
 # Measured for models with many more multiplications per image, which take fewer images per step.
 _SMALL_STEPS = TrainingConfig(batch_size=64, learning_rate=2e-3, weight_decay=0.01)
 
-_DENSE = TrainingConfig(learning_rate=1e-3, weight_decay=0.01, epochs=40)
+_DENSE = TrainingConfig(learning_rate=1e-3, epochs=20)
 
 _BOTH_FLOWS = VAEOptions(
     RealNVPOptions(transformations=2, flow_of="noise"),
