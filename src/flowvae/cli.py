@@ -547,14 +547,16 @@ def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
 def reproduce(
     what: Annotated[str, Positional, arg(metavar="TABLE|FILE", help_behavior_hint="(required)")],
     out: Annotated[Path | None, _default("runs/ and the name of the table or file")] = None,
-    minutes: Annotated[float | None, _default("10 without --epochs; of systems, 60")] = None,
+    minutes: Annotated[
+        float | None, _default("10 without --epochs; of systems, 60; of wu-table1, that of the presets")
+    ] = None,
     epochs: int | None = None,
     rows: Annotated[tuple[str, ...], _default("all rows of the table")] = (),
     seeds: int = 1,
     workers: int = 1,
     data: Annotated[str | None, _default("that of the presets")] = None,
     samples: int = 1000,
-    images: Annotated[int | None, _default("2000; of wu-table1, 100")] = None,
+    images: Annotated[int | None, _default("2000; of bits-back, 10000; of wu-table1, 100")] = None,
     compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
     labels: Annotated[tuple[int, ...], _default("100")] = (),
     draws: Annotated[int | None, _default("5")] = None,

@@ -87,7 +87,7 @@ class ConvolutionalOptions(NetworksPart):
 
 @dataclass(frozen=True)
 class DenseOptions(NetworksPart):
-    """Fully connected layers between pixels and codes, for images of one size that are small."""
+    """Fully connected layers between pixels and codes."""
 
     name = "dense"
     widths: str = "256-256-1024"
