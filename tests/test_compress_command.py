@@ -135,7 +135,14 @@ def test_a_stopped_command_continues_after_the_last_block(workspace, monkeypatch
     assert isinstance(blocks[0], Block)
 
 
+def test_several_samples(workspace):
+    succeeds("compress", "flow", "images.npz", "--samples", 3, "--out", "images.flowvae")
+    succeeds("decompress", "images.flowvae", "--out", "back.npz")
+    assert np.array_equal(restored(Path("back.npz")), images_of(Path("flow"), "images.npz"))
+
+
 def test_mistakes(workspace):
+    is_refusal(flowvae("compress", "plain", "images.npz", "--samples", 0), "samples is 0")
     is_refusal(flowvae("compress", "plain", "images.npz", "--out", "no/such"), "no is not a directory")
     is_refusal(flowvae("compress", "plain", "larger.npz", "--out", "a"), "the images of larger.npz")
     succeeds("compress", "plain", "images.npz", "--out", "a")

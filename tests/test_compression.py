@@ -12,7 +12,7 @@ from system_table import TABLE
 
 from flowvae.batch import DataSpec
 from flowvae.compression import Coding
-from flowvae.compression.blocks import portions
+from flowvae.compression.blocks import _with, _without, portions
 from flowvae.compression.codes import CELL, REACH, as_floats, do, pop_normal, push_normal, undo
 from flowvae.compression.stack import Stack
 from flowvae.errors import UserError
@@ -129,6 +129,32 @@ def test_images_are_restored_and_take_as_many_bits_as_the_bound_says(name):
             most, least = -elbo(densities).mean(), -importance_weighted_bound(densities).mean()
     per_image = 32 * (len(words) - initial) * math.log(2) / len(images)
     assert 0.95 * float(least) - 2 < per_image < 1.05 * float(most) + 2
+
+
+@pytest.mark.parametrize("name", ["vae-realnvp-of-noise", "vae-causal", "vae-mixture-of-maps"])
+def test_several_samples_take_as_many_bits_as_the_importance_weighted_bound(name):
+    model = moved(name)
+    assert isinstance(model, Sampler)
+    assert model.levels is not None
+    images = (model.draw(150) * (model.levels - 1)).round().long()
+    coding = Coding(model, samples=4)
+    words, initial = coding.compress(images)
+    assert torch.equal(coding.decompress(words, len(images)), images)
+    with torch.no_grad():
+        densities = [model(images / (model.levels - 1), 4) for _ in range(20)]
+        expected = -torch.stack([importance_weighted_bound(each) for each in densities]).mean()
+        worse = -torch.stack([elbo(each) for each in densities]).mean()
+    per_image = 32 * (len(words) - initial) * math.log(2) / len(images)
+    assert per_image == pytest.approx(float(expected), rel=0.01, abs=max(0.5, 0.5 * float(worse - expected)))
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_a_sample_can_be_removed_and_put_back(data):
+    values = np.arange(5 * 3 * 2).reshape(5, 3, 2)
+    index = np.array(data.draw(st.lists(st.integers(0, 4), min_size=3, max_size=3)))
+    one = values[None, index, np.arange(3)]
+    assert np.array_equal(_with(_without(values, index), one, index), values)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -289,6 +289,7 @@ def compress(
     images: Images,
     split: Annotated[Literal["train", "valid", "test"] | None, _default("test, of a data set")] = None,
     seed: int = 0,
+    samples: int = 1,
     out: Annotated[Path | None, _default("RUN/images.flowvae")] = None,
 ) -> None:
     """Compress images without loss: a file of as many bits as -ELBO says.
@@ -301,11 +302,12 @@ def compress(
         images: image files, directories of them, or data sets
         split: split of a data set; with it, a directory is read as a data set
         seed: random seed for the binarization of image files
+        samples: S, number of codes per image: with more, smaller files and S times the time
         out: file to write
     """
     from flowvae.compressing import compress_images
 
-    print(compress_images(run, images, out, split, seed))
+    print(compress_images(run, images, out, split, seed, samples))
 
 
 def decompress(

@@ -23,6 +23,7 @@ from flowvae.runs import Run, replacing
 from flowvae.runs.capability import needs
 from flowvae.runs.files import as_safetensors
 
+MOST_SAMPLES = 1000
 WHOLE_SPLIT = re.compile(r"(train|valid|test)/0")
 
 
@@ -55,7 +56,12 @@ class Compressed(NamedTuple):
 
 
 def compress_images(
-    path: Path, sources: Sequence[str], out: Path | None = None, split: str | None = None, seed: int = 0
+    path: Path,
+    sources: Sequence[str],
+    out: Path | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    samples: int = 1,
 ) -> Compressed:
     """Compress images without loss, as the run's model sees them: binarized, if it is one of binary pixels.
 
@@ -66,13 +72,15 @@ def compress_images(
         sources: image files, directories of them, and data sets (see `named_images`).
         out: file to write; by default, ``images.flowvae`` of the run.
         split, seed: as for `named_images`.
+        samples: S, number of codes per image; with more, files are smaller, and initial bits more.
 
     Raises:
         UserError: if the model cannot compress, or pixels are missing.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
+    check_range("samples", samples, 1, MOST_SAMPLES)
     run = Run(path)
-    coding = coding_of(run)
+    coding = coding_of(run, samples)
     out = out or run.place_for("images.flowvae")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is not a directory; create it first, or choose another path")
@@ -86,6 +94,7 @@ def compress_images(
         _weights(run),
         run.spec.shape,
         coding.levels,
+        samples,
         _shortened(found.names),
         len(images),
         _checksum(images),
@@ -145,7 +154,7 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
             f"{file} was compressed with {header.run}, and {run.path} has other weights or options; give "
             "that run by --run"
         )
-    coding = coding_of(run)
+    coding = coding_of(run, header.samples)
     if coding.probe() != header.probe:
         raise UserError(
             f"{file} was compressed by {header.machine}; here, {_machine()} computes other probabilities of "
@@ -175,8 +184,8 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
     return out
 
 
-def coding_of(run: Run) -> Coding:
-    """Return the coding by the model of a run.
+def coding_of(run: Run, samples: int = 1) -> Coding:
+    """Return the coding by the model of a run, with a number of samples per image.
 
     Raises:
         UserError: if it cannot compress, or the coder is not installed.
@@ -189,7 +198,7 @@ def coding_of(run: Run) -> Coding:
     if run.model.levels is None:
         raise UserError(f"the pixels of {run.path} have no levels; choose a run of images with levels")
     coder()  # raises, if it is not installed
-    return Coding(run.model)
+    return Coding(run.model, samples)
 
 
 def _write(path: Path, content: bytes) -> None:

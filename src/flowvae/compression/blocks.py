@@ -13,6 +13,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowvae.compression.codes import as_floats, do, pop_normal, push_normal, undo
-from flowvae.compression.stack import Stack
+from flowvae.compression.stack import Integers, Stack
+from flowvae.errors import UserError
 from flowvae.models import Compressible, Model
 
 WEIGHTS = 1 << 18
@@ -34,16 +36,25 @@ PROBED = 2
 class Coding:
     """A model, prepared to compress and decompress.
 
+    With S samples, an image is not pushed given one code, but given that of S codes which is chosen with
+    probability proportional to ``p(x, z) / q(z|x)``; the others are pushed with q(z|x) and the choice with
+    probability 1 / S. That takes the importance-weighted bound of S samples in place of -ELBO (Ruan et al.
+    2021).
+
     Args:
         model: the model, which must be `Compressible` and have levels; it is not changed.
+        samples: S; 1 if the model has no code.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, samples: int = 1) -> None:
         assert isinstance(model, Compressible)
         assert model.levels is not None
         self.levels: int = model.levels
-        self.model = copy.deepcopy(model).to("cpu", torch.float64).eval()
+        self.model: Any = copy.deepcopy(model).to("cpu", torch.float64).eval()
         self._compressible: Compressible = self.model
+        if samples > 1 and not self.model.code_size:
+            raise UserError("the model has no code, of which samples could be drawn; omit --samples")
+        self.samples = samples
 
     def compress(
         self, images: Tensor, report: Callable[[int], None] = lambda _: None
@@ -60,7 +71,7 @@ class Coding:
         """
         stack, done = Stack(), 0
         with _one_thread(), torch.no_grad():
-            for key, few in enumerate(images.split(portions(len(images)))):
+            for key, few in enumerate(images.split(portions(len(images), self.samples))):
                 stack.scramble(key)
                 self._push(stack, few)
                 done += len(few)
@@ -80,7 +91,7 @@ class Coding:
         stack = Stack(words)
         with _one_thread(), torch.no_grad():
             found: list[Tensor] = []
-            for key, few in reversed(list(enumerate(portions(number)))):
+            for key, few in reversed(list(enumerate(portions(number, self.samples)))):
                 found.append(self._pop(stack, few))
                 stack.scramble(key)
                 report(sum(map(len, found)))
@@ -99,10 +110,12 @@ class Coding:
 
     def _push(self, stack: Stack, images: Tensor) -> None:
         model, seen = self._compressible, self.seen(images)
-        codes = np.zeros((1, len(images), model.code_size), np.int64)
-        if model.code_size:
-            codes = do(stack, pop_normal(stack, codes.shape), model.to_codes(seen))
-        orders = stack.pop(_weights(model.order_probabilities(seen)))
+        codes, orders = self._drawn(stack, self.samples, seen)
+        chosen, places = self._chosen_table(seen, codes, orders), np.arange(len(images))
+        index = stack.pop(chosen)
+        if self.samples > 1:
+            self._undrawn(stack, _without(codes, index), _without(orders, index), seen)
+        codes, orders = codes[None, index, places], orders[index, places]
         pixels = model.pixels(as_floats(codes)[0], torch.from_numpy(orders))
         values, tables = list(pixels.values(images)), list[Tensor]()
 
@@ -117,10 +130,12 @@ class Coding:
         stack.push_uniform(orders, np.full(len(orders), model.pixel_orders))
         if model.code_size:
             push_normal(stack, do(stack, codes, model.from_codes()))
+        stack.push_uniform(index, np.full(len(index), self.samples))
 
     def _pop(self, stack: Stack, number: int) -> Tensor:
         """Undo `_push`."""
         model = self._compressible
+        index = stack.pop_uniform(np.full(number, self.samples))
         codes = np.zeros((1, number, model.code_size), np.int64)
         if model.code_size:
             codes = undo(stack, pop_normal(stack, codes.shape), model.from_codes())
@@ -131,11 +146,51 @@ class Coding:
             return torch.from_numpy(stack.pop(_weights(table.flatten(0, 1)))).view(table.shape[:2])
 
         images = pixels.walk(choose)
-        seen = self.seen(images)
-        stack.push(orders, _weights(model.order_probabilities(seen)))
+        seen, orders = self.seen(images), orders[None]
+        if self.samples > 1:
+            others = self._drawn(stack, self.samples - 1, seen)
+            codes, orders = (_with(*each, index) for each in zip(others, (codes, orders), strict=True))
+        stack.push(index, self._chosen_table(seen, codes, orders))
+        self._undrawn(stack, codes, orders, seen)
+        return images
+
+    def _drawn(self, stack: Stack, samples: int, seen: Tensor) -> tuple[Integers, Integers]:
+        """Pop codes [S, B, D] and orders [S, B] of images."""
+        model = self._compressible
+        codes = np.zeros((samples, len(seen), model.code_size), np.int64)
+        if model.code_size:
+            codes = do(stack, pop_normal(stack, codes.shape), model.to_codes(seen))
+        table = np.tile(_weights(model.order_probabilities(seen)), (samples, 1))
+        return codes, stack.pop(table).reshape(samples, -1)
+
+    def _undrawn(self, stack: Stack, codes: Integers, orders: Integers, seen: Tensor) -> None:
+        """Undo `_drawn`."""
+        model = self._compressible
+        stack.push(orders.reshape(-1), np.tile(_weights(model.order_probabilities(seen)), (len(orders), 1)))
         if model.code_size:
             push_normal(stack, undo(stack, codes, model.to_codes(seen)))
-        return images
+
+    def _chosen_table(self, seen: Tensor, codes: Integers, orders: Integers) -> NDArray[np.float64]:
+        """Return the weights of the samples [B, S]."""
+        if self.samples == 1:
+            return np.ones((len(seen), 1))
+        log_weights = self._compressible.log_weights(seen, as_floats(codes), torch.from_numpy(orders))
+        return _weights(log_weights.softmax(0).mT)
+
+
+def _without(values: Integers, index: Integers) -> Integers:
+    """Remove sample ``index`` [B] of each image from values [S, B, ...]."""
+    places = np.arange(len(index))
+    others = np.arange(len(values) - 1)[:, None]
+    return values[others + (others >= index), places]
+
+
+def _with(values: Integers, one: Integers, index: Integers) -> Integers:
+    """Undo `_without`, with the values [1, B, ...] that were removed."""
+    both = np.concatenate([values, one])
+    samples = np.arange(len(both))[:, None]
+    from_both = np.where(samples == index, len(values), samples - (samples > index))
+    return both[from_both, np.arange(len(index))]
 
 
 def _weights(probabilities: Tensor) -> NDArray[np.float64]:
@@ -154,7 +209,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def portions(number: int) -> list[int]:
+def portions(number: int, samples: int = 1) -> list[int]:
     """Return the sizes of the portions of ``number`` images, which share a pass through the networks.
 
     >>> portions(24)
@@ -163,6 +218,6 @@ def portions(number: int) -> list[int]:
     sizes: list[int] = []
     done = 0
     while done < number:
-        sizes.append(min(max(1, done // GROWTH), MOST_AT_ONCE, number - done))
+        sizes.append(min(max(1, done // (GROWTH * samples)), MOST_AT_ONCE, number - done))
         done += sizes[-1]
     return sizes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowvae.errors import UserError
 
-MAGIC = b"flowvae compressed images 1\n"
+MAGIC = b"flowvae compressed images 2\n"
 LENGTH, CHECKSUM, WORD = 4, 16, 4
 """bytes of the header's length, of a checksum and of a word"""
 LARGEST_BLOCK = 10_000
@@ -43,6 +43,8 @@ class Header:
     """checksum of the run's options and weights"""
     shape: tuple[int, int, int]
     levels: int
+    samples: int
+    """S, number of codes per image"""
     names: list[str] | str
     """names of the images; of a whole split of a data set, that of the split"""
     images: int

@@ -431,6 +431,13 @@ class Compressible(ABC):
         """Return the probabilities of orders for images [B, C, H, W], [B, orders]; by default, all equal."""
         return images.new_full((len(images), self.pixel_orders), 1 / self.pixel_orders)
 
+    def log_weights(self, images: Tensor, codes: Tensor, orders: Tensor) -> Tensor:
+        """Compute ``log p(x, z) - log q(z|x)`` [S, B] of images [B, C, H, W], in nats.
+
+        ``codes`` are [S, B, D], and ``orders`` int64 [S, B]. Only a model with codes has it.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
         """Return the distribution of images given their codes [B, D] and orders, int64 [B].

@@ -269,6 +269,14 @@ class VAE(Model, Sampler, Inferring, Completing, Compressible, Graphed):
     def from_codes(self) -> list[AffineStep]:
         return self.prior.steps()
 
+    def log_weights(self, images: Tensor, codes: Tensor, orders: Tensor) -> Tensor:
+        posterior = self.posterior.density(self.features(images))(codes)
+        return (
+            self.likelihood.in_orders(codes, orders).log_prob(images)
+            + self.prior().log_prob(codes)
+            - posterior
+        )
+
     def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
         distribution = self.likelihood.in_orders(codes.unsqueeze(0), orders.unsqueeze(0))
         if not isinstance(distribution, Tabulated):
