@@ -40,6 +40,7 @@ from flowvae.models.glo import GLOOptions
 from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.parts import from_dict
+from flowvae.runs.table import collect
 
 
 @pytest.fixture(autouse=True)
@@ -354,6 +355,13 @@ def test_evaluate_writes_its_own_files(workspace, run):
     succeeds("evaluate", run, "--samples", 500, "--images", 6)
     other = json.loads((workspace / run / "evaluation.json").read_text())
     assert found["nll"] == pytest.approx(other["nll"], abs=0.5)
+    succeeds("evaluate", run, "--samples", 500, "--images", 9)
+    (row,) = collect([workspace / run])
+    annealed, nll = of_images["nll"], load_file(workspace / run / "scores.safetensors")["nll"]
+    assert (row["images"], row["annealed_images"], row["annealed_nll"]) == (9, 6, found["nll"])
+    assert row["annealed_difference"] == pytest.approx((annealed - nll[:6]).mean().item())
+    assert row["gap"] == found["gap"]
+    assert "-log p(x), annealed" in succeeds("table", run)
     prior = (*AIS, "--images", 6, "--simulated", 0, "--start", "prior", "--data", "images.npz")
     assert "gap" not in succeeds("evaluate", run, *prior)
 

@@ -612,9 +612,11 @@ def test_views_show_a_class_of_a_conditional_run(workspace, tmp_path):
     assert "effective sample size" in fill_in._filled(
         right, f"{drawn[0]}|{fill_in._upper_half((1, 8, 8))}", 2, 50, 0
     )
-    rows, _, label = scores._numbers(run.model, run.test_image(0)[None], 4)
-    assert [name for name, _, _ in rows] == ["-log p(x)", "class"]
-    assert label is not None
+    rows, _, of_classes = scores._numbers(run.model, run.test_image(0)[None], 4)
+    assert [name for name, _, _ in rows] == ["-log p(x)"]
+    assert of_classes is not None
+    assert of_classes.exp().sum().item() == pytest.approx(1)
+    assert run.class_name(int(of_classes.argmax())) in run.class_names
 
 
 def test_missing_pixels_are_left_out_of_bayes_rule(workspace, tmp_path):

@@ -26,6 +26,7 @@ from flowvae.evaluation.sample_quality import (
 from flowvae.models import Sampler
 from flowvae.models.registry import build_model, preset
 from flowvae.networks.features import FeatureNetwork
+from flowvae.runs.table import collect
 
 
 def points(number: int, seed: int, dimension: int = 4, mean: float = 0.0) -> Tensor:
@@ -148,6 +149,13 @@ def test_the_command_compares_samples(trained: Path):
     assert "200 draws from p(x); 64 features" in printed
     assert "classifier of mnist" in found["features"]
     assert succeeds("quality", trained, "--images", 200) == printed
+    assert 0 < found["seconds_per_sample"] < 1
+    assert "Frechet distance" in succeeds("table", trained)
+    succeeds("evaluate", trained, "--samples", 2, "--images", 4)
+    (row,) = collect([trained])
+    assert (row["images"], row["compared"], row["coverage"]) == (4, 200, found["coverage"])
+    (trained / "quality.json").write_text(json.dumps({**found, "training_steps": 2}))
+    assert "coverage" not in collect([trained])[0]
     clothes = succeeds("quality", trained, "--images", 200, "--features", "fashion-mnist")
     assert "classifier of fashion-mnist" in clothes != printed
     other = succeeds("quality", trained, "--images", 200, "--seed", 1)

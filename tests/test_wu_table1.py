@@ -43,5 +43,9 @@ def test_options_and_rows_without_a_meaning_are_refused(data, tmp_path):
         (("--data", data, "--distributions", 1), ("distributions is 1",)),
     ):
         is_refusal(flowvae("reproduce", "wu-table1", *words), *said)
-    is_refusal(flowvae("reproduce", "table1", "--distributions", 9), "only wu-table1", "--distributions")
+    is_refusal(
+        flowvae("reproduce", "table1", "--distributions", 9),
+        "wu-table1 are measured by annealing",
+        "--distributions",
+    )
     assert not (tmp_path / "runs").exists()

@@ -112,7 +112,7 @@ def evaluate(
     split: Literal["train", "valid", "test"] = "test",
     data: Annotated[str | None, _default("the run's own")] = None,
     chains: Annotated[int | None, _default("16")] = None,
-    distributions: Annotated[int | None, _default("1000")] = None,
+    distributions: Annotated[int | None, _default("1000; of systems, 100")] = None,
     leapfrog_steps: Annotated[int | None, _default("10")] = None,
     start: Annotated[Literal["prior", "posterior"] | None, _default("posterior, if possible")] = None,
     variance: Annotated[float | None, _default("none")] = None,
@@ -557,13 +557,17 @@ def reproduce(
     seeds: int = 1,
     workers: int = 1,
     data: Annotated[str | None, _default("that of the presets")] = None,
-    samples: int = 1000,
-    images: Annotated[int | None, _default("2000; of bits-back, 10000; of wu-table1, 100")] = None,
+    samples: Annotated[int | None, _default("1000; of systems, 500")] = None,
+    images: Annotated[
+        int | None, _default("2000; of systems, 500; of bits-back, 10000; of wu-table1, 100")
+    ] = None,
+    annealed: Annotated[int | None, _default("50")] = None,
+    drawn: Annotated[int | None, _default("10000")] = None,
     compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
     labels: Annotated[tuple[int, ...], _default("100")] = (),
     draws: Annotated[int | None, _default("5")] = None,
     first: Annotated[Path | None, _default("trained as runs/vae")] = None,
-    distributions: Annotated[int | None, _default("1000")] = None,
+    distributions: Annotated[int | None, _default("1000; of systems, 100")] = None,
 ) -> None:
     """Train, score and report the rows of a table, or draw figure1 from its runs.
 
@@ -585,21 +589,26 @@ def reproduce(
         data: another data set or path to train and score on
         samples: S, number of posterior samples per image for -log p(x)
         images: number of random test images to score
+        annealed: of systems, how many of these to score by annealed importance sampling; 0 for none
+        drawn: of systems, number of samples to compare with test images
         compared: names of the two rows in the figure
         labels: of few-labels, numbers of labelled images
         draws: of few-labels, number of draws of the labelled images
         first: of few-labels, run of vae whose codes semi-supervised-stacked classifies
-        distributions: of wu-table1, number of distributions of the annealing
+        distributions: of wu-table1 and systems, T, number of distributions of annealed importance sampling
     """
     own = {"--labels": labels, "--draws": draws, "--first": first}
     usual = {
         "--seeds": (seeds, 1),
         "--workers": (workers, 1),
-        "--samples": (samples, 1000),
+        "--samples": (samples, None),
         "--images": (images, None),
     }
-    if what != "wu-table1" and distributions is not None:
-        raise UserError("only wu-table1 is measured by annealing; remove --distributions")
+    if what not in ("systems", "wu-table1") and distributions is not None:
+        raise UserError("only systems and wu-table1 are measured by annealing; remove --distributions")
+    of_systems = {"annealed": annealed, "drawn": drawn}
+    if what != "systems" and (unused := [name for name, value in of_systems.items() if value is not None]):
+        raise UserError(f"only systems are measured in these ways; remove --{', --'.join(unused)}")
     if what == "bits-back":
         from flowvae.bits_back import reproduce_bits_back
 
@@ -627,7 +636,6 @@ def reproduce(
             )
         _reproduce_wu_table1(out, rows, data, epochs, minutes, distributions, images)
         return
-    images = 2000 if images is None else images
     from flowvae.reproduce import TABLES, Budget, read_variants, reproduce_figure, reproduce_table
 
     table = "table1" if what == "figure1" else Path(what).stem
@@ -639,6 +647,10 @@ def reproduce(
         for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
             print(path)
         return
+    scored = {
+        "num_samples": 1000 if samples is None else samples,
+        "num_images": 2000 if images is None else images,
+    }
     if what == "missing":
         from flowvae.missing import BASELINES, VARIANTS, reproduce_missing
 
@@ -648,7 +660,7 @@ def reproduce(
         if seeds != 1:
             raise UserError("missing is trained with one seed; remove --seeds")
         budget = Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs)
-        reproduce_missing(out, budget, rows, data, workers, samples, images)
+        reproduce_missing(out, budget, rows, data, workers, **scored)
         return
     if what == "systems":
         from flowvae.systems import ROWS, reproduce_systems
@@ -659,7 +671,9 @@ def reproduce(
         if seeds != 1:
             raise UserError("systems are trained with one seed; remove --seeds")
         budget = Budget(minutes=60.0 if minutes is None and epochs is None else minutes, epochs=epochs)
-        reproduce_systems(out, budget, rows, data, workers, samples, images)
+        measuring = {"num_samples": samples, "num_images": images, "distributions": distributions}
+        chosen = {name: value for name, value in (measuring | of_systems).items() if value is not None}
+        reproduce_systems(out, budget, rows, data, workers, **chosen)
         return
     variants = TABLES[what] if what in TABLES else read_variants(Path(what))
     for name in rows:
@@ -672,8 +686,7 @@ def reproduce(
         seeds=seeds,
         data=data,
         workers=workers,
-        num_samples=samples,
-        num_images=images,
+        **scored,
     )
     print((out / "table.md").read_text(encoding="utf-8"), end="")
 

@@ -112,7 +112,7 @@ def evaluate_run(
 
     options = (dataset.name, dataset.binarization, split, num_samples, num_images, seed)
     with _continued(run, f"evaluating {run.name}", measure, *options) as (scores, of_images):
-        evaluation = {**scores, **_training(run)}
+        evaluation = {**scores, **training_of(run)}
         if not run.bundled and own:
             runs.write_json(run.path / runs.EVALUATION, evaluation)
             write_scores(run, of_images)
@@ -173,17 +173,17 @@ def anneal_run(
         if num_simulated:
             key = ("simulated", *options, num_simulated)
             scores = {**scores, **stack.enter_context(_continued(run, simulating, measure_gap, *key))[0]}
-        evaluation = {**scores, **_training(run)}
+        evaluation = {**scores, **training_of(run)}
         if not run.bundled:
-            name = "evaluation-ais.json" if own else f"evaluation-ais-{dataset.name}.json"
+            name = runs.ANNEALED_EVALUATION if own else f"evaluation-ais-{dataset.name}.json"
             runs.write_json(run.path / name, evaluation)
         if not run.bundled and own:
-            write_scores(run, of_images, "scores-ais.safetensors")
+            write_scores(run, of_images, runs.ANNEALED_SCORES)
     return evaluation
 
 
-def _training(run: Run) -> dict[str, Any]:
-    """Return how a run was trained, for the file of an evaluation."""
+def training_of(run: Run) -> dict[str, Any]:
+    """Return how a run was trained, for the files of what was measured of it."""
     last = run.records[-1] if run.records else {"step": None, "seconds": None}
     return {
         "training_steps": last["step"],

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -214,6 +215,35 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
         for total, count in groups
         for place in range(int(count))
     ]
+
+
+def save_groups(groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+    """Save rows of images [N, C, H, W], each beside its name, in groups below their titles, as PNG or PDF."""
+    count, _, high, wide = next(iter(next(iter(groups.values())).values())).shape
+    scale = max(1, 84 // wide)
+    names = max(_width(name) for rows in groups.values() for name in rows)
+    row, title, between = scale * (high + GAP), DPI // 4, DPI // 8
+    width = names + scale * (count * (wide + GAP) + GAP)
+    height = sum(title + row * len(rows) + scale * GAP for rows in groups.values()) + between * (
+        len(groups) - 1
+    )
+    figure = Figure(figsize=(width / DPI, height / DPI))
+    top = 0
+    for heading, rows in groups.items():
+        canvas = tile(torch.cat(list(rows.values())), count)
+        tall = scale * canvas.shape[0]
+        at = (names / width, 1 - (top + title + tall) / height, 1 - names / width, tall / height)
+        axes = figure.add_axes(at)
+        axes.imshow(np.broadcast_to(canvas, (*canvas.shape[:2], 3)), interpolation="nearest", aspect="auto")
+        axes.set_title(heading, fontsize=FONT_SIZE, loc="left")
+        axes.axis("off")
+        for place, name in enumerate(rows):
+            middle = 1 - (top + title + row * (place + 0.5)) / height
+            figure.text(
+                (names - FONT_SIZE) / width, middle, name, fontsize=FONT_SIZE, ha="right", va="center"
+            )
+        top += title + tall + between
+    _save(figure, path)
 
 
 def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) -> None:

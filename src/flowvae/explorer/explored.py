@@ -14,7 +14,7 @@ from flowvae.config import Config
 from flowvae.data import Dataset, as_float
 from flowvae.errors import UserError
 from flowvae.explorer.one_class import OneClass
-from flowvae.runs import EVALUATION, Run
+from flowvae.runs import ANNEALED_EVALUATION, EVALUATION, QUALITY, Run
 from flowvae.runs.scores import scores_of
 from flowvae.runs.table import collect, titles
 
@@ -43,8 +43,12 @@ class Explored:
         """Names of the classes of a conditional model, or their numbers; none of another model."""
         if not self.model.conditional:
             return []
+        return [self.class_name(label) for label in range(self.model.classes)]
+
+    def class_name(self, label: int) -> str:
+        """Name of a class of the model, or its number."""
         named = self.dataset.classes
-        return list(named) if len(named) == self.model.classes else list(map(str, range(self.model.classes)))
+        return named[label] if len(named) == self.model.classes else str(label)
 
     @functools.cached_property
     def of_classes(self) -> "list[Explored]":
@@ -124,7 +128,7 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
                 f"{folder} has other test images than {folders[0]} (another source or binarization); "
                 "explore them apart"
             )
-        evaluated = (run.path / EVALUATION).exists()
+        evaluated = any((run.path / name).exists() for name in (ANNEALED_EVALUATION, EVALUATION, QUALITY))
         evaluation = {**collect([run.path])[0], "name": title} if evaluated else {"name": title}
         own = data is None and evaluation.get("split") == "test"
         scores = scores_of(run, evaluation) if own else None

@@ -2,9 +2,12 @@
 
 from flowvae.runs.files import read_json, reason, replacing, write_json
 from flowvae.runs.folder import (
+    ANNEALED_EVALUATION,
+    ANNEALED_SCORES,
     BEGUN,
     CONFIG,
     EVALUATION,
+    QUALITY,
     WEIGHTS,
     Run,
     check_revision,
@@ -20,10 +23,13 @@ from flowvae.runs.folder import (
 from flowvae.runs.metrics import METRICS, cut_metrics, first_number, judged_by, read_metrics
 
 __all__ = [
+    "ANNEALED_EVALUATION",
+    "ANNEALED_SCORES",
     "BEGUN",
     "CONFIG",
     "EVALUATION",
     "METRICS",
+    "QUALITY",
     "WEIGHTS",
     "Run",
     "check_revision",

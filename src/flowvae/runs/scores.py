@@ -24,13 +24,13 @@ def write_scores(run: Run, scores: Scores, name: str = SCORES) -> None:
     _write(run.path / name, scores)
 
 
-def read_scores(run: Run) -> Scores | None:
+def read_scores(run: Run, name: str = SCORES) -> Scores | None:
     """Read what `write_scores` wrote; None if the run has no such file.
 
     Raises:
         UserError: if it is damaged.
     """
-    path = run.path / SCORES
+    path = run.path / name
     tensors = _read(path)
     return None if tensors is None else _checked(path, tensors)
 
@@ -87,14 +87,37 @@ def _checked(path: Path, scores: Scores) -> Scores:
     return scores
 
 
-def scores_of(run: Run, evaluation: Mapping[str, object]) -> Scores | None:
+def scores_of(run: Run, evaluation: Mapping[str, object], name: str = SCORES) -> Scores | None:
     """Read the scores that an evaluation of the run is the average of; None if there are none."""
-    scores = read_scores(run)
+    scores = read_scores(run, name)
     if scores is None or "nll" not in scores or len(scores["nll"]) != evaluation.get("images"):
         return None
     mean = evaluation.get("nll")
     same = isinstance(mean, int | float) and math.isclose(scores["nll"].mean().item(), mean, rel_tol=1e-9)
     return scores if same else None
+
+
+def paired(first: Scores, other: Scores) -> tuple[Scores, Scores] | None:
+    """Return the scores of the images that both have, in the same order; None if there are none.
+
+    >>> one = {"index": torch.tensor([4, 2, 7]), "content": torch.tensor([40, 20, 70])}
+    >>> other = {"index": torch.tensor([7, 4]), "content": torch.tensor([70, 40])}
+    >>> paired(one, other)[0]["index"]
+    tensor([7, 4])
+    """
+    places = {pair: place for place, pair in enumerate(_identities(first))}
+    both = [(places[pair], place) for place, pair in enumerate(_identities(other)) if pair in places]
+    if not both:
+        return None
+    mine, others = map(list, zip(*both, strict=True))
+    return (
+        {name: values[mine] for name, values in first.items()},
+        {name: values[others] for name, values in other.items()},
+    )
+
+
+def _identities(scores: Scores) -> list[tuple[int, int]]:
+    return list(zip(scores["index"].tolist(), scores["content"].tolist(), strict=True))
 
 
 def difference(first: Scores, other: Scores) -> dict[str, float]:

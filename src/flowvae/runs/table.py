@@ -15,8 +15,8 @@ import torch
 
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.runs.files import read_json, replacing
-from flowvae.runs.folder import EVALUATION, Run
-from flowvae.runs.scores import difference, scores_of
+from flowvae.runs.folder import ANNEALED_EVALUATION, ANNEALED_SCORES, EVALUATION, QUALITY, Run
+from flowvae.runs.scores import difference, paired, scores_of
 from flowvae.titles import title
 
 # How numbers are shown, in their order. Where a model can be better or worse, lower is better.
@@ -30,6 +30,10 @@ COLUMNS: dict[str, str] = {
     "nll_difference_standard_error": ".2f",
     "marginal_nll": ".2f",
     "bits_per_dim": ".4f",
+    "annealed_nll": ".2f",
+    "annealed_nll_standard_error": ".2f",
+    "annealed_difference": ".2f",
+    "annealed_difference_standard_error": ".2f",
     "effective_sample_size": ".1f",
     "pareto_k": ".2f",
     "class_error": ".4f",
@@ -41,6 +45,15 @@ COLUMNS: dict[str, str] = {
     "active_units": "d",
     "chains": "d",
     "distributions": ",d",
+    "variance": "g",
+    "annealed_images": "d",
+    "frechet_distance": ".2f",
+    "frechet_distance_of_real": ".2f",
+    "density": ".3f",
+    "coverage": ".3f",
+    "class_coverage": ".2f",
+    "seconds_per_sample": ".2g",
+    "compared": ",d",
     "samples": "d",
     "images": "d",
     "parameters": ",d",
@@ -58,6 +71,22 @@ CONDITIONAL = "conditional"
 """whether likelihoods are those of images given their labels; shown if any row has it"""
 PAIRED = (*PROTOCOL, CONDITIONAL, "samples", "images")
 """what two runs must have in common for differences between them"""
+
+
+OF_ANNEALED = {
+    "annealed_nll": "nll",
+    "annealed_nll_standard_error": "nll_standard_error",
+    **{name: name for name in ("gap", "gap_standard_error", "acceptance")},
+    **{name: name for name in ("chains", "distributions", "variance")},
+    "annealed_images": "images",
+}
+"""columns of evaluation-ais.json, and their names there"""
+OF_QUALITY = {
+    **{name: name for name in ("frechet_distance", "frechet_distance_of_real")},
+    **{name: name for name in ("density", "coverage", "class_coverage", "seconds_per_sample")},
+    "compared": "images",
+}
+"""columns of quality.json, and their names there"""
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -85,12 +114,12 @@ def titles(runs: Sequence[Path]) -> list[str]:
 
 
 def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The evaluations of runs, each with the run's title as its ``name``.
+    """What was measured of runs (see `read_measured`), each with the run's title as its ``name``.
 
     Raises:
-        UserError: a run was not evaluated, or its evaluation is damaged.
+        UserError: a run was not evaluated, or a file is damaged.
     """
-    return [{"name": name, **read_evaluation(Run(run))} for name, run in zip(titles(runs), runs, strict=True)]
+    return [{"name": name, **read_measured(Run(run))} for name, run in zip(titles(runs), runs, strict=True)]
 
 
 def compare(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], str | None]:
@@ -141,6 +170,45 @@ def read_evaluation(run: Run) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "name"}  # a run is named by its directory
 
 
+def read_measured(run: Run) -> dict[str, Any]:
+    """The scores of a run, those by annealed importance sampling, and those of its samples.
+
+    Of ``annealed_nll``, ``annealed_difference`` is the mean difference from ``nll`` in nats, on the images
+    that both were measured on. Numbers of other weights or of other data than those of evaluation.json are
+    left out. A run without this file has the numbers of the other two.
+
+    Raises:
+        UserError: there is none of the three files, or one is damaged.
+    """
+    annealed, quality = (_read_if_there(run.path / name) for name in (ANNEALED_EVALUATION, QUALITY))
+    if (annealed or quality) and not (run.path / EVALUATION).exists():
+        found = {key: annealed[key] for key in PROTOCOL if key in annealed}
+    else:
+        found = read_evaluation(run)
+    measured = dict(found)
+    for values, names in ((annealed, OF_ANNEALED), (quality, OF_QUALITY)):
+        same = (key for key in (*PROTOCOL, "training_steps") if key in values and key in found)
+        if all(values[key] == found[key] for key in same):
+            measured |= {mine: values[own] for mine, own in names.items() if values.get(own) is not None}
+    if "annealed_nll" in measured and "nll" in measured:
+        scores = scores_of(run, found), scores_of(run, annealed, ANNEALED_SCORES)
+        both = None if scores[0] is None or scores[1] is None else paired(scores[0], scores[1])
+        if both is not None:
+            of_both = difference(*both)
+            measured |= {key.replace("nll", "annealed", 1): value for key, value in of_both.items()}
+    check_scores(run.path, measured)
+    return measured
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no measurements; remove it")
+    return values
+
+
 def check_scores(path: Path, values: Mapping[str, Any]) -> None:
     """Make sure that a table can show the values read from ``path``: JSON bounds neither numbers nor depth.
 
@@ -183,7 +251,8 @@ def markdown(
     <BLANKLINE>
     """
     differing = {key: PROTOCOL[key] for key in PROTOCOL if len({row.get(key) for row in rows}) > 1}
-    columns = {**differing, CONDITIONAL: "", **(first or {}), **columns_of(rows)}
+    formats = first or {}
+    columns = {**differing, CONDITIONAL: "", **formats, **columns_of(rows), **formats}
     keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
     written = [_aligned(["model", *(row["name"] for row in rows)], str.ljust, ":{}-")]
     for key in keys:

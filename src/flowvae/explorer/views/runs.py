@@ -17,8 +17,9 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
     keys = list(dict.fromkeys(key for run in explored for key in ("name", *columns, *run.evaluation)))
     keys = [key for key in keys if any(run.evaluation.get(key) is not None for run in explored)]
     gr.Markdown(
-        "Nats per image, lower is better. The menu (⋮) of a column sorts by it. A run without numbers has "
-        "not been evaluated: `flowvae evaluate RUN`."
+        "Log densities are in nats per image. Lower is better, except for the density and the coverage of "
+        "samples. The menu (⋮) of a column sorts by it. Numbers come from `flowvae evaluate RUN`, also with "
+        "`--estimator ais`, and `flowvae quality RUN`."
     )
     gr.Dataframe(
         [[_shown(run.evaluation.get(key)) for key in keys] for run in explored],

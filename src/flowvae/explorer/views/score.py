@@ -23,7 +23,7 @@ from flowvae.explorer.charts import histogram
 from flowvae.explorer.explored import Explored, seeded
 from flowvae.explorer.images import canvas, from_file, from_text, png
 from flowvae.explorer.parts import choose_run, image_source, on_first_visit, told
-from flowvae.models import Coded, Scored
+from flowvae.models import Classifying, Coded, Scored
 
 MOST_FILES = 100
 CAUTION = (
@@ -55,11 +55,18 @@ def build(tab: gr.Tab, explored: Sequence[Explored]) -> None:
         image, model = _image(chosen, text), chosen.model
         _, height, width = chosen.dataset.shape
         pictures = {"uploaded": upload} if upload else {}
-        pictures[f"as the model sees it, {height} x {width}"] = png(canvas(image, 1))
-        rows, nll, label = _numbers(model, image, references[number].samples)
+        pictures[f"as the model sees it, {height}\u00a0x\u00a0{width}"] = png(canvas(image, 1))
+        measured, nll, of_classes = _numbers(model, image, references[number].samples)
+        rows = [(name, f"{float(value[0]):.2f}", note) for name, value, note in measured]
+        label = None
+        if of_classes is not None:
+            log_probability, label = of_classes.max(1)
+            note = f"the most probable one, with probability {float(log_probability.exp()):.3f}"
+            rows.append(("class", chosen.class_name(int(label)), note))
         if isinstance(model, Coded):
+            own = labelled(label if chosen.model.conditional else None)
             with torch.no_grad():
-                reconstructed = model.reconstruct(image, seeded(0), **labelled(label))
+                reconstructed = model.reconstruct(image, seeded(0), **own)
                 pictures["its reconstruction"] = png(canvas(reconstructed, 1))
         return _table(pictures, rows), (number, nll)
 
@@ -106,20 +113,16 @@ def _numbers(
 ) -> tuple[list[tuple[str, Tensor, str]], float, Tensor | None]:
     """Score an image [1, C, H, W]: title, value [1] in nats and meaning of each number, and -log p(x).
 
-    For a conditional model, also the most probable class, [1].
+    If the model is conditional or classifies, also the log probability of each class, [1, classes].
 
     The numbers are those of `flowvae.evaluation.scoring.score` with seed 0.
     """
     if model.conditional:
         noise = torch.Generator().manual_seed(number_of(image[0]))
         of_classes = log_prob_of_classes(model, image, model.classes, count, noise=noise)
-        probability, label = log_posterior(of_classes).exp().max(1)
         nll = -log_mixture(of_classes)
-        rows = [
-            ("-log p(x)", nll, "of all classes, each with the same probability"),
-            ("class", label, f"the most probable one, with probability {float(probability):.3f}"),
-        ]
-        return rows, float(nll), label
+        rows = [("-log p(x)", nll, "of all classes, each with the same probability")]
+        return rows, float(nll), log_posterior(of_classes)
     if isinstance(model, Scored):
         nll = -log_marginal(model, image, 1)
         return [("-log p(x)", nll, "exact")], float(nll), None
@@ -138,16 +141,18 @@ def _numbers(
         ),
     ]
     nll = float(measured.negative_log_marginal)
-    return [(name, value, note) for name, value, note in rows if value is not None], nll, None
+    with torch.no_grad():
+        log_class = model.classify(image) if isinstance(model, Classifying) else None
+    return [(name, value, note) for name, value, note in rows if value is not None], nll, log_class
 
 
-def _table(pictures: dict[str, str], rows: list[tuple[str, Tensor, str]]) -> str:
+def _table(pictures: dict[str, str], rows: list[tuple[str, str, str]]) -> str:
     shown = "".join(
         f"<figure><img src='{address}' alt='{name}'><figcaption>{name}</figcaption></figure>"
         for name, address in pictures.items()
     )
     cells = "".join(
-        f"<tr><th scope='row'>{html.escape(name)}</th><td class='fv-number'>{float(value[0]):.2f}</td>"
+        f"<tr><th scope='row'>{html.escape(name)}</th><td class='fv-number'>{html.escape(value)}</td>"
         f"<td class='fv-note'>{note}</td></tr>"
         for name, value, note in rows
     )
