@@ -177,6 +177,14 @@ def test_a_model_that_was_trained_with_hidden_pixels_is_compared_with_complete_i
     assert "100 draws from p(x)" in succeeds("quality", tmp_path / "run", "--images", 100)
 
 
+def test_a_model_of_dynamic_binarization_is_compared(tmp_path: Path):
+    words = ["--steps", 1, "--track", "none", "--features", 8, "--channels", 4, "--latent", 3]
+    succeeds(
+        "train", "vae", "--data", "mnist", "--binarization", "dynamic", "--out", tmp_path / "run", *words
+    )
+    assert "100 draws from p(x)" in succeeds("quality", tmp_path / "run", "--images", 100)
+
+
 def test_drawn_pixels_are_those_of_the_model():
     """Draws have the mean that samples are."""
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowvae import runs
 from flowvae.commands import reporting, training_of
-from flowvae.data import Dataset, load_configured
+from flowvae.data import Dataset, as_float, load_configured
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation.sample_quality import DATA_SETS, check_comparable, feature_network, sample_quality
@@ -118,12 +118,13 @@ def _drawn(model: Model, number: int) -> Tensor:
 
 def _random(dataset: Dataset, split: str, number: int) -> Tensor:
     places = torch.randperm(len(getattr(dataset, split).images))[:number]
-    batch = dataset.batch(split, places)
-    if batch.observed is not None:
+    chosen = getattr(dataset, split).take(places)
+    if chosen.observed is not None:
         raise UserError(
             f"pixels of {dataset.name} are missing; name complete images to compare samples with, by --data"
         )
-    return batch.images
+    # With dynamic binarization, training images are intensities.
+    return as_float(chosen.images, dataset.training_levels if split == "train" else dataset.levels)
 
 
 def report_of(name: str, found: dict[str, Any]) -> str:
