@@ -16,14 +16,15 @@ from torch import Tensor
 
 from flowvae import runs
 from flowvae.commands import reporting
-from flowvae.compressing import coding_of
+from flowvae.compressing import MOST_SAMPLES, coding_of
 from flowvae.compression import Coding
 from flowvae.compression.container import LARGEST_BLOCK
 from flowvae.errors import check_range
 from flowvae.evaluation.likelihood import bounds
-from flowvae.models import Bounded, Scored
+from flowvae.models import Bounded, Compressible, Scored
 from flowvae.parts import MOST
 from flowvae.runs import Run
+from flowvae.runs.capability import needs
 from flowvae.runs.folder import WEIGHTS
 from flowvae.runs.table import markdown, titles
 
@@ -31,6 +32,7 @@ RUNS = ("runs/table1/runs/vae-seed0", "runs/table1/runs/realnvp-20-seed0", "dens
 COLUMNS = {
     "dataset": "",
     "images": ",d",
+    "samples": "d",
     "bits_per_dim": ".4f",
     "bits_per_dim_gross": ".4f",
     "bound_bits_per_dim": ".4f",
@@ -44,7 +46,11 @@ AT_ONCE = 100
 
 
 def reproduce_bits_back(
-    folder: Path, rows: Sequence[str] = (), data: str | None = None, num_images: int = 10_000
+    folder: Path,
+    rows: Sequence[str] = (),
+    data: str | None = None,
+    num_images: int = 10_000,
+    num_samples: int = 1,
 ) -> None:
     """Compress test images with runs and with general compressors, restore them, and write the table.
 
@@ -55,11 +61,13 @@ def reproduce_bits_back(
         rows: directories of runs, and names of bundled models; by default, `RUNS`.
         data: data set in place of those of the runs.
         num_images: number of random test images, the same for all rows on a data set.
+        num_samples: S; with more than 1, models that have codes are measured with S samples as well.
 
     Raises:
         UserError: if a run is missing, or cannot compress.
     """
     check_range("images", num_images, 1, MOST)
+    check_range("samples", num_samples, 1, MOST_SAMPLES)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(row) for row in rows or RUNS]
     found: list[dict[str, Any]] = []
@@ -68,7 +76,11 @@ def reproduce_bits_back(
         run = Run(path)
         chosen = _chosen(run, data, num_images)
         of_data.setdefault(chosen.asked["dataset"], chosen)
-        found.append(_kept(folder, name, chosen, lambda of=chosen, run=run: _by_model(run, of)))
+        several = num_samples > 1 and needs(Compressible, run).code_size > 0
+        for samples in (1, num_samples) if several else (1,):
+            own = name if samples == 1 else f"{name}-{samples}-samples"
+            row = _kept(folder, own, chosen, lambda of=chosen, by=run, s=samples: _by_model(by, of, s))
+            found.append({**row, "system": name, "samples": samples})
     for dataset, chosen in of_data.items():
         others = [
             _kept(folder, name, chosen, lambda of=chosen, by=compressor: _by_other(by, of))
@@ -114,9 +126,9 @@ def _kept(folder: Path, name: str, chosen: Chosen, measure: Callable[[], dict[st
     return row
 
 
-def _by_model(run: Run, chosen: Chosen) -> dict[str, Any]:
-    """Compress and restore images by blocks; compare with -ELBO at one sample, or with -log p(x)."""
-    coding, number = coding_of(run), len(chosen.levels)
+def _by_model(run: Run, chosen: Chosen, samples: int) -> dict[str, Any]:
+    """Compress and restore images by blocks; compare with the bound of as many samples, or with -log p(x)."""
+    coding, number = coding_of(run, samples), len(chosen.levels)
     words = initial = 0
     seconds = np.zeros(2)
     bound = torch.zeros((), dtype=torch.float64)
@@ -137,6 +149,7 @@ def _by_model(run: Run, chosen: Chosen) -> dict[str, Any]:
     values = chosen.levels.numel()
     weights = (run.path / WEIGHTS).stat().st_size
     return {
+        "samples": samples,
         "bits_per_dim": WORD_BITS * (words - initial) / values,
         "bits_per_dim_gross": WORD_BITS * words / values,
         "bound_bits_per_dim": bound.item() / math.log(2) / values,
@@ -148,12 +161,13 @@ def _by_model(run: Run, chosen: Chosen) -> dict[str, Any]:
 
 
 def _bound(coding: Coding, levels: Tensor) -> Tensor:
-    """Compute -ELBO at one sample, or -log p(x) where it is exact, in nats, [B]."""
+    """Compute the importance-weighted bound, or -log p(x) where it is exact, in nats, [B]."""
     model, images = coding.model, coding.seen(levels)
     if isinstance(model, Scored):
         return -model.log_prob(images)
     assert isinstance(model, Bounded)
-    return bounds(model, images, 1, noise=torch.Generator().manual_seed(0)).negative_elbo
+    noise = torch.Generator().manual_seed(0)
+    return bounds(model, images, coding.samples, noise=noise).negative_log_marginal
 
 
 # Compressors that know nothing of the images.

@@ -557,7 +557,7 @@ def reproduce(
     seeds: int = 1,
     workers: int = 1,
     data: Annotated[str | None, _default("that of the presets")] = None,
-    samples: Annotated[int | None, _default("1000; of systems, 500")] = None,
+    samples: Annotated[int | None, _default("1000; of systems, 500; of bits-back, 1")] = None,
     images: Annotated[
         int | None, _default("2000; of systems, 500; of bits-back, 10000; of wu-table1, 100")
     ] = None,
@@ -587,7 +587,7 @@ def reproduce(
         seeds: number of random seeds, 0 and up, to train each row with
         workers: number of rows to train in parallel
         data: another data set or path to train and score on
-        samples: S, number of posterior samples per image for -log p(x)
+        samples: S, number of posterior samples per image for -log p(x); of bits-back, of codes per image
         images: number of random test images to score
         annealed: of systems, how many of these to score by annealed importance sampling; 0 for none
         drawn: of systems, number of samples to compare with test images
@@ -613,10 +613,11 @@ def reproduce(
         from flowvae.bits_back import reproduce_bits_back
 
         of_training = {"--minutes": (minutes, None), "--epochs": (epochs, None), **usual}
-        del of_training["--images"]
+        del of_training["--images"], of_training["--samples"]
         if unused := [name for name, (value, default) in of_training.items() if value != default]:
             raise UserError(f"bits-back compresses with trained runs; remove {', '.join(unused)}")
-        reproduce_bits_back(out or Path("runs") / what, rows, data, 10_000 if images is None else images)
+        images, samples = 10_000 if images is None else images, 1 if samples is None else samples
+        reproduce_bits_back(out or Path("runs") / what, rows, data, images, samples)
         return
     if what == "few-labels":
         if unused := [name for name, (value, default) in usual.items() if value != default]:
