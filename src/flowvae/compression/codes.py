@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowvae.compression.stack import Integers, Stack
 from flowvae.errors import UserError
-from flowvae.flows import AffineStep
+from flowvae.flows import AffineStep, MonotoneStep, Step
 
 CELL_BITS = 14
 CELL = 2.0**-CELL_BITS
@@ -79,13 +79,16 @@ def as_floats(codes: Integers) -> Tensor:
     return torch.from_numpy(codes * CELL)
 
 
-def do(stack: Stack, codes: Integers, steps: Sequence[AffineStep]) -> Integers:
+def do(stack: Stack, codes: Integers, steps: Sequence[Step]) -> Integers:
     """Apply affine maps to codes [S, B, D], in cells.
 
     Raises:
         UserError: if codes are not finite, or too far from 0.
     """
     for step in steps:
+        if isinstance(step, MonotoneStep):
+            codes = _do_monotone(stack, codes, step)
+            continue
         scale, shift = _parameters(step, codes)
         added = stack.pop_uniform(np.where(_moving(step, scale), scale, 1))
         product = codes * scale + added
@@ -96,9 +99,12 @@ def do(stack: Stack, codes: Integers, steps: Sequence[AffineStep]) -> Integers:
     return codes
 
 
-def undo(stack: Stack, codes: Integers, steps: Sequence[AffineStep]) -> Integers:
+def undo(stack: Stack, codes: Integers, steps: Sequence[Step]) -> Integers:
     """Invert `do`."""
     for step in reversed(steps):
+        if isinstance(step, MonotoneStep):
+            codes = _undo_monotone(stack, codes, step)
+            continue
         before, left = codes, None
         for _ in range(step.depth + 1):
             scale, shift = _parameters(step, before)
@@ -131,3 +137,40 @@ def _parameters(step: AffineStep, codes: Integers) -> tuple[Integers, Integers]:
     shift = (shift / CELL).nan_to_num(0.0).round().clamp(-FARTHEST, FARTHEST)
     scale, shift = (each.expand(codes.shape).to(torch.int64).numpy() for each in (scale, shift))
     return scale, shift
+
+
+def _do_monotone(stack: Stack, codes: Integers, step: MonotoneStep) -> Integers:
+    """Apply a map that is linear between knots: what is between two knots goes between their images."""
+    bits = CELL_BITS - step.distance_bits
+    knot = codes >> bits
+    first, width = _between(step, knot)
+    moving = width != 1 << bits
+    product = (codes & (1 << bits) - 1) * width + stack.pop_uniform(np.where(moving, width, 1))
+    stack.push_uniform(product & (1 << bits) - 1, np.where(moving, 1 << bits, 1))
+    return (product >> bits) + first
+
+
+def _undo_monotone(stack: Stack, codes: Integers, step: MonotoneStep) -> Integers:
+    """Invert `_do_monotone`; the knots are found by bisection."""
+    bits = CELL_BITS - step.distance_bits
+    knot, after = (np.full_like(codes, end) for end in step.reach)
+    while (after - knot).max(initial=0) > 1:
+        middle = knot + after >> 1
+        beyond = _image(step, middle) > codes
+        knot, after = np.where(beyond, knot, middle), np.where(beyond, middle, after)
+    first, width = _between(step, knot)
+    moving = width != 1 << bits
+    product = (codes - first << bits) + stack.pop_uniform(np.where(moving, 1 << bits, 1))
+    stack.push_uniform(product % width, np.where(moving, width, 1))
+    return (knot << bits) + product // width
+
+
+def _between(step: MonotoneStep, knots: Integers) -> tuple[Integers, Integers]:
+    """Return the images of knots, and how far those of the next knots are from them."""
+    first = _image(step, knots)
+    return first, _image(step, knots + 1) - first
+
+
+def _image(step: MonotoneStep, knots: Integers) -> Integers:
+    images = step.function(torch.from_numpy(knots * 2.0**-step.distance_bits))
+    return (images / CELL).round().to(torch.int64).numpy()

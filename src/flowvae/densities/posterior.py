@@ -14,6 +14,7 @@ from flowvae.flows import (
     BatchNormFlow,
     Flow,
     NotInvertibleError,
+    Step,
     at_least_float32,
     full_precision,
 )
@@ -65,7 +66,7 @@ class Posterior(nn.Module, ABC):
         """
         raise NotInvertibleError(f"{type(self).__name__} has no density at a given code")
 
-    def steps(self, features: Tensor) -> list[AffineStep]:
+    def steps(self, features: Tensor) -> list[Step]:
         """Return the map from standard normal noise to codes as affine maps, by which codes are compressed.
 
         Raises:
@@ -213,7 +214,7 @@ class GaussianPosterior(Posterior):
         codes = self.reparametrization(features)
         return lambda z: codes.log_density(codes.inverse(z))
 
-    def steps(self, features: Tensor) -> list[AffineStep]:
+    def steps(self, features: Tensor) -> list[Step]:
         return [self.reparametrization(features).step()]
 
 
@@ -310,7 +311,7 @@ class FlowPosterior(Posterior):
 
         return log_prob
 
-    def steps(self, features: Tensor) -> list[AffineStep]:
+    def steps(self, features: Tensor) -> list[Step]:
         codes, context = self.parameters_of(features)
         base, flow = [codes.step()], self.flow.steps(context)
         return flow + base if self.of_noise else base + flow

@@ -9,7 +9,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from flowvae.densities.posterior import GaussianPosterior
 from flowvae.errors import UserError
-from flowvae.flows import AffineStep, Flow
+from flowvae.flows import Flow, Step
 from flowvae.networks.labels import table
 from flowvae.noise import Noise, normal, uniform
 
@@ -41,7 +41,7 @@ class Prior(nn.Module, ABC):
     def initialize(self, images: Tensor) -> None:
         """Initialize from training images [N, C, H, W]; by default, do nothing."""
 
-    def steps(self) -> list[AffineStep]:
+    def steps(self) -> list[Step]:
         """Return a map from codes to standard normal noise as affine maps, by which codes are compressed.
 
         Raises:
@@ -72,7 +72,7 @@ class StandardNormal(Prior):
     ) -> Tensor:
         return temperature * normal(noise, (num_codes, *self.mean.shape), self.mean)
 
-    def steps(self) -> list[AffineStep]:
+    def steps(self) -> list[Step]:
         return []
 
 
@@ -163,7 +163,7 @@ class FlowPrior(Prior):
         plain = self.base.sample(num_codes, noise, temperature)
         return self.flow.inverse(plain.unsqueeze(0), self._context(labels))[0][0]
 
-    def steps(self) -> list[AffineStep]:
+    def steps(self) -> list[Step]:
         return self.flow.steps()
 
 

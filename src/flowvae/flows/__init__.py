@@ -12,7 +12,7 @@ from flowvae.flows.planar import Planar
 from flowvae.flows.precision import at_least_float32, full_precision
 from flowvae.flows.real_nvp import RealNVP
 from flowvae.flows.squeeze import Checkerboard, squeeze, unsqueeze
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import AffineStep, MonotoneStep, Step
 
 __all__ = [
     "ActNorm",
@@ -24,9 +24,11 @@ __all__ = [
     "Flattened",
     "Flow",
     "InverseAutoregressive",
+    "MonotoneStep",
     "NotInvertibleError",
     "Planar",
     "RealNVP",
+    "Step",
     "at_least_float32",
     "checkpoint_transformations",
     "full_precision",

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.flows.flow import Flow
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import AffineStep, Step
 
 
 class ActNorm(Flow):
@@ -54,5 +54,5 @@ class ActNorm(Flow):
         gain = self._per_feature((-self.log_gain).exp(), z)
         return (z - self._per_feature(self.bias, z)) * gain, -self._log_determinant(z)
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         return [AffineStep(lambda z: (self._per_feature(self.log_gain, z), self._per_feature(self.bias, z)))]

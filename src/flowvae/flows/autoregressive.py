@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from flowvae.flows.affine import BoundedAffine
 from flowvae.flows.flow import Flow
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import AffineStep, Step
 
 
 class InverseAutoregressive(Flow):
@@ -60,7 +60,7 @@ class InverseAutoregressive(Flow):
             before, log_determinant = self.affine.inverse(z, raw, shift)
         return before, log_determinant
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
             raw, shift = self.conditioner(z, context).chunk(2, dim=2)
             return self.affine.log_scale(raw), shift

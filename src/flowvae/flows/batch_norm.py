@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from flowvae.flows.flow import Flow
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import AffineStep, Step
 
 
 class BatchNormFlow(Flow):
@@ -69,7 +69,7 @@ class BatchNormFlow(Flow):
         scale, shift, log_determinant = self._scale_and_shift(*self._statistics(z, inverse=True), z)
         return (z - shift) / scale, -log_determinant
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
             scale, shift, _ = self._scale_and_shift(self.mean, self.variance, z)
             return scale.log(), shift

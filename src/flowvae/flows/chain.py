@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flowvae.flows.checkpointing import perhaps_checkpointed
 from flowvae.flows.flow import Flow
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import Step
 
 
 class Chain(Flow):
@@ -65,5 +65,5 @@ class Chain(Flow):
             total = total + log_determinant
         return z, total
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         return [step for flow, own in self._with_contexts(context) for step in flow.steps(own)]

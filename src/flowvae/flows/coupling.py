@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from flowvae.flows.affine import BoundedAffine
 from flowvae.flows.flow import Flow
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import AffineStep, Step
 
 
 class AffineCoupling(Flow):
@@ -70,7 +70,7 @@ class AffineCoupling(Flow):
         moved, log_determinant = direction(moved, raw, shift)
         return self._joined(fixed, moved), log_determinant
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
             fixed, _ = self._halves(z)
             raw, shift = self.conditioner(fixed, context).chunk(2, dim=2)

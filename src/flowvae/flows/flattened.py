@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from flowvae.flows.flow import Flow
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import Step
 
 
 class Flattened(Flow):
@@ -38,7 +38,7 @@ class Flattened(Flow):
         maps, log_determinant = self.flow.inverse(z.unflatten(2, self.shape), context)
         return maps.flatten(2), log_determinant
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         def there(z: Tensor) -> Tensor:
             return z.unflatten(2, self.shape)
 

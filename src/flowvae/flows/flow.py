@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import Step
 
 
 class NotInvertibleError(Exception):
@@ -47,7 +47,7 @@ class Flow(nn.Module, ABC):
         """
         raise NotInvertibleError(f"{type(self).__name__} has no inverse in closed form")
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         """Return ``forward`` as a sequence of affine maps, by which codes are compressed.
 
         Raises:

@@ -10,9 +10,12 @@ from torch.autograd.function import once_differentiable
 
 from flowvae.flows.flow import Flow
 from flowvae.flows.precision import full_precision
+from flowvae.flows.steps import AffineStep, MonotoneStep, Step
 
 # So that m(0) = softplus(log(e - 1)) - 1 = 0.
 LOG_E_MINUS_1 = math.log(math.e - 1)
+# Of the steps in whole numbers: knots are 1/32 apart, and a slope is at least this.
+KNOT_BITS, FARTHEST, LEAST_SLOPE = 5, 1 << 30, 2.0**-8
 
 
 class Planar(Flow):
@@ -73,13 +76,23 @@ class Planar(Flow):
             steps.append(_Planar.apply(steps[-1][0] if steps else z, own, 1))
         return steps
 
-    @torch.no_grad()
-    def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # J = 1 + u psi', so J'^-1 g = g - psi (u'g) / (1 + u'psi).
+    def _w_and_u(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return W and U [B or 1, K, D], b and ``w'u`` [B or 1, K]."""
         w, v, b = self.separate(self._flat(context))
         product = (w * v).sum(2)
         u_w = F.softplus(product + LOG_E_MINUS_1) - 1
-        u = torch.addcmul(v, ((u_w - product) / w.square().sum(2)).unsqueeze(2), w)
+        return w, torch.addcmul(v, ((u_w - product) / w.square().sum(2)).unsqueeze(2), w), b, u_w
+
+    def steps(self, context: Tensor | None = None) -> list[Step]:
+        found: list[Step] = []
+        for w, u, b, u_w in zip(*(each.unbind(1) for each in self._w_and_u(context)), strict=True):
+            found += _steps(w, u, b.unsqueeze(1), u_w.unsqueeze(1))
+        return found
+
+    @torch.no_grad()
+    def push_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # J = 1 + u psi', so J'^-1 g = g - psi (u'g) / (1 + u'psi).
+        w, u, b, u_w = self._w_and_u(context)
         for k in range(self.transformations):
             h = ((z * w[:, k]).sum(2) + b[:, k]).tanh()
             slope = 1 - h.square()
@@ -90,6 +103,35 @@ class Planar(Flow):
             score = score - moved.unsqueeze(2) * w[:, k]
             z = torch.addcmul(z, h.unsqueeze(2), u[:, k])
         return z, score
+
+
+def _steps(w: Tensor, u: Tensor, b: Tensor, u_w: Tensor) -> list[Step]:
+    """Return one transformation as four steps, with w and u [B or 1, D], b and ``w'u`` [B or 1, 1].
+
+    The value p with the largest weight is replaced by ``s = w'z / w_p``; the others move by ``u_i h(w_p s +
+    b)``; s moves by ``w'u / w_p h(w_p s + b)``, a function of its own; and z_p is computed from s again.
+    """
+    place = F.one_hot(w.abs().argmax(1), w.shape[1]).to(w.dtype)
+    largest = (w * place).sum(1, keepdim=True)
+    others = w / largest * (1 - place)
+    still = torch.zeros_like(w)
+
+    def activation(z: Tensor) -> Tensor:
+        return torch.tanh(largest * (z * place).sum(2, keepdim=True) + b)
+
+    def moved(z: Tensor) -> Tensor:
+        s = z + u_w / largest * torch.tanh(largest * z + b)
+        return torch.where(place > 0, torch.lerp(s, z, LEAST_SLOPE), z)
+
+    def sheared(sign: int) -> AffineStep:
+        return AffineStep(lambda z: (still, sign * place * (z * others).sum(2, keepdim=True)))
+
+    return [
+        sheared(1),
+        AffineStep(lambda z: (still, u * (1 - place) * activation(z))),
+        MonotoneStep(moved, KNOT_BITS, (-FARTHEST, FARTHEST)),
+        sheared(-1),
+    ]
 
 
 class _Planar(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from flowvae.flows.checkpointing import perhaps_checkpointed
 from flowvae.flows.flow import Flow
 from flowvae.flows.precision import full_precision
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import AffineStep, Step
 
 
 class RealNVP(Flow):
@@ -138,7 +138,7 @@ class RealNVP(Flow):
 
         return [(part, coupling(k, part)) for k in range(len(self.bias)) for part in (0, 1)]
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         def step(part: int, coupling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> AffineStep:
             def parameters(z: Tensor) -> tuple[Tensor, Tensor]:
                 fixed = z.chunk(2, dim=2)[part]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from flowvae.flows.flow import Flow
-from flowvae.flows.steps import AffineStep
+from flowvae.flows.steps import Step
 
 
 def squeeze(z: Tensor) -> Tensor:
@@ -66,5 +66,5 @@ class Checkerboard(Flow):
         z, log_determinant = self.flow.inverse(squeeze(z), self._context(context))
         return unsqueeze(z), log_determinant
 
-    def steps(self, context: Tensor | None = None) -> list[AffineStep]:
+    def steps(self, context: Tensor | None = None) -> list[Step]:
         return [step.reshaped(squeeze, unsqueeze) for step in self.flow.steps(self._context(context))]

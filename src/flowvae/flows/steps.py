@@ -1,4 +1,4 @@
-"""Flows as sequences of affine maps, each of which can be done and undone in whole numbers."""
+"""Flows as sequences of maps that can be done and undone in whole numbers."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,3 +28,21 @@ class AffineStep(NamedTuple):
             return back(log_scale), back(shift)
 
         return AffineStep(parameters, self.depth)
+
+
+class MonotoneStep(NamedTuple):
+    """The map ``z' = f(z)``, with an increasing function for every value; linear between knots."""
+
+    function: Callable[[Tensor], Tensor]
+    """from z [S, B, *event] to z' of the same shape"""
+    distance_bits: int
+    """knots are the multiples of ``2^-distance_bits``"""
+    reach: tuple[int, int]
+    """numbers of the first and the last knot"""
+
+    def reshaped(self, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> "MonotoneStep":
+        """Return the same map of values of another shape, as in `AffineStep`."""
+        return self._replace(function=lambda z: back(self.function(there(z))))
+
+
+Step = AffineStep | MonotoneStep

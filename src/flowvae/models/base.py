@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from flowvae.batch import Batch, Given, labelled
 from flowvae.densities import LogDensities, Tabulated
 from flowvae.errors import UserError
-from flowvae.flows import AffineStep
+from flowvae.flows import Step
 from flowvae.noise import Noise, integers
 
 NO_MISSING = (
@@ -411,7 +411,7 @@ class Compressible(ABC):
     pixel_orders: int = 1
     """number of orders of the pixels, all equally probable"""
 
-    def to_codes(self, images: Tensor) -> list[AffineStep]:
+    def to_codes(self, images: Tensor) -> list[Step]:
         """Return the map from standard normal noise to codes [1, B, D] of images [B, C, H, W].
 
         Raises:
@@ -419,7 +419,7 @@ class Compressible(ABC):
         """
         return []
 
-    def from_codes(self) -> list[AffineStep]:
+    def from_codes(self) -> list[Step]:
         """Return a map from codes [1, B, D] of the prior to standard normal noise.
 
         Raises:

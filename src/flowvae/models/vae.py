@@ -25,7 +25,7 @@ from flowvae.densities import (
     take_path_derivative,
 )
 from flowvae.errors import UserError
-from flowvae.flows import AffineStep, Flow, NotInvertibleError
+from flowvae.flows import Flow, NotInvertibleError, Step
 from flowvae.models.base import Compressible, Graph, Graphed, Inferring, Model, Sampler, Update, evaluating
 from flowvae.models.couplings import CodeShape
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
@@ -260,22 +260,22 @@ class VAE(Model, Sampler, Inferring, Completing, Compressible, Graphed):
     def pixel_orders(self) -> int:
         return self.likelihood.orders
 
-    def to_codes(self, images: Tensor) -> list[AffineStep]:
+    def to_codes(self, images: Tensor) -> list[Step]:
         try:
             return self.posterior.steps(self.features(images))
         except NotInvertibleError as error:
             raise UserError(f"{error}, and so codes cannot be compressed; choose another posterior") from None
 
-    def from_codes(self) -> list[AffineStep]:
+    def from_codes(self) -> list[Step]:
         return self.prior.steps()
 
     def log_weights(self, images: Tensor, codes: Tensor, orders: Tensor) -> Tensor:
-        posterior = self.posterior.density(self.features(images))(codes)
-        return (
-            self.likelihood.in_orders(codes, orders).log_prob(images)
-            + self.prior().log_prob(codes)
-            - posterior
-        )
+        try:
+            log_posterior = self.posterior.density(self.features(images))(codes)
+        except NotInvertibleError as error:
+            raise UserError(f"{error}, and several samples need one; omit --samples") from None
+        log_likelihood = self.likelihood.in_orders(codes, orders).log_prob(images)
+        return log_likelihood + self.prior().log_prob(codes) - log_posterior
 
     def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
         distribution = self.likelihood.in_orders(codes.unsqueeze(0), orders.unsqueeze(0))
