@@ -24,7 +24,6 @@ from flowvae.evaluation.likelihood import bounds
 from flowvae.models import Bounded, Compressible, Scored
 from flowvae.parts import MOST
 from flowvae.runs import Run
-from flowvae.runs.capability import needs
 from flowvae.runs.folder import WEIGHTS
 from flowvae.runs.table import markdown, titles
 
@@ -76,7 +75,7 @@ def reproduce_bits_back(
         run = Run(path)
         chosen = _chosen(run, data, num_images)
         of_data.setdefault(chosen.asked["dataset"], chosen)
-        several = num_samples > 1 and needs(Compressible, run).code_size > 0
+        several = num_samples > 1 and isinstance(run.model, Compressible) and run.model.code_size > 0
         for samples in (1, num_samples) if several else (1,):
             own = name if samples == 1 else f"{name}-{samples}-samples"
             row = _kept(folder, own, chosen, lambda of=chosen, by=run, s=samples: _by_model(by, of, s))

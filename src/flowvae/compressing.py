@@ -17,7 +17,7 @@ from flowvae.data.cache import fingerprint
 from flowvae.data.named import named_images
 from flowvae.errors import UserError, check_range, quoted
 from flowvae.image_files import save_images
-from flowvae.models import Compressible
+from flowvae.models import Compressible, Normalizing
 from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run, replacing
 from flowvae.runs.capability import needs
@@ -190,7 +190,8 @@ def coding_of(run: Run, samples: int = 1) -> Coding:
     Raises:
         UserError: if it cannot compress, or the coder is not installed.
     """
-    needs(Compressible, run)
+    if not isinstance(run.model, Normalizing):
+        needs(Compressible, run)
     if run.model.conditional:
         raise UserError(
             f"{run.path} is conditional on labels, with which images cannot be compressed; choose another run"

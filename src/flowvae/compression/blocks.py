@@ -22,8 +22,9 @@ from torch import Tensor
 
 from flowvae.compression.codes import as_floats, do, pop_normal, push_normal, undo
 from flowvae.compression.stack import Integers, Stack
+from flowvae.compression.values import pop_values, push_values
 from flowvae.errors import UserError
-from flowvae.models import Compressible, Model
+from flowvae.models import Compressible, Model, Normalizing
 
 WEIGHTS = 1 << 18
 """of all values of a pixel together, which are rounded to whole numbers of at least 1"""
@@ -42,17 +43,17 @@ class Coding:
     2021).
 
     Args:
-        model: the model, which must be `Compressible` and have levels; it is not changed.
+        model: the model, which must be `Compressible` or `Normalizing` and have levels; it is not changed.
         samples: S; 1 if the model has no code.
     """
 
     def __init__(self, model: Model, samples: int = 1) -> None:
-        assert isinstance(model, Compressible)
         assert model.levels is not None
         self.levels: int = model.levels
         self.model: Any = copy.deepcopy(model).to("cpu", torch.float64).eval()
+        self._density = self.model if isinstance(model, Normalizing) else None
         self._compressible: Compressible = self.model
-        if samples > 1 and not self.model.code_size:
+        if samples > 1 and (self._density is not None or not self._compressible.code_size):
             raise UserError("the model has no code, of which samples could be drawn; omit --samples")
         self.samples = samples
 
@@ -109,6 +110,9 @@ class Coding:
         return images.double() / (self.levels - 1)
 
     def _push(self, stack: Stack, images: Tensor) -> None:
+        if self._density is not None:
+            push_values(stack, self._density, images, self.levels)
+            return
         model, seen = self._compressible, self.seen(images)
         codes, orders = self._drawn(stack, self.samples, seen)
         chosen, places = self._chosen_table(seen, codes, orders), np.arange(len(images))
@@ -134,6 +138,8 @@ class Coding:
 
     def _pop(self, stack: Stack, number: int) -> Tensor:
         """Undo `_push`."""
+        if self._density is not None:
+            return pop_values(stack, self._density, number, self.levels)
         model = self._compressible
         index = stack.pop_uniform(np.full(number, self.samples))
         codes = np.zeros((1, number, model.code_size), np.int64)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from flowvae.batch import Batch, Given, labelled
 from flowvae.densities import LogDensities, Tabulated
 from flowvae.errors import UserError
-from flowvae.flows import Step
+from flowvae.flows import MonotoneStep, Step
 from flowvae.noise import Noise, integers
 
 NO_MISSING = (
@@ -445,6 +445,27 @@ class Compressible(ABC):
         Raises:
             UserError: if it cannot be compressed.
         """
+
+
+class Normalizing(ABC):
+    """A continuous density of values in (0, 1), by a map to standard normal noise, that compresses images.
+
+    A pixel of level k of L stands for the interval [k, k + 1) / L of values: see `flowvae.compression`.
+    """
+
+    value_shape: tuple[int, int, int]
+    """(C, H, W) of the values, with padding"""
+
+    image_sides: tuple[int, int]
+    """(H, W) of the images, the upper left part of the values"""
+
+    @abstractmethod
+    def to_real(self) -> MonotoneStep:
+        """Return the map of values [1, B, C, H, W], each by itself, to real numbers."""
+
+    @abstractmethod
+    def from_noise(self) -> list[Step]:
+        """Return the map from standard normal noise to these numbers, both [1, B, C, H, W]."""
 
 
 class Graph(NamedTuple):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Unpack, cast
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from flowvae.batch import DataSpec, Given
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, squeeze, unsqueeze
-from flowvae.models.base import Coded, Sampler
+from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, MonotoneStep, Step, squeeze, unsqueeze
+from flowvae.models.base import Coded, Normalizing, Sampler
 from flowvae.models.couplings import Couplings
 from flowvae.models.dequantized import DequantizedDensity
 from flowvae.models.labels import classes_of
@@ -21,11 +22,13 @@ from flowvae.networks.normalization import Normalization
 from flowvae.noise import Noise, normal
 from flowvae.parts import DEEPEST, MOST, WIDEST, ranged, training_only
 
+KNOT_BITS = 9
+"""knots of the logit are multiples of 2^-9, when images are compressed"""
 MARGIN = 0.05
 """Distance from 0 and 1 that values keep before their logit is taken (Dinh et al. 2017, section 4.1)."""
 
 
-class RealNVPDensity(DequantizedDensity, Sampler, Coded):
+class RealNVPDensity(DequantizedDensity, Sampler, Coded, Normalizing):
     """A multi-scale flow between images and normal noise (Dinh, Sohl-Dickstein & Bengio 2017).
 
     ``y = logit(margin + (1 - 2 margin) x)``, then scale by scale (section 3.6): blocks of 2 x 2 pixels become
@@ -54,7 +57,8 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
     ) -> None:
         channels, height, width = shape
         super().__init__(levels, samples, importance_weighted, padding=(height % 2, width % 2))
-        self.shape = channels, height + height % 2, width + width % 2
+        self.shape = self.value_shape = channels, height + height % 2, width + width % 2
+        self.image_sides = height, width
         self.conditional, self.classes = classes > 0, classes
         self.scales = nn.ModuleList(scales)
         self.of_label = table(classes, sum(flow.context_features for flow in scales)) if classes else None
@@ -84,6 +88,32 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded):
             return [None] * len(flows)
         context = self.of_label(labels)[:, :, None, None]
         return list(context.split([flow.context_features for flow in flows], dim=1))
+
+    def to_real(self) -> MonotoneStep:
+        def function(values: Tensor) -> Tensor:
+            return (MARGIN + (1 - 2 * MARGIN) * values).logit()
+
+        return MonotoneStep(function, KNOT_BITS, (0, 1 << KNOT_BITS))
+
+    def from_noise(self) -> list[Step]:
+        """As `generate`, with each noise at the place of the values that it was factored out of."""
+
+        def there(z: Tensor, scale: int) -> Tensor:
+            for _ in range(scale):
+                z = squeeze(z).chunk(2, dim=2)[0]
+            return squeeze(z)
+
+        def back(z: Tensor, scale: int) -> Tensor:
+            z = unsqueeze(z)
+            for _ in range(scale):
+                z = unsqueeze(torch.cat([z, torch.zeros_like(z)], dim=2))
+            return z
+
+        return [
+            step.reshaped(partial(there, scale=scale), partial(back, scale=scale))
+            for scale, flow in reversed(list(enumerate(self._flows())))
+            for step in flow.steps()
+        ]
 
     def normalize(self, values: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map values [S, B, C, H, W] in (0, 1) to normal noise [S, B, D], with ``log|det dz/dx|`` [S, B]."""
