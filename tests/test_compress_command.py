@@ -13,7 +13,7 @@ from command_line import NUM_TEST, flowvae, is_refusal, succeeds
 from PIL import Image
 
 from flowvae import compressing
-from flowvae.compression.container import Block, packed, read
+from flowvae.compression.container import LENGTH, MAGIC, Block, checksum, packed, read
 from flowvae.errors import UserError
 
 pytest.importorskip("constriction")
@@ -90,6 +90,9 @@ def test_damaged_files_are_refused(workspace):
     for size in (35, len(content) // 2, len(content) - 1):
         Path("cut").write_bytes(content[:size])
         is_refusal(flowvae("decompress", "cut", "--out", "back"), "cut is damaged or cut off")
+    start = MAGIC + (4).to_bytes(LENGTH, "little") + b"none"
+    Path("made").write_bytes(start + bytes.fromhex(checksum(start)))
+    is_refusal(flowvae("decompress", "made", "--out", "back"), "made is damaged")
     Path("other").write_bytes(b"PNG")
     is_refusal(flowvae("decompress", "other", "--out", "back"), "other has no compressed images")
     assert not Path("back").exists()

@@ -100,15 +100,19 @@ def unpacked(path: Path, content: bytes) -> tuple[Header, list[Block]]:
     end = begin + int.from_bytes(content[len(MAGIC) : begin], "little")
     if bytes.fromhex(checksum(content[:end])) != content[end : end + CHECKSUM]:
         raise damaged
-    values = json.loads(zlib.decompressobj().decompress(content[begin:end], LONGEST_HEADER))
     blocks: list[Block] = []
     place = end + CHECKSUM
-    for images, size, initial, of_words, of_images in values.pop("blocks"):
-        words = content[place : place + WORD * size]
-        if checksum(words) != of_words or not 0 < images <= LARGEST_BLOCK:
-            raise damaged
-        blocks.append(Block(np.frombuffer(words, "<u4").astype(np.uint32), images, initial, of_images))
-        place += WORD * size
+    try:
+        values = json.loads(zlib.decompressobj().decompress(content[begin:end], LONGEST_HEADER))
+        for images, size, initial, of_words, of_images in values.pop("blocks"):
+            words = content[place : place + WORD * size]
+            if checksum(words) != of_words or not 0 < images <= LARGEST_BLOCK:
+                raise damaged
+            blocks.append(Block(np.frombuffer(words, "<u4").astype(np.uint32), images, initial, of_images))
+            place += WORD * size
+        header = Header(**{**values, "shape": tuple(values["shape"])})
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise damaged from None
     if place != len(content):
         raise damaged
-    return Header(**{**values, "shape": tuple(values["shape"])}), blocks
+    return header, blocks
