@@ -172,14 +172,16 @@ def test_masses_stay_as_they_were_adapted_and_leave_the_target_as_it_is():
     samples = run_chains(covariance, steps=400, lr=0.01, friction=0.1, adaptation=50)
     assert_gaussian(samples, covariance)
     theta = nn.Parameter(torch.ones(3))
-    optimizer = SGHMC([theta], lr=0.1, adaptation=2)
-    seen = []
-    for gradient in (1.0, 2.0, 30.0, 40.0):
+    optimizer = SGHMC([theta], lr=0.1, friction=1.0, temperature=0.0, adaptation=4)
+    strides = []
+    for gradient in (5.0, 1.0, 0.1, 0.01, 30.0, 40.0):
         theta.grad = torch.full_like(theta, gradient)
+        before = theta.detach().clone()
         optimizer.step()
-        seen.append(optimizer.state[theta]["exp_avg_sq"].clone())
-    assert not torch.equal(seen[0], seen[1])
-    assert torch.equal(seen[1], seen[3])
+        strides.append(((before - theta) / gradient)[0].item())
+    assert strides[:4] == sorted(set(strides[:4]))  # masses follow the gradients down
+    assert strides[4] == pytest.approx(strides[1])  # to the largest mean of the last steps, of 2, 3 and 4
+    assert strides[5] == pytest.approx(strides[4])
 
 
 def test_a_restored_chain_goes_on_bit_for_bit():

@@ -34,7 +34,9 @@ class SGHMC(torch.optim.Optimizer):
     A parameter with the mass m has the learning rate ``lr / m``. Masses adapt in the first steps only and are
     fixed afterwards, so they do not affect the target (Springenberg et al. 2016):
     ``m = sqrt(mean of squared gradients) + 1e-5``, the running mean of Adam. With T = 0 and a = 1, these
-    first steps are those of `torch.optim.Adam` with ``betas=(0, 0.99)``.
+    first steps are those of `torch.optim.Adam` with ``betas=(0, 0.99)``. Afterwards, the mean is the largest
+    of the second half of these steps: masses that belong to the smallest gradients are too light, and the
+    chain is unstable, once gradients grow again.
 
     Noise comes from torch's generator.
 
@@ -79,6 +81,7 @@ class SGHMC(torch.optim.Optimizer):
                     if group["adaptation"]:
                         state["step"] = torch.zeros((), dtype=torch.int64)
                         state["exp_avg_sq"] = torch.zeros_like(parameter)
+                        state["largest"] = torch.zeros_like(parameter)
                 stride = group["lr"] ** 0.5 * self._root_of_inverse_mass(
                     state, parameter.grad, group["adaptation"]
                 )
@@ -90,8 +93,12 @@ class SGHMC(torch.optim.Optimizer):
     def _root_of_inverse_mass(self, state: dict[str, Tensor], gradient: Tensor, adaptation: int) -> Tensor:
         if not adaptation:
             return torch.ones_like(gradient)
-        if state["step"] < adaptation:
+        if state["step"] == adaptation:
+            unbiased = state["largest"].clone()
+        else:
             state["step"] += 1
             state["exp_avg_sq"].lerp_(gradient.square(), 1 - DECAY)
-        unbiased = state["exp_avg_sq"] / (1 - DECAY ** int(state["step"]))
+            unbiased = state["exp_avg_sq"] / (1 - DECAY ** int(state["step"]))
+            if 2 * state["step"] >= adaptation:
+                torch.maximum(state["largest"], unbiased, out=state["largest"])
         return unbiased.sqrt_().add_(LIGHTEST).rsqrt_()
