@@ -1,14 +1,14 @@
 """A latent-variable model of independent pixels, whose log p(x) and posterior are known in closed form."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from flowvae.batch import Batch
+from flowvae.batch import Batch, Given
 from flowvae.data import Dataset
 from flowvae.data.dataset import Split
 from flowvae.densities import LogDensities
@@ -54,19 +54,22 @@ class IndependentPixels(Model, Bounded):
         """Compute log p(x) in nats, float64 [B]."""
         return Normal(MEAN, self.deviation.detach()).log_prob(images.double()).flatten(1).sum(1)
 
+    @torch.no_grad()
     def draws_for(
-        self, images: Tensor, noise: Noise = None, **given: Any
+        self, images: Tensor, noise: Noise = None, **given: Unpack[Given]
     ) -> Callable[[int], LogDensities | Tensor]:
         x = images.double().flatten(1)
         scaled = (x - MEAN) / self.deviation
         center = self.gain * self.loading * scaled + self.shift * self.posterior_deviation
-        proposal = Normal(center, self.stretch * self.posterior_deviation)
-        prior = Normal(torch.zeros_like(x), 1.0)
+        proposal = Normal(center, self.stretch * self.posterior_deviation, validate_args=False)
+        prior = Normal(torch.zeros_like(x), 1.0, validate_args=False)
 
         def draw(count: int) -> LogDensities:
             z = center + proposal.scale * normal(noise, (count, *x.shape), x)
             likelihood = Normal(
-                MEAN + self.deviation * self.loading * z, self.deviation * self.posterior_deviation
+                MEAN + self.deviation * self.loading * z,
+                self.deviation * self.posterior_deviation,
+                validate_args=False,
             )
             parts = likelihood.log_prob(x), prior.log_prob(z), proposal.log_prob(z)
             return LogDensities(*(part.sum(2) for part in parts))
@@ -76,7 +79,7 @@ class IndependentPixels(Model, Bounded):
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
         yield Update("model", -self.exact(batch.images).mean(), {})
 
-    def validate(self, batch: Batch) -> Mapping[str, Tensor]:
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
         return {"nll": -self.exact(batch.images)}
 
 
