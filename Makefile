@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself, from the pinned versions in constraints.txt.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check docs benchmark wheel
+.PHONY: help demo test slow check docs benchmark reliability wheel
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,9 @@ docs: $(VENV)/.installed-docs ## build the site in site/, warnings are errors; r
 
 benchmark: $(VENV)/.installed-benchmark ## measure against peers and the machine; PARTS="planar coupling" for some
 	@$(BIN)/python -m benchmarks $(PARTS)
+
+reliability: $(VENV)/.installed-development ## measure how often intervals contain the exact value; renew docs/reliability.md
+	@$(BIN)/python -m benchmarks.coverage
 
 wheel: $(VENV)/.installed ## build dist/flowvae-*.whl
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
