@@ -1,4 +1,4 @@
-"""`python -m benchmarks.coverage [PART ...]`: do intervals contain the exact value, and does the warning fire?
+"""`python -m benchmarks.coverage [PART ...]`: intervals against exact values, and the warning.
 
 Renews the key ``coverage`` of results/reliability.json, and the tables in docs/reliability.md.
 """
@@ -170,7 +170,8 @@ def tables(measured: Mapping[str, Any]) -> str:
         flagged = {True: "yes", False: "none", None: ""}[row.get("warning")]
         text.append(
             f"| `{row['command']}` | {row.get('images', '')} | {row['samples']} "
-            f"| {row.get('stretch', STRETCH)} | {size} | {flagged} | {row['coverage']:.1%} | {row['coverage_student']:.1%} "
+            f"| {row.get('stretch', STRETCH)} | {size} | {flagged} | {row['coverage']:.1%} "
+            f"| {row['coverage_student']:.1%} "
             f"| {row['bias']:.3f} | {row['standard_error']:.3f} |\n"
         )
     if "warnings" in measured:
