@@ -98,13 +98,11 @@ def scored(repeats: int = REPEATS, cases: Sequence[tuple[int, float]] = SCORED) 
 def _covered(pairs: Sequence[tuple[float, float]], number: int) -> dict[str, Any]:
     """Share of (error, standard error) with the exact value in the interval, normal and of Student's t."""
     errors, deviations = torch.tensor(pairs, dtype=torch.float64).T
+    of_student = float(student.ppf(0.975, number - 1))
     return {
         "repeats": len(pairs),
         "coverage": (errors.abs() <= 1.96 * deviations).double().mean().item(),
-        "coverage_student": (errors.abs() <= student.ppf(0.975, number - 1) * deviations)
-        .double()
-        .mean()
-        .item(),
+        "coverage_student": (errors.abs() <= of_student * deviations).double().mean().item(),
         "bias": errors.mean().item(),
         "standard_error": deviations.mean().item(),
     }
