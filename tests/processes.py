@@ -3,11 +3,26 @@
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+def of_rank(rank: int, launched: subprocess.Popen[str]) -> psutil.Process:
+    """Return the process of this rank among those that were started."""
+    for _ in range(600):
+        for process in psutil.Process(launched.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if process.environ().get("RANK") == str(rank):
+                    return process
+        time.sleep(0.1)
+    raise AssertionError(f"no process of rank {rank}")
 
 
 class Ended(NamedTuple):
@@ -17,12 +32,15 @@ class Ended(NamedTuple):
 
 
 def start(
-    *words: Any, launcher: tuple[str, ...] = TORCHRUN, folder: Path | None = None
+    *words: Any,
+    launcher: tuple[str, ...] = TORCHRUN,
+    folder: Path | None = None,
+    program: tuple[str, ...] = ("-m", "flowvae"),
 ) -> subprocess.Popen[str]:
-    """Start ``flowvae`` with these arguments in two processes, of one thread each."""
+    """Start ``flowvae``, or another program, with these arguments in two processes, of one thread each."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, "-m", "flowvae", *map(str, words)],
+        [sys.executable, "-m", *launcher, *program, *map(str, words)],
         env=environment,
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -31,12 +49,27 @@ def start(
     )
 
 
-def run(*words: Any, launcher: tuple[str, ...] = TORCHRUN, folder: Path | None = None) -> Ended:
-    """Run ``flowvae`` in two processes to its end."""
-    process = start(*words, launcher=launcher, folder=folder)
+def run(*words: Any, **options: Any) -> Ended:
+    """Run a program in two processes to its end, as `start`."""
+    return end_of(start(*words, **options))
+
+
+def end_of(process: subprocess.Popen[str]) -> Ended:
     try:
         out, err = process.communicate(timeout=120)
     except subprocess.TimeoutExpired:
         process.terminate()  # it ends its own processes then
         raise AssertionError(process.communicate()) from None
     return Ended(process.returncode, out, err)
+
+
+ROWS = """
+import sys
+from pathlib import Path
+from system_table import TABLE
+from flowvae.training import train
+data, folder, *names = sys.argv[1:]
+for name in names:
+    train(Path(folder) / name, TABLE[name].config(Path(data), batch_size=31))
+"""
+"""a program that trains rows of the table of systems, in batches of an odd number of images"""

@@ -145,9 +145,8 @@ def test_codes_start_as_principal_components():
 
 def take_step(model: GLO, batch: Batch) -> None:
     players = make_players(model, TrainingConfig())
-    accelerator = loop.Accelerator(cpu=True)
     for update in model.updates(batch, 0):
-        assert players[update.player].move(update.loss, 1.0, 200.0, accelerator)
+        assert players[update.player].move(update, 1.0, 200.0) is not None
     model.after_step()
 
 

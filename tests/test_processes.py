@@ -1,10 +1,19 @@
 """Several processes that train one run."""
 
+import signal
+from pathlib import Path
+
 import pytest
-from command_line import SMALL, write_images
-from processes import ACCELERATE, TORCHRUN, run
+from command_line import SMALL, succeeds, write_images
+from processes import ACCELERATE, ROWS, TORCHRUN, end_of, of_rank, run, start
+from system_table import TABLE
+from tiny_runs import assert_ended_as, files, state_of, wait_for
 
 from flowvae.runs import read_metrics
+from flowvae.training import train
+
+FEW = ("vae-realnvp-batch-norm", "glo-realnvp")
+OF_TIME = {"seconds", "images_per_second"}
 
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)])
@@ -17,3 +26,99 @@ def test_two_processes_train_one_run(launcher, tmp_path):
     assert ended.out == "two is trained; score it with: flowvae evaluate two\n"
     lines = [(line["split"], line["step"]) for line in read_metrics(tmp_path / "two")]
     assert lines == [("valid", 3), ("train", 6), ("valid", 6)]
+
+
+def trained_by_both(names: list[str], data: Path, folder: Path) -> tuple[Path, Path]:
+    """Train rows of the table in one process and in two; returns the folders of the runs."""
+    program = folder / "rows.py"
+    program.write_text(ROWS)
+    ended = run(data, folder / "two", *names, program=(str(program),))
+    assert ended.code == 0, ended.err
+    for name in names:
+        train(folder / "one" / name, TABLE[name].config(data, batch_size=31))
+    return folder / "one", folder / "two"
+
+
+def assert_same_but_for_rounding(two: Path, one: Path) -> None:
+    """In every number of every line.
+
+    Weights are not compared: Adam makes steps of gradients that are 0 but for rounding.
+    """
+    assert files(two) == files(one)
+    ours, theirs = read_metrics(two), read_metrics(one)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.keys() == other.keys()
+        for name in mine.keys() - OF_TIME - {"split"}:
+            assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), (name, mine, other)
+
+
+@pytest.mark.parametrize(
+    "names", [FEW, pytest.param([name for name in TABLE if name not in FEW], marks=pytest.mark.slow)]
+)
+def test_two_processes_end_as_one(names, halves, tmp_path):
+    """Batches of 31 images, of which the first process has 16."""
+    one, two = trained_by_both(list(names), halves, tmp_path)
+    for name in names:
+        assert_same_but_for_rounding(two / name, one / name)
+
+
+WORDS = ["train", "vae", *SMALL, "--data", "images.npz", "--steps", 150, "--track", "none"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    """A folder with images and a run, ``unbroken``, that two processes trained."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_images(folder / "images.npz")
+    ended = run(*WORDS, "--out", "unbroken", folder=folder)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_stopped_or_dies_ends_all_and_nothing_is_lost(kind, rank, unbroken):
+    """Resumed in two processes, the run ends as one that was not broken, bit for bit."""
+    out = unbroken / f"{kind.name}-{rank}"
+    process = start(*WORDS, "--out", out, folder=unbroken)
+    wait_for(out / "resume" / "state.pt", process)
+    of_rank(rank, process).send_signal(kind)
+    ended = end_of(process)
+    assert ended.code == 1, ended.err  # of torchrun
+    assert "flowvae/training" not in ended.err, "a traceback"
+    assert 0 < state_of(out)["step"] < 150, ended.err
+    if kind == signal.SIGTERM:
+        assert ended.err.count(f"stopped at step {state_of(out)['step']}; resume with: ") == 1
+        assert ended.err.count("flowvae: interrupted\n") == 1
+    elif rank:
+        assert ended.err.count("flowvae: another process of the training ended after step ") == 1
+        assert not (out / ".lock").exists()
+    ended = run("train", "--resume", out, folder=unbroken)
+    assert ended.code == 0, ended.err
+    assert_ended_as(out, unbroken / "unbroken")
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_resumes_but_for_rounding(unbroken, monkeypatch):
+    monkeypatch.chdir(unbroken)
+    process = start(*WORDS, "--out", "changed", folder=unbroken)
+    wait_for(unbroken / "changed" / "resume" / "state.pt", process)
+    of_rank(0, process).send_signal(signal.SIGTERM)
+    end_of(process)
+    succeeds("train", "--resume", "changed")
+    mine, other = (read_metrics(unbroken / name)[-1] for name in ("changed", "unbroken"))
+    assert mine["step"] == other["step"] == 150
+    assert mine["negative_elbo"] == pytest.approx(other["negative_elbo"], abs=0.05)
+
+
+def test_a_mistake_is_said_once(tmp_path):
+    write_images(tmp_path / "images.npz")
+    words = ["train", "vae", *SMALL, "--data", "images.npz", "--steps", 6, "--batch-size", 1]
+    ended = run(*words, folder=tmp_path)
+    assert ended.code == 1
+    message = (
+        "flowvae: 2 processes cannot share a batch of 1 images; start fewer, or choose a larger batch size"
+    )
+    assert ended.err.count(message) == 1
+    assert not (tmp_path / "runs" / "vae").exists()

@@ -3,16 +3,12 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 import torch
 from tiny_runs import (
-    DRIVER,
     IMAGES,
     PER_EPOCH,
     STEPS,
@@ -20,7 +16,6 @@ from tiny_runs import (
     assert_equal,
     configuration,
     files,
-    for_driver,
     state_of,
 )
 from torch import Tensor, nn
@@ -372,31 +367,3 @@ def test_a_budget_in_minutes_holds_the_last_validation(halves, tmp_path, monkeyp
     last_step, last_validation = read_metrics(tmp_path / "run")[-2:]
     assert (last_step["split"], last_validation["split"]) == ("train", "valid")
     assert 5.0 <= last_validation["seconds"] < 5.1
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_run(halves, unbroken, tmp_path):
-    """The same batches, divided; noise differs, so what can be compared is where it ends."""
-    run, config = tmp_path / "run", configuration(halves)
-    driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    # The run's own precision is what counts.
-    command += ["--num_machines", "1", "--mixed_precision", "bf16", "--dynamo_backend", "no"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, str(driver), *for_driver(run, config)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert files(run) == files(unbroken)
-    ours, theirs = read_metrics(run), read_metrics(unbroken)
-    assert [(line["split"], line["step"]) for line in ours] == [
-        (line["split"], line["step"]) for line in theirs
-    ]
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine["negative_elbo"] == pytest.approx(other["negative_elbo"], abs=3.0)

@@ -790,7 +790,7 @@ def main() -> None:
         _run(sys.argv[1:])
         sys.stdout.flush()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), alike=True)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -801,7 +801,7 @@ def main() -> None:
             raise
         _fail("out of memory; choose a smaller model, or fewer images or samples at a time")
     except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
+        _fail("interrupted", INTERRUPTED, alike=True)
 
 
 def _run(words: list[str]) -> None:
@@ -858,7 +858,10 @@ def _file_trouble(error: OSError) -> str:
     return f"{place}{error.strerror or error}; {remedies.get(error.errno or 0, 'choose another path')}"
 
 
-def _fail(message: str, code: int = 2) -> NoReturn:
+def _fail(message: str, code: int = 2, alike: bool = False) -> NoReturn:
+    """End with a message; if it is ``alike`` in all processes of a machine, the first one prints it."""
+    if alike and os.environ.get("LOCAL_RANK", "0") != "0":
+        sys.exit(code)
     line = " ".join(message.split())
     if len(line) > LONGEST_LINE:  # it quotes a long argument; the remedy is at the end
         line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from flowvae import shares
 from flowvae.densities import LogDensities
 
 
@@ -40,7 +41,7 @@ def free_bits_elbo(densities: LogDensities, free_bits: float, beta: float = 1.0)
     (Kingma et al. 2016, appendix C.8, with all dimensions as one group, since the KL of a flow posterior
     does not decompose over dimensions.)
     """
-    divergence = (densities.posterior - densities.prior).mean()
+    divergence = shares.overall((densities.posterior - densities.prior).mean())
     return densities.likelihood.mean() - beta * divergence.clamp(min=free_bits)
 
 

@@ -36,21 +36,21 @@ def training_batch(
 
     Every epoch goes through the images in a new order drawn from (seed, epoch); under dynamic
     binarization the pixels are drawn from (seed, step). B is ``batch_size``, or the number of images
-    if there are fewer. With ``world_size`` processes, each gets its own B / world_size images of the same
+    if there are fewer. With ``world_size`` processes, each gets every ``world_size``-th image of the same
     global batch.
 
     Raises:
-        UserError: if B is not a multiple of ``world_size``.
+        UserError: if B is less than ``world_size``.
     """
     images = dataset.train.images
     epoch, position = divmod(step, steps_per_epoch(len(images), batch_size))
     size = min(batch_size, len(images))
-    if size % world_size:
+    if size < world_size:
         raise UserError(
-            f"a batch of {size} images cannot be split evenly among {world_size} processes; "
-            f"choose a batch size that is a multiple of {world_size}"
+            f"{world_size} processes cannot share a batch of {size} images; start fewer, or choose a larger "
+            "batch size"
         )
-    share = slice(rank * size // world_size, (rank + 1) * size // world_size)
+    share = slice(rank, None, world_size)
     order = _epoch_order(len(images), seed, epoch)
     places = order[position * size : (position + 1) * size][share]
     chosen = dataset.train.take(places)

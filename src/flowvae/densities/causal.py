@@ -139,5 +139,5 @@ class CausalLikelihood(Likelihood):
         if number == 1:
             return None
         offset = self.network.offset
-        first = integers(noise, number, (images,), offset)
+        first = integers(noise, number, (images,), offset, images=0)
         return (torch.arange(samples, device=offset.device).view(-1, 1) + first) % number

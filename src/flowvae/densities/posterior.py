@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from flowvae.flows import (
     AffineStep,
@@ -20,7 +21,7 @@ from flowvae.flows import (
 )
 from flowvae.noise import Noise, normal
 
-BATCH_NORMS = BatchNormFlow, nn.BatchNorm1d, nn.BatchNorm2d
+BATCH_NORMS = BatchNormFlow, _BatchNorm
 
 Linear = Callable[[int, int], nn.Module]
 """Makes a linear map, given the numbers of inputs and outputs: `torch.nn.Linear`, or one for maps."""
@@ -127,7 +128,7 @@ class Reparametrization(NamedTuple):
 
     def noise(self, num_samples: int, noise: Noise = None) -> tuple[Tensor, Tensor]:
         """Return noise [S, B, D], given or drawn, and the log density [S, B] of its codes."""
-        noise = normal(noise, (num_samples, *self.mean.shape), self.mean)
+        noise = normal(noise, (num_samples, *self.mean.shape), self.mean, images=1)
         return noise, self.log_density(noise)
 
     def log_density(self, noise: Tensor) -> Tensor:

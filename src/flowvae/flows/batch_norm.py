@@ -5,6 +5,7 @@ from torch import Tensor
 
 from flowvae.flows.flow import Flow
 from flowvae.flows.steps import AffineStep, Step
+from flowvae.shares import var_mean
 
 
 class BatchNormFlow(Flow):
@@ -41,7 +42,7 @@ class BatchNormFlow(Flow):
             return self.mean, self.variance
         with torch.no_grad():
             axes = (0, 1, *range(3, z.ndim))
-            batch_variance, batch_mean = torch.var_mean(z, dim=axes, correction=0)
+            batch_variance, batch_mean = var_mean(z, axes)
             if inverse:  # the inverse normalizes z if these are the statistics of the inputs of `forward`
                 batch_variance = 1 / (batch_variance + self.epsilon)
                 batch_mean = -batch_mean * batch_variance.sqrt()

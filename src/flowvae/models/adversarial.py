@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowvae import shares
 from flowvae.networks import DenseEncoder, Downsampler
 from flowvae.networks.convolutional import NECK, STRIDE, fewer, kaiming
 
@@ -41,15 +42,18 @@ def logit_of_real(logits: Tensor) -> Tensor:
     return logits.logsumexp(1) if logits.ndim == 2 else logits
 
 
-def penalized(images: Tensor) -> Tensor:
-    """Return the images of a batch [B, C, H, W] that have the gradient penalty."""
-    return images[: math.ceil(len(images) / PENALIZED)]
-
-
 def gradient_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """Compute ``E||grad_x D(x)||^2`` over images [B, C, H, W], a scalar, D(x) the logit of x being real.
+    """Compute the mean of ``||grad_x D(x)||^2`` over the first quarter of a batch [B, C, H, W], a scalar.
 
     R1 without its factor gamma / 2 (Mescheder, Geiger & Nowozin 2018, equation 9).
+    """
+    number = math.ceil(shares.whole_of(len(images)) / PENALIZED)
+    return shares.mean_of(squared_slopes(discriminator, images[: shares.count_of(number)]), number)
+
+
+def squared_slopes(discriminator: nn.Module, images: Tensor) -> Tensor:
+    """Compute ``||grad_x D(x)||^2`` of images x [B, C, H, W], [B], D(x) the logit of x being real.
+
     Each of the logits must depend on its own image only.
     """
     images = images.detach().requires_grad_()
@@ -57,7 +61,7 @@ def gradient_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         real = logit_of_real(discriminator.forward(images)).sum()
         (gradient,) = torch.autograd.grad(real, images, create_graph=True)
-    return gradient.square().flatten(1).sum(1).mean()
+    return gradient.square().flatten(1).sum(1)
 
 
 class Discriminator(nn.Module):

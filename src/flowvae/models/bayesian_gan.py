@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowvae import shares
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import UserError
@@ -17,7 +18,6 @@ from flowvae.models.adversarial import (
     energy_score,
     gradient_penalty,
     logit_of_real,
-    penalized,
 )
 from flowvae.models.base import Classifying, MakeOptimizer, Model, Sampler, Update
 from flowvae.models.classification import smoothness_loss
@@ -213,20 +213,23 @@ class BayesianGAN(Model, Sampler):
     ) -> Iterator[Update]:
         """Yield the updates of a step; ``known``: images with labels, int64, weighted as ``few`` says."""
         images, chains, others = batch.images, len(self.generators.states), len(self.discriminators.states)
-        each = -(-len(images) // chains)
-        made = self.generators(normal(None, (chains, each, self.latent), images).unbind()).flatten(0, 1)
+        each = -(-shares.whole_of(len(images)) // chains)
+        codes = shares.part_of(normal(None, (chains, each, self.latent), images), 1)
+        made = self.generators(codes.unbind()).flatten(0, 1)
         labelled = images[:0] if known is None else known[0]
         logits = self.discriminators([torch.cat([images, made.detach(), labelled])] * others).float()
         real, fake, of_known = logits.split([len(images), len(made), len(labelled)], 1)
         loss = F.softplus(-logit_of_real(real.flatten(0, 1))).mean()
-        loss = loss + F.softplus(logit_of_real(fake.flatten(0, 1))).mean()
+        of_fake = others * chains * each
+        loss = loss + shares.mean_of(F.softplus(logit_of_real(fake.flatten(0, 1))), of_fake)
         shown = {"discriminator_loss": loss.detach()}
         for name, weight, term in self._further(images, real, of_known, known, few):
             loss = loss + weight * term
             shown[name] = term.detach()
         # The chains of a player share no weights: the gradient of the sum of their losses is that of each.
         yield Update("discriminators", others * loss + self._prior(self.discriminators), shown)
-        loss = F.softplus(-logit_of_real(self.discriminators([made] * others).float().flatten(0, 1))).mean()
+        logits = self.discriminators([made] * others).float()
+        loss = shares.mean_of(F.softplus(-logit_of_real(logits.flatten(0, 1))), of_fake)
         shown = {"generator_loss": loss.detach()}
         yield Update("generators", chains * loss + self._prior(self.generators), shown)
         taken = step + 1 - self.options.burn_in
@@ -258,7 +261,7 @@ class BayesianGAN(Model, Sampler):
             ]
             yield "smoothness", few.smoothness_weight, torch.stack(each).mean()
         if self.options.gamma:
-            each = [gradient_penalty(state, penalized(images)) for state in states]
+            each = [gradient_penalty(state, images) for state in states]
             yield "penalty", self.options.gamma / 2, torch.stack(each).mean()
 
     def _prior(self, chains: Chains) -> Tensor:

@@ -61,7 +61,7 @@ class CausalDensity(Model, Sampler, Scored, Completing, Compressible):
 
     def forward(self, images: Tensor, noise: torch.Generator | None = None, **given: Unpack[Given]) -> Tensor:
         """Compute what training maximizes, [B]: log p_o(x) for a random order o per image."""
-        orders = integers(noise, self.network.orders, (len(images),), images)
+        orders = integers(noise, self.network.orders, (len(images),), images, images=0)
         return self.network.log_prob(images, self._condition(**given), orders, given.get("observed"))
 
     def _condition(self, repeats: int = 1, **given: Unpack[Given]) -> Tensor:

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowvae import shares
+from flowvae.noise import normal
+
 PROBE = 0.1
 """length of the step by which `smoothness_loss` finds a direction"""
 
@@ -29,7 +32,7 @@ def smoothness_loss(
         log_class: log q(y|x), [B, K]; no gradient passes through it.
     """
     target = log_class.detach()
-    noise = torch.randn_like(images).requires_grad_()
+    noise = normal(None, images.shape, images, images=0).requires_grad_()
     tried = classifier(images + PROBE * _unit(noise)).log_softmax(1)
     (gradient,) = torch.autograd.grad(divergence(target, tried), noise)
     return divergence(target, classifier(images + radius * _unit(gradient)).log_softmax(1))
@@ -41,7 +44,7 @@ def information_loss(log_class: Tensor) -> Tensor:
     ``log_class``: log q(y|x), [B, K]; the means are over the B images.
     """
     chance = log_class.exp()
-    overall = chance.mean(0)
+    overall = shares.overall(chance.mean(0))
     return (overall * overall.clamp(min=torch.finfo(overall.dtype).tiny).log()).sum() - (
         chance * log_class
     ).sum(1).mean()

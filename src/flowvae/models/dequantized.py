@@ -99,7 +99,7 @@ class DequantizedDensity(Model, Bounded, ABC):
         """
         number, channels, height, width = images.shape
         shape = number, channels, height + self.padding[0], width + self.padding[1]
-        values = self.cell(images, uniform(noise, (num_samples, *shape), images))
+        values = self.cell(images, uniform(noise, (num_samples, *shape), images, images=1))
         log_density = self.log_density(values, **labelled(given.get("labels")))
         return log_density - images[0].numel() * math.log(self.levels)
 

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
-from flowvae.models.adversarial import SAMPLES, energy_score, gradient_penalty, penalized
+from flowvae.models.adversarial import SAMPLES, energy_score, gradient_penalty
 from flowvae.models.base import Model, Update
 from flowvae.models.generator import Generator, GeneratorOptions
 from flowvae.models.networks import ConvolutionalOptions, DenseOptions
@@ -49,12 +49,12 @@ class GAN(Model, Generator):
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
         images = batch.images
-        made = self.generator(normal(None, (len(images), self.dimension), images))
+        made = self.generator(normal(None, (len(images), self.dimension), images, images=0))
         real, fake = self.discriminator(torch.cat([images, made.detach()])).float().chunk(2)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         shown = {"discriminator_loss": loss.detach()}
         if self.gamma is not None:
-            penalty = gradient_penalty(self.discriminator, penalized(images))
+            penalty = gradient_penalty(self.discriminator, images)
             loss = loss + self.gamma / 2 * penalty
             shown["penalty"] = penalty.detach()
         yield Update("discriminator", loss, shown)

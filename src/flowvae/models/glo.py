@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from flowvae import shares
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.densities import FlowPrior, NormalMixture, Prior
@@ -167,7 +168,8 @@ class GLO(Model, Generator, Coded):
         """
         loss = laplacian_loss(self.decode(self.codes(batch.index).detach()), batch.images).mean()
         yield Update("generator", loss, {"laplacian_loss": loss.detach()})
-        yield Update("codes", laplacian_loss(self.decode(self.codes(batch.index)), batch.images).sum(), {})
+        of_codes = shares.total(laplacian_loss(self.decode(self.codes(batch.index)), batch.images))
+        yield Update("codes", of_codes, {})
         if self.density is not None:
             code_nll = -self.density().log_prob(self.scale * self.codes(batch.index).detach()).mean()
             yield Update("density", code_nll, {"code_nll": code_nll.detach()})

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from flowvae import shares
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, System
 from flowvae.densities import (
@@ -163,8 +164,9 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
             shown["information"] = -information.detach()
         if known is not None:
             labels = known.labels
-            of_labelled = -self._joint_bound(self.log_densities(known.images, labels.unsqueeze(0))).mean()
-            classification = F.nll_loss(self.classify(known.seen), labels)
+            with shares.sharing(None):  # they are the same in all processes
+                of_labelled = -self._joint_bound(self.log_densities(known.images, labels.unsqueeze(0))).mean()
+                classification = F.nll_loss(self.classify(known.seen), labels)
             loss = loss + of_labelled + self.weight * classification
             shown |= {"labelled": of_labelled.detach(), "classification": classification.detach()}
         return loss, shown
@@ -214,7 +216,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         classes = torch.arange(self.classes, device=images.device)
         labels = classes.unsqueeze(1).expand(-1, len(images))
         log_class = self.classify(images if seen is None else seen).t()
-        shared = normal(noise, (1, len(images), self.prior().event_shape[0]), images)
+        shared = normal(noise, (1, len(images), self.prior().event_shape[0]), images, images=1)
         generator = None if isinstance(noise, Tensor) else noise
         drawn = shared.repeat(1, self.classes, 1)
         return self._log_densities(images, self.encoder(images), labels, drawn, generator), log_class
@@ -376,7 +378,8 @@ class Stacked(Model, Sampler, Bounded, Classifying):
             codes = self._encoded(batch.images)
             if self.known is not None:
                 images, labels = few_of(self.known, self.second.labelled, self.levels, batch.images)
-                known = Labelled(*self._encoded(images), labels)
+                with shares.sharing(None):
+                    known = Labelled(*self._encoded(images), labels)
         loss, shown = self.second.loss(*codes, known)
         yield Update("second", loss, {f"second_{name}": value for name, value in shown.items()})
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowvae.networks.convolutional import cropped, depth_to_space, fewer, padded, space_to_depth
 from flowvae.networks.orders import each_by_its_order, turn, turn_back
+from flowvae.shares import dropout
 
 PATCH = 2
 """side of a patch: compared with single pixels, a quarter of the steps, and maps of half the size"""
@@ -131,7 +132,7 @@ class GatedBlock(CausalBlock):
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         gated = _gate(self.causal(self.conditioned(x, condition)))
         if self.dropout:
-            gated = F.dropout(gated, self.dropout, self.training)
+            gated = dropout(gated, self.dropout, self.training)
         return x + self.mix(gated)
 
     def drawing(self, like: Tensor) -> Drawing:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from flowvae.networks.causal import CausalBlock, Drawing, halving
+from flowvae.shares import dropout
 
 
 class Lines(NamedTuple):
@@ -226,7 +227,7 @@ class LSTMBlock(CausalBlock):
         kind = x.device.type
         states = self.states(x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x)
         if self.dropout:
-            states = F.dropout(states, self.dropout, self.training)
+            states = dropout(states, self.dropout, self.training, axis=2)
         return (x + self._mixed(states)).permute(2, 3, 0, 1)
 
     def _mixed(self, states: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """Normalization inside networks."""
 
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import weight_norm
+
+from flowvae.shares import current, var_mean, whole_of
 
 Normalization = Literal["none", "weight", "batch", "act"]
 """Weight norm (Salimans & Kingma 2016), batch norm (Ioffe & Szegedy 2015), or `ActivationNorm`."""
@@ -34,8 +37,30 @@ def zeroed(layer: Layer, normalization: Normalization) -> Layer:
 def normalization_layer(normalization: Normalization, features: int, maps: bool = False) -> nn.Module | None:
     """Make the module to put after a layer of ``features``, which are channels if ``maps``; None for none."""
     if normalization == "batch":
-        return nn.BatchNorm2d(features) if maps else nn.BatchNorm1d(features)
+        return BatchNorm(features)
     return ActivationNorm(features) if normalization == "act" else None
+
+
+class BatchNorm(_BatchNorm):
+    """`torch.nn.BatchNorm1d`, and that of maps, with the statistics of the whole batch in every process."""
+
+    def _check_input_dim(self, input: Tensor) -> None: ...
+
+    def forward(self, input: Tensor) -> Tensor:
+        if current() is None or not self.training:
+            return super().forward(input)
+        variance, mean = var_mean(input, (0, *range(2, input.ndim)))
+        with torch.no_grad():
+            number = input[:, 0].numel() // len(input) * whole_of(len(input))
+            for running, value in (
+                (self.running_mean, mean),
+                (self.running_var, variance * (number / (number - 1))),
+            ):
+                cast(Tensor, running).lerp_(value, cast(float, self.momentum))
+            cast(Tensor, self.num_batches_tracked).add_(1)
+        places = (-1, *[1] * (input.ndim - 2))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return torch.addcmul((self.bias - mean * scale).view(places), input, scale.view(places))
 
 
 class ActivationNorm(nn.Module):

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import atexit
 import dataclasses
 import math
 import os
@@ -33,13 +34,14 @@ from flowvae.evaluation import check_labels, check_levels, check_missing
 from flowvae.flows import checkpoint_transformations
 from flowvae.models import Model
 from flowvae.models.registry import SYSTEMS, build_model
+from flowvae.shares import ALL, ProcessEndedError, Share, sharing
 from flowvae.training.averaging import averaged
 from flowvae.training.callbacks import Callback, TrainingProgress, told_to_stop
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
 from flowvae.training.lock import locked
-from flowvae.training.parallel import agreed, share
+from flowvae.training.parallel import agreed, from_main, gathered
 from flowvae.training.players import diverged, make_players, refuse_unused, updates
 from flowvae.training.progress import display
 from flowvae.training.records import Records
@@ -98,6 +100,8 @@ def train(
             project_dir=run,
             cpu=on.type == "cpu",
         )
+    if accelerator.num_processes > 1:
+        atexit.register(accelerator.state.destroy_process_group)  # which another training can use before
     main = accelerator.is_main_process
     if resume:
         opened = runs.Run(run)
@@ -121,11 +125,18 @@ def train(
                 runs.create(run, config, dataset.spec, system)
             accelerator.wait_for_everyone()
             start_tracker(accelerator, run, config)
-            finished = _take_steps(accelerator, state, dataset, run, settings, callbacks)
+            try:
+                finished = _take_steps(accelerator, state, dataset, run, settings, callbacks)
+            except ProcessEndedError as error:
+                raise UserError(
+                    f"another process of the training ended after step {state.step}; start all of them "
+                    f"again, with --resume {shlex.quote(str(run))} if it was saved"
+                ) from error
             if finished:
                 track_samples(accelerator, state)
             accelerator.wait_for_everyone()  # no process ends while another still needs it
-            accelerator.end_training()
+            for tracker in accelerator.trackers:
+                tracker.finish()
     return finished
 
 
@@ -180,6 +191,7 @@ def _take_steps(
     half = settings.precision == "bfloat16"
     images_at_hand = len(dataset.train.images)
     per_epoch = steps_per_epoch(images_at_hand, settings.batch_size)
+    share = Share(process, processes, min(settings.batch_size, images_at_hand))
 
     with (
         display(run.name, main) as shown,
@@ -190,27 +202,28 @@ def _take_steps(
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
         fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
-        ending = _validation_seconds(state, dataset, settings, accelerator.device) if main else 0.0
-        share(accelerator, [*model.parameters(), *model.buffers()])
+        ending = _validation_seconds(state, dataset, settings, accelerator.device, process, processes)
+        from_main(accelerator, [*model.parameters(), *model.buffers()])
         shown.line(describe(dataset))
         for note in dataset.notes:
             shown.line(f"flowvae: warning: {dataset.name}: {note}")
         if processes > 1:
             shown.line(f"{processes} processes")
         while fraction < 1 and not stop:
-            seed_everything(settings.seed, state.step, process)
+            seed_everything(settings.seed, state.step, 0)  # the same in all processes, see `flowvae.shares`
             factor = rate_factor(settings, state.step, fraction)
             batch = training_batch(
                 dataset, settings.batch_size, settings.seed, state.step, process, processes
             ).to(accelerator.device)
             numbers: dict[str, Tensor] = {}
-            for player, loss, shown_of_it in updates(model, players, batch, state.step, half):
-                if not players[player].move(loss, factor, settings.gradient_clipping, accelerator):
-                    raise diverged(f"the loss of {player}", state.step)
-                numbers |= shown_of_it
+            for update in updates(model, players, batch, state.step, half, share):
+                moved = players[update.player].move(update, factor, settings.gradient_clipping, share)
+                if moved is None:
+                    raise diverged(f"the loss of {update.player}", state.step)
+                numbers |= moved
             model.after_step()
-            # Drawn weights have noise of each process, the same for all from here on.
-            share(accelerator, model.state_dict().values() if model.draws_weights else model.buffers())
+            if not model.draws_weights:  # whose buffers are large, and are of weights only
+                from_main(accelerator, model.buffers())
             state.average.update_parameters(model)
             state.step += 1
             seconds, wish = time.monotonic() - began, False
@@ -226,15 +239,16 @@ def _take_steps(
             # A budget in minutes holds a validation at an epoch's end only if it holds the last one as well.
             after = spent(settings, state.step, per_epoch, state.seconds + ending, ending)
             validate = fraction >= 1 or (state.step % per_epoch == 0 and after < 1)
-            if main and validate:
+            if validate:
                 shown.busy("validating")
-                scores = _validate(state, dataset, settings, accelerator.device)
+                scores = _validate(state, dataset, settings, accelerator.device, process, processes)
                 value = scores[model.best]
                 if not math.isfinite(value):  # before a state is saved that would be useless to resume
                     raise diverged(f"{model.best} of validation images", state.step)
                 if value < state.best or model.draws_weights:
                     state.best = min(value, state.best)
-                    runs.write_weights(run, state.average.module)
+                    if main:
+                        runs.write_weights(run, state.average.module)
                 ending = time.monotonic() - began - state.seconds
                 state.seconds += ending
                 records.validation(scores, fraction)
@@ -359,12 +373,17 @@ def _filled(dataset: Dataset, chosen: Split, means: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def _validate(
-    state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device
+    state: State,
+    dataset: Dataset,
+    settings: TrainingConfig,
+    device: torch.device,
+    process: int = 0,
+    processes: int = 1,
 ) -> dict[str, float]:
     """Score the averaged weights on validation images; the number that chooses the weights comes first.
 
-    Images and noise are the same every time and for every seed: the choice of 2,000 images changes the mean
-    by more than most seeds do.
+    Images and noise are the same every time, for every seed and any number of processes, which share the
+    images: the choice of 2,000 images changes the mean by more than most seeds do.
     """
     available = len(dataset.valid.images)
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(0))
@@ -372,7 +391,7 @@ def _validate(
     model = cast(Model, state.average.module).eval()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = [model.validate(few) for few in batch.split(IMAGES_AT_ONCE)]
+        parts = [_validated(model, few, process, processes) for few in batch.split(IMAGES_AT_ONCE)]
     scores = {name: torch.cat([part[name] for part in parts]).double().mean().item() for name in parts[0]}
     if model.best not in scores:
         raise UserError(
@@ -381,14 +400,29 @@ def _validate(
     return {model.best: scores.pop(model.best), **scores}
 
 
+def _validated(model: Model, batch: Batch, process: int, processes: int) -> dict[str, Tensor]:
+    """Return the numbers of all images of a batch, which the processes share."""
+    share = Share(process, processes, len(batch.images))
+    if share.whole < processes:
+        share = ALL
+    with sharing(share):
+        numbers = model.validate(batch.at(slice(share.first, None, share.step)))
+    return {name: gathered(values, share) for name, values in numbers.items()}
+
+
 def _validation_seconds(
-    state: State, dataset: Dataset, settings: TrainingConfig, device: torch.device
+    state: State,
+    dataset: Dataset,
+    settings: TrainingConfig,
+    device: torch.device,
+    process: int,
+    processes: int,
 ) -> float:
     """Estimate how long a validation takes from a part of it, if the budget is in minutes."""
     if settings.minutes is None and (settings.epochs or settings.steps):
         return 0.0
     few = dataclasses.replace(settings, validation_images=min(IMAGES_AT_ONCE, settings.validation_images))
     began = time.monotonic()
-    _validate(state, dataset, few, device)
+    _validate(state, dataset, few, device, process, processes)
     images = min(settings.validation_images, len(dataset.valid.images))
     return (time.monotonic() - began) * images / min(IMAGES_AT_ONCE, images)

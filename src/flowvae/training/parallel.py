@@ -1,49 +1,57 @@
-"""Synchronization of the processes of a training: gradients, buffers, clock."""
+"""Synchronization of the processes of a training: gradients, buffers, scores, clock."""
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, reduce
 from torch import Tensor
 
+from flowvae.shares import Share, reduced
 
-def average(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
-    """Replace tensors, such as gradients of batches of the same size, by their means over processes.
 
-    Losses bypass the ``forward`` of the whole model, and so the DistributedDataParallel wrapper. The tensors
-    are sent as one vector.
+def average(tensors: Iterable[Tensor], share: Share) -> None:
+    """Replace tensors, such as gradients of means over shares of a batch, by their means over the batch.
+
+    The tensors are sent as one vector of the first one's type.
     """
     tensors = list(tensors)
-    if accelerator.num_processes > 1:
-        _replace(tensors, cast(Tensor, reduce(_flat(tensors), reduction="mean")))
+    if share.step > 1:
+        kind = tensors[0].dtype
+        flat = torch.cat([tensor.flatten().to(kind) for tensor in tensors])
+        _replace(tensors, reduced(flat.mul_(share.weight)))
 
 
 @torch.no_grad()
-def share(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
-    """Replace floating-point tensors, such as statistics of each process's batches, by the main process's."""
+def from_main(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
+    """Replace floating-point tensors by the main process's."""
     tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
     if accelerator.num_processes > 1 and tensors:
-        _replace(tensors, cast(Tensor, broadcast(_flat(tensors))))
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        _replace(tensors, reduced(flat if accelerator.is_main_process else flat.zero_()))
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
+def gathered(values: Tensor, share: Share) -> Tensor:
+    """Return the numbers of all images of a batch, [B], from those of a share."""
+    if share.step == 1:
+        return values
+    of_all = values.new_zeros(share.whole)
+    share.of(of_all).copy_(values)
+    return reduced(of_all)
 
 
-def _replace(tensors: list[Tensor], flat: Tensor) -> None:
+def _replace(tensors: Sequence[Tensor], flat: Tensor) -> None:
     for tensor, values in zip(tensors, flat.split([each.numel() for each in tensors]), strict=True):
         tensor.copy_(values.view_as(tensor))
 
 
 def agreed(accelerator: Accelerator, seconds: float, ending: float, stop: bool) -> tuple[float, float, bool]:
-    """The main process's clock, time for the last validation and wish to stop.
+    """Return the main process's clock and time for the last validation, and whether any wishes to stop.
 
     Processes that leave the loop at different steps wait forever.
     """
     if accelerator.num_processes == 1:
         return seconds, ending, stop
-    said = torch.tensor([seconds, ending, stop], dtype=torch.float64, device=accelerator.device)
-    seconds, ending, wish = cast(Tensor, broadcast(said)).tolist()
+    main = accelerator.is_main_process
+    said = torch.tensor([seconds * main, ending * main, stop], dtype=torch.float64)
+    seconds, ending, wish = reduced(said.to(accelerator.device), largest=True).tolist()
     return seconds, ending, bool(wish)

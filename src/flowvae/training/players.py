@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from flowvae.batch import Batch
 from flowvae.config import TrainingConfig
 from flowvae.errors import UserError, did_you_mean
 from flowvae.models import Model, Update
+from flowvae.shares import ALL, Share, sharing
 from flowvae.training.optimizer import Muon, adamw
 from flowvae.training.parallel import average
 
@@ -30,14 +30,20 @@ class Player:
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def move(self, loss: Tensor, factor: float, clipping: float, accelerator: Accelerator) -> bool:
-        """Take a step at ``factor`` times the highest rate; return whether loss and gradient are finite.
+    def move(
+        self, update: Update, factor: float, clipping: float, share: Share = ALL
+    ) -> dict[str, Tensor] | None:
+        """Take a step at ``factor`` times the highest rate, with the gradients of all shares of the batch.
 
-        If they are not, in any process, no process takes the step.
+        Returns:
+            What the update shows, of the whole batch; None if loss or gradient are not finite in any of the
+            processes, none of which takes the step then.
         """
-        loss.backward(inputs=self.parameters)  # other players' gradients cost nothing
-        loss = loss.detach().clone()
-        average(accelerator, [loss, *(each.grad for each in self.parameters if each.grad is not None)])
+        update.loss.backward(inputs=self.parameters)  # other players' gradients cost nothing
+        loss = update.loss.detach().clone()
+        shown = {name: value.detach().clone() for name, value in update.shown.items()}
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
+        average([loss, *shown.values(), *gradients], share)
         norm = nn.utils.clip_grad_norm_(self.parameters, clipping)
         finite = math.isfinite(loss.item() + norm.item())
         if finite:
@@ -45,7 +51,7 @@ class Player:
                 group["lr"] = factor * rate
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return finite
+        return shown if finite else None
 
 
 def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
@@ -81,16 +87,18 @@ def refuse_unused(model: Model, settings: TrainingConfig) -> None:
 
 
 def updates(
-    model: Model, players: Mapping[str, Player], batch: Batch, step: int, half: bool
+    model: Model, players: Mapping[str, Player], batch: Batch, step: int, half: bool, share: Share = ALL
 ) -> Iterator[Update]:
-    """Yield the model's updates of one step, checked; with ``half``, its networks compute in bfloat16.
+    """Yield the model's updates of one step, checked, from the images of a share of its batch.
+
+    With ``half``, its networks compute in bfloat16.
 
     Raises:
         UserError: for an update of an unknown player, or a loss that is not a scalar.
     """
     iterator = model.updates(batch, step)
     while True:
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=half):
+        with sharing(share), torch.autocast(batch.images.device.type, torch.bfloat16, enabled=half):
             update = next(iterator, None)
         if update is None:
             return

@@ -1,0 +1,170 @@
+"""The share of a batch that one process computes, so that several together compute what one would."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Share(NamedTuple):
+    """Every ``step``-th of the ``whole`` images of a batch, from the ``first`` on.
+
+    >>> Share(first=1, step=3, whole=8).count, Share(1, 3, 8).of(torch.arange(8))
+    (3, tensor([1, 4, 7]))
+    """
+
+    first: int
+    step: int
+    whole: int
+
+    @property
+    def count(self) -> int:
+        """Number of the share's images."""
+        return self.count_of(self.whole)
+
+    def count_of(self, number: int) -> int:
+        """Return how many of ``number`` things are the share's."""
+        return len(range(self.first, number, self.step))
+
+    @property
+    def weight(self) -> float:
+        """Weight of a mean over the share's images in the mean over the batch."""
+        return self.count / self.whole
+
+    def of(self, values: Tensor, axis: int = 0) -> Tensor:
+        """Return the share's entries along an axis."""
+        return values[(slice(None),) * (axis % values.ndim) + (slice(self.first, None, self.step),)]
+
+
+class ProcessEndedError(RuntimeError):
+    """Another process has ended, and so nothing can be computed together with it."""
+
+
+ALL = Share(0, 1, 1)
+_share: Share | None = None
+
+
+@contextmanager
+def sharing(share: Share | None) -> Iterator[None]:
+    """Inside, the functions of this module are given the images of ``share``; with None, those of all."""
+    global _share
+    before, _share = _share, None if share is None or share.step == 1 else share
+    try:
+        yield
+    finally:
+        _share = before
+
+
+def current() -> Share | None:
+    """Return the share; None if it is everything."""
+    return _share
+
+
+def whole_of(count: int) -> int:
+    """Return the number of images of the batch whose share has ``count``."""
+    return count if _share is None else _share.whole
+
+
+def count_of(number: int) -> int:
+    """Return how many of ``number`` things, such as the first images of a batch, are the share's."""
+    return number if _share is None else _share.count_of(number)
+
+
+def part_of(values: Tensor, axis: int = 0) -> Tensor:
+    """Return the share's entries along an axis."""
+    return values if _share is None else _share.of(values, axis)
+
+
+def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...], axis: int | None) -> Tensor:
+    """Return ``draw(shape)``, where ``axis`` has the images of a share, or these several times over.
+
+    All processes draw for the whole batch, so an image has the same numbers whatever process it is in, and
+    generators stay in step. Without an axis, all draw the same.
+    """
+    if _share is None or axis is None:
+        return draw(shape)
+    times = shape[axis] // _share.count
+    values = draw((*shape[:axis], times * _share.whole, *shape[axis + 1 :]))
+    return _share.of(values.unflatten(axis, (times, _share.whole)), axis + 1).flatten(axis, axis + 1)
+
+
+def dropout(values: Tensor, probability: float, training: bool, axis: int = 0) -> Tensor:
+    """Apply `torch.nn.functional.dropout`; ``axis`` as in `drawn`."""
+    if _share is None or not training:
+        return F.dropout(values, probability, training)
+    order = sorted(range(values.ndim), key=values.stride, reverse=True)  # of the axes in memory
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        ones = values.new_ones([shape[place] for place in order])
+        return F.dropout(ones.permute([order.index(place) for place in range(values.ndim)]), probability)
+
+    return values * drawn(draw, tuple(values.shape), axis)
+
+
+def mean_of(values: Tensor, number: int) -> Tensor:
+    """Compute a share's part of the mean over ``number`` values of all shares, a scalar.
+
+    The mean over shares, each with its weight, is the mean of all values. If each image has as many values as
+    any other, that of the share's own values is the same.
+    """
+    return values.mean() if _share is None else values.sum() / (number * _share.weight)
+
+
+def total(values: Tensor) -> Tensor:
+    """Compute a share's part of the sum over the values of a batch, a scalar, as in `mean_of`."""
+    return values.sum() if _share is None else values.sum() / _share.weight
+
+
+def overall(mean: Tensor) -> Tensor:
+    """Compute the mean over a batch, with its gradient, from the mean over a share's images.
+
+    For functions of the mean that are not means themselves. All processes must call it.
+    """
+    return mean if _share is None else _Overall.apply(mean, _share.weight)
+
+
+def var_mean(values: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Compute variance, without Bessel's correction, and mean over a batch, with their gradients.
+
+    ``axes``: that of the images, and others.
+    """
+    variance, mean = torch.var_mean(values, dim=list(axes), correction=0)
+    if _share is None:
+        return variance, mean
+    of_all = overall(mean)
+    return overall(variance + (mean - of_all).square()), of_all
+
+
+class _Overall(torch.autograd.Function):
+    """``sum weight x`` over processes, forward and backward: the loss is the same sum over theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return _summed(mean, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # one output
+        return _summed(gradient, ctx.weight), None
+
+
+def _summed(values: Tensor, weight: float) -> Tensor:
+    return reduced(values * weight)
+
+
+def reduced(values: Tensor, largest: bool = False) -> Tensor:
+    """Replace values by their sum, or their ``largest``, over processes, and return them.
+
+    Raises:
+        ProcessEndedError: if another process has ended.
+    """
+    operation = torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM
+    try:
+        torch.distributed.all_reduce(values, operation)
+    except RuntimeError as error:  # of any backend, with a message about sockets
+        raise ProcessEndedError(str(error)) from error
+    return values
