@@ -3,13 +3,16 @@
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from command_line import SMALL, succeeds, write_images
 from processes import ACCELERATE, ROWS, TORCHRUN, end_of, of_rank, run, start
+from safetensors.torch import load_file
 from system_table import TABLE
 from tiny_runs import assert_ended_as, files, state_of, wait_for
 
-from flowvae.runs import read_metrics
+from flowvae.runs import read_json, read_metrics
 from flowvae.training import train
 
 FEW = ("vae-realnvp-batch-norm", "glo-realnvp")
@@ -122,3 +125,44 @@ def test_a_mistake_is_said_once(tmp_path):
     )
     assert ended.err.count(message) == 1
     assert not (tmp_path / "runs" / "vae").exists()
+
+
+COMMANDS = """
+import sys
+from flowvae import cli
+for line in {lines}:
+    sys.argv = ["flowvae", *line.split()]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+"""
+
+
+def test_two_processes_share_the_images_of_a_command(workspace):
+    """Each image once, with the numbers that one process computes."""
+    lines = [
+        "evaluate flow --samples 5 --images 23",
+        "score flow images.npz --samples 5 --out {0}.csv",
+        "encode flow images.npz --draws 2 --out {0}.json",
+        "impute flow images.npz --hide 0.5 --samples 2 --candidates 9 --out {0}.npz",
+    ]
+    program = workspace / "commands.py"
+    program.write_text(COMMANDS.format(lines=[line.format("two") for line in lines]))
+    ended = run(program=(str(program),), folder=workspace)
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[-3:] == ["two.csv", "two.json", "two.npz"]
+    two = read_json(workspace / "flow" / "evaluation.json")
+    of_images = load_file(workspace / "flow" / "scores.safetensors")
+    for line in lines:
+        succeeds(*line.format("one").split())
+    one = read_json(workspace / "flow" / "evaluation.json")
+    for name, value in one.items():
+        assert two[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), name
+    for name, values in load_file(workspace / "flow" / "scores.safetensors").items():
+        torch.testing.assert_close(of_images[name], values, rtol=1e-4, atol=1e-4)
+    for end in ("csv", "json"):
+        assert (workspace / f"two.{end}").read_text() == (workspace / f"one.{end}").read_text()
+    with np.load(workspace / "two.npz") as mine, np.load(workspace / "one.npz") as other:
+        assert {*mine} == {*other}
+        assert all(np.array_equal(mine[name], other[name]) for name in mine)

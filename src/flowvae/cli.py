@@ -827,7 +827,19 @@ def _run(words: list[str]) -> None:
         def bind(*arguments: Any, **options: Any) -> Callable[[], None]:
             return functools.partial(command, *arguments, **options)
 
-        parse(bind, rest, f"flowvae {name}")()
+        bound = parse(bind, rest, f"flowvae {name}")
+        if "RANK" in os.environ and not _shares_images(name, rest):
+            from flowvae.processes import work_alone
+
+            work_alone()
+        bound()
+
+
+def _shares_images(name: str, words: list[str]) -> bool:
+    """Return whether several processes share the images of the command; the first one runs all others."""
+    return name in ("score", "classify", "encode", "impute") or (
+        name == "evaluate" and given("--estimator", words) != "ais"
+    )
 
 
 def _help() -> str:

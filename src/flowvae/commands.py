@@ -47,6 +47,7 @@ from flowvae.models import Bounded, Classifying, Coded, Inferring, Sampler, Scor
 from flowvae.models.registry import preset
 from flowvae.onnx import export_onnx
 from flowvae.parts import LARGEST_SEED, MOST
+from flowvae.processes import is_first, joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
 from flowvae.runs.files import as_safetensors
@@ -101,7 +102,7 @@ def evaluate_run(
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
-    run.model.to(device(on))
+    run.model.to(joined(on))
     dataset = run.read_dataset(data)
     own = data in (None, run.config.data.data)
     if num_images is None and own:
@@ -210,7 +211,7 @@ def _continued(
     saved = time.monotonic()
 
     def save() -> None:
-        if latest is not None and not run.bundled:
+        if latest is not None and not run.bundled and is_first():
             write_unfinished(path, *latest)
 
     def keep(finished: Finished) -> None:
@@ -223,6 +224,7 @@ def _continued(
     try:
         with reporting(what) as report:
             measured = measure(report, keep, latest)
+        leave_to_first()
         assert latest is not None, "there is at least one image"
         yield measured, latest.scores
     except KeyboardInterrupt:
@@ -265,11 +267,12 @@ def score_images(
     run = Run(path)
     if not isinstance(run.model, Scored):
         needs(Bounded, run)
-    run.model.to(device(on))
+    run.model.to(joined(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
     labels = None if label is None else labels_of(run, label, None, len(found.names))
     batch = found.batch._replace(labels=labels)
     scores, unfinished = _scored(run, batch, num_samples, seed, out)
+    leave_to_first()
     marginal = run.model.conditional and label is None
     if (tested := _test_nll(run, "marginal_nll" if marginal else "nll")) is not None:
         places = torch.searchsorted(tested, scores["nll"])
@@ -307,20 +310,23 @@ def _scored(
     if kept is not None and not torch.equal(kept[0]["content"], content[:done]):
         raise UserError(f"{path} has scores of other images; remove it")
     saved = time.monotonic()
+
+    def scores_of_few(few: Batch) -> dict[str, Tensor]:
+        noise = torch.Generator().manual_seed(seed)
+        return score(run.model, few.images, num_samples, noise, **run.model.given(few))
+
     with reporting(f"scoring with {run.name}") as report:
         try:
-            for few in batch.at(slice(done, None)).split(IMAGES_SCORED):
-                noise = torch.Generator().manual_seed(seed)
-                scores = score(run.model, few.images, num_samples, noise, **run.model.given(few))
-                after = done + len(few.images)
+            for scores in spread(list(batch.at(slice(done, None)).split(IMAGES_SCORED)), scores_of_few):
+                after = done + len(scores["nll"])
                 parts.append({**scores, "content": content[done:after], "index": torch.arange(done, after)})
                 done = after
                 report(done / len(content))
-                if path is not None and time.monotonic() - saved >= SECONDS_BETWEEN_LINES:
+                if path is not None and is_first() and time.monotonic() - saved >= SECONDS_BETWEEN_LINES:
                     write_unfinished(path, _joined(parts), torch.empty(0, dtype=torch.uint8))
                     saved = time.monotonic()
         except KeyboardInterrupt:
-            if path is not None and parts:
+            if path is not None and parts and is_first():
                 write_unfinished(path, _joined(parts), torch.empty(0, dtype=torch.uint8))
             raise
     joined = _joined(parts)
@@ -366,14 +372,15 @@ def classify_images(
     run = Run(path)
     check_range("samples", num_samples, 1, MOST)
     classify = _classifier(run, num_samples, seed)
-    run.model.to(device(on))
+    run.model.to(joined(on))
     found = named_images(sources, run.spec, run.config.data, split, seed)
     with reporting(f"classifying with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
         pieces = list(found.batch.split(IMAGES_SCORED if run.model.conditional else IMAGES_AT_ONCE))
-        for few in pieces:
-            parts.append(classify(few))
+        for part in spread(pieces, classify):
+            parts.append(part)
             report(len(parts) / len(pieces))
+    leave_to_first()
     log_class = torch.cat(parts)
     if not log_class.isfinite().all():
         raise UserError("a log probability is not finite; train again with a lower --learning-rate")
@@ -455,23 +462,26 @@ def encode_images(
     if draws is not None:
         check_range("draws", draws, 1, MOST_IMAGES)
         needs(Inferring, run)
-    model, on_device = needs(Coded, run), device(on)
+    model, on_device = needs(Coded, run), joined(on)
     run.model.to(on_device)
     names, batch = named_images(sources, run.spec, run.config.data, split, seed)
     labels = labels_of(run, label, batch.labels, len(names))
+
+    def codes_of(few: Batch) -> Tensor:
+        few = few.to(on_device)
+        given = run.model.given(few)
+        if not draws:
+            return model.center(few.images, **given).cpu()
+        noise = torch.Generator().manual_seed(number_of(few.images[0], seed))
+        return needs(Inferring, run).encode(few.images, draws, noise, **given).cpu()
+
     with reporting(f"encoding with {run.name}") as report, torch.no_grad():
         parts: list[Tensor] = []
-        done = 0
-        for few in batch._replace(labels=labels).split(1 if draws else IMAGES_AT_ONCE):
-            few = few.to(on_device)
-            given = run.model.given(few)
-            if draws:
-                noise = torch.Generator().manual_seed(number_of(few.images[0], seed))
-                parts.append(needs(Inferring, run).encode(few.images, draws, noise, **given).cpu())
-            else:
-                parts.append(model.center(few.images, **given).cpu())
-            done += len(few.images)
-            report(done / len(names))
+        pieces = list(batch._replace(labels=labels).split(1 if draws else IMAGES_AT_ONCE))
+        for part in spread(pieces, codes_of):
+            parts.append(part)
+            report(len(parts) / len(pieces))
+    leave_to_first()
     codes = torch.cat(parts, dim=1 if draws else 0)
     if not codes.isfinite().all():
         raise UserError("a code is not finite; train again with a lower --learning-rate")
@@ -577,6 +587,9 @@ def reporting(what: str) -> Iterator[Callable[[float], None]]:
     A terminal shows a bar; otherwise a line is written every half minute.
     """
     console = Console(stderr=True)
+    if not is_first():
+        yield lambda done: None
+        return
     if console.is_terminal:
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(what, total=1.0)

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flowvae.batch import Batch
 from flowvae.commands import reporting
 from flowvae.data.named import named_images, number_of, reads_files
-from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.figures import save_panels
 from flowvae.image_files import is_grid, save_arrays, save_images
 from flowvae.models import Completing, Imputation
 from flowvae.parts import LARGEST_SEED, MOST
+from flowvae.processes import joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
 
@@ -75,7 +76,7 @@ def impute_images(
             "with --missing"
         )
     run = Run(path)
-    model, on_device = needs(Completing, run), device(on)
+    model, on_device = needs(Completing, run), joined(on)
     out = out or run.place_for("imputed")
     picture = is_grid(out)
     config = run.config.data
@@ -95,22 +96,22 @@ def impute_images(
         )
     labels = labels_of(run, label, batch.labels, len(batch.images))
     run.model.to(on_device).eval()
+
+    def completed(one: Batch) -> Imputation:
+        assert one.observed is not None
+        seen = torch.cat([one.images, one.observed.to(one.images.dtype)])
+        noise = torch.Generator().manual_seed(number_of(seen, seed))
+        here = one.to(on_device)
+        assert here.observed is not None
+        found = model.impute(here.images, here.observed, num_completions, num_samples, noise, here.labels)
+        return Imputation(*(each.cpu() for each in found))
+
     parts: list[Imputation] = []
     with reporting(f"imputing with {run.name}") as report:
-        for place, (image, known) in enumerate(
-            zip(batch.images.split(1), batch.observed.split(1), strict=True)
-        ):
-            noise = torch.Generator().manual_seed(number_of(torch.cat([image, known.to(image.dtype)]), seed))
-            completed = model.impute(
-                image.to(on_device),
-                known.to(on_device),
-                num_completions,
-                num_samples,
-                noise,
-                None if labels is None else labels[place : place + 1].to(on_device),
-            )
-            parts.append(Imputation(*(each.cpu() for each in completed)))
+        for part in spread(list(batch._replace(labels=labels).split(1)), completed):
+            parts.append(part)
             report(len(parts) / len(batch.images))
+    leave_to_first()
     imputed = Imputation(
         torch.cat([part.images for part in parts], 1),
         *(torch.cat(each) for each in list(zip(*parts, strict=True))[1:]),

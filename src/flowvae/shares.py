@@ -1,6 +1,6 @@
 """The share of a batch that one process computes, so that several together compute what one would."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -8,6 +8,8 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
+
+from flowvae.batch import Batch
 
 
 class Share(NamedTuple):
@@ -156,6 +158,52 @@ def _summed(values: Tensor, weight: float) -> Tensor:
     return reduced(values * weight)
 
 
+def processes() -> tuple[int, int]:
+    """Return the rank of this process, and the number of processes that work together."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def everyones(mine: Any) -> list[Any]:
+    """Return what each process calls this with, by rank.
+
+    Raises:
+        ProcessEndedError: if another process has ended.
+    """
+    _, number = processes()
+    if number == 1:
+        return [mine]
+    found: list[Any] = [None] * number
+    with _together():
+        torch.distributed.all_gather_object(found, mine)
+    return found
+
+
+def measured(batch: Batch, measure: Callable[[Batch], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return ``measure(batch)``, numbers per image, [B] each, of a batch that the processes share."""
+    rank, number = processes()
+    share = Share(rank, number, len(batch.images))
+    if share.whole < number or number == 1:
+        return dict(measure(batch))
+    with sharing(share):
+        mine = measure(batch.at(slice(share.first, None, share.step)))
+    parts = everyones({name: values.cpu() for name, values in mine.items()})
+    of_all = {name: values.new_zeros(share.whole) for name, values in parts[0].items()}
+    for first, part in enumerate(parts):
+        for name, values in part.items():
+            share._replace(first=first).of(of_all[name]).copy_(values)
+    return of_all
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of any backend, with a message about sockets
+        raise ProcessEndedError(str(error)) from error
+
+
 def reduced(values: Tensor, largest: bool = False) -> Tensor:
     """Replace values by their sum, or their ``largest``, over processes, and return them.
 
@@ -163,8 +211,6 @@ def reduced(values: Tensor, largest: bool = False) -> Tensor:
         ProcessEndedError: if another process has ended.
     """
     operation = torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM
-    try:
+    with _together():
         torch.distributed.all_reduce(values, operation)
-    except RuntimeError as error:  # of any backend, with a message about sockets
-        raise ProcessEndedError(str(error)) from error
     return values

@@ -12,6 +12,7 @@ from flowvae.densities import LogDensities
 from flowvae.evaluation.pareto import pareto_k, tail_length
 from flowvae.models import Bounded, Scored
 from flowvae.noise import Noise
+from flowvae.shares import whole_of
 
 CHUNK = 256
 """Pairs of image and sample at once. Maps of 128 channels and 14 x 14 places are then below the 32 MiB of
@@ -58,7 +59,7 @@ def bounds(
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
     return joined(
-        accumulated(model.draws_for(few, noise, **rest), num_samples, max(1, chunk // len(few)))
+        accumulated(model.draws_for(few, noise, **rest), num_samples, max(1, chunk // whole_of(len(few))))
         for few, rest in pieces(images, chunk, given)
     )
 

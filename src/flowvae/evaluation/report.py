@@ -21,6 +21,7 @@ from flowvae.evaluation.usage import active_units
 from flowvae.models import Bounded, Classifying, Inferring, Model, Scored
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
+from flowvae.shares import measured
 
 IMAGES_AT_ONCE = 32  # so that a chunk has eight samples of each: every order of a causal network once
 WITHOUT_ERROR = ("reconstruction", "kl", "observed")  # parts of a sum, and no score
@@ -99,7 +100,7 @@ def evaluate(
         of_images = in_batches(
             lambda places: dataset.batch(split, places),
             chosen.split(IMAGES_AT_ONCE),
-            measure,
+            lambda batch: measured(batch, measure),
             device,
             seed,
             report,

@@ -34,14 +34,14 @@ from flowvae.evaluation import check_labels, check_levels, check_missing
 from flowvae.flows import checkpoint_transformations
 from flowvae.models import Model
 from flowvae.models.registry import SYSTEMS, build_model
-from flowvae.shares import ALL, ProcessEndedError, Share, sharing
+from flowvae.shares import ProcessEndedError, Share, measured
 from flowvae.training.averaging import averaged
 from flowvae.training.callbacks import Callback, TrainingProgress, told_to_stop
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
 from flowvae.training.lock import locked
-from flowvae.training.parallel import agreed, from_main, gathered
+from flowvae.training.parallel import agreed, from_main
 from flowvae.training.players import diverged, make_players, refuse_unused, updates
 from flowvae.training.progress import display
 from flowvae.training.records import Records
@@ -202,7 +202,7 @@ def _take_steps(
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
         fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
-        ending = _validation_seconds(state, dataset, settings, accelerator.device, process, processes)
+        ending = _validation_seconds(state, dataset, settings, accelerator.device)
         from_main(accelerator, [*model.parameters(), *model.buffers()])
         shown.line(describe(dataset))
         for note in dataset.notes:
@@ -241,7 +241,7 @@ def _take_steps(
             validate = fraction >= 1 or (state.step % per_epoch == 0 and after < 1)
             if validate:
                 shown.busy("validating")
-                scores = _validate(state, dataset, settings, accelerator.device, process, processes)
+                scores = _validate(state, dataset, settings, accelerator.device)
                 value = scores[model.best]
                 if not math.isfinite(value):  # before a state is saved that would be useless to resume
                     raise diverged(f"{model.best} of validation images", state.step)
@@ -377,8 +377,6 @@ def _validate(
     dataset: Dataset,
     settings: TrainingConfig,
     device: torch.device,
-    process: int = 0,
-    processes: int = 1,
 ) -> dict[str, float]:
     """Score the averaged weights on validation images; the number that chooses the weights comes first.
 
@@ -391,7 +389,7 @@ def _validate(
     model = cast(Model, state.average.module).eval()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = [_validated(model, few, process, processes) for few in batch.split(IMAGES_AT_ONCE)]
+        parts = [measured(few, model.validate) for few in batch.split(IMAGES_AT_ONCE)]
     scores = {name: torch.cat([part[name] for part in parts]).double().mean().item() for name in parts[0]}
     if model.best not in scores:
         raise UserError(
@@ -400,29 +398,17 @@ def _validate(
     return {model.best: scores.pop(model.best), **scores}
 
 
-def _validated(model: Model, batch: Batch, process: int, processes: int) -> dict[str, Tensor]:
-    """Return the numbers of all images of a batch, which the processes share."""
-    share = Share(process, processes, len(batch.images))
-    if share.whole < processes:
-        share = ALL
-    with sharing(share):
-        numbers = model.validate(batch.at(slice(share.first, None, share.step)))
-    return {name: gathered(values, share) for name, values in numbers.items()}
-
-
 def _validation_seconds(
     state: State,
     dataset: Dataset,
     settings: TrainingConfig,
     device: torch.device,
-    process: int,
-    processes: int,
 ) -> float:
     """Estimate how long a validation takes from a part of it, if the budget is in minutes."""
     if settings.minutes is None and (settings.epochs or settings.steps):
         return 0.0
     few = dataclasses.replace(settings, validation_images=min(IMAGES_AT_ONCE, settings.validation_images))
     began = time.monotonic()
-    _validate(state, dataset, few, device, process, processes)
+    _validate(state, dataset, few, device)
     images = min(settings.validation_images, len(dataset.valid.images))
     return (time.monotonic() - began) * images / min(IMAGES_AT_ONCE, images)

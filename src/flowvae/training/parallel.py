@@ -30,15 +30,6 @@ def from_main(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
         _replace(tensors, reduced(flat if accelerator.is_main_process else flat.zero_()))
 
 
-def gathered(values: Tensor, share: Share) -> Tensor:
-    """Return the numbers of all images of a batch, [B], from those of a share."""
-    if share.step == 1:
-        return values
-    of_all = values.new_zeros(share.whole)
-    share.of(of_all).copy_(values)
-    return reduced(of_all)
-
-
 def _replace(tensors: Sequence[Tensor], flat: Tensor) -> None:
     for tensor, values in zip(tensors, flat.split([each.numel() for each in tensors]), strict=True):
         tensor.copy_(values.view_as(tensor))
