@@ -172,7 +172,8 @@ def test_each_player_moves_alone(regularization, optimizer):
     for step in range(2):
         for update in updates(model, players, batch(), step, half=False):
             before = states()
-            assert players[update.player].move(update, 1.0, 200.0) is not None
+            players[update.player].add(update)
+            assert players[update.player].step(1.0, 200.0) is not None
             after = states()
             (other,) = before.keys() - {update.player}
             assert_equal(before[other], after[other], other)
@@ -192,7 +193,8 @@ def test_presets_build_and_take_a_step(name):
     model = build_model(config.model, DataSpec(shape))
     players = make_players(model, config.training)
     for update in updates(model, players, batch(shape, 4), 0, half=False):
-        assert players[update.player].move(update, 1.0, 200.0) is not None
+        players[update.player].add(update)
+        assert players[update.player].step(1.0, 200.0) is not None
     model.eval()
     assert model.validate(batch(shape, 3))["energy_score"].shape == (3,)
 

@@ -146,7 +146,8 @@ def test_codes_start_as_principal_components():
 def take_step(model: GLO, batch: Batch) -> None:
     players = make_players(model, TrainingConfig())
     for update in model.updates(batch, 0):
-        assert players[update.player].move(update, 1.0, 200.0) is not None
+        players[update.player].add(update)
+        assert players[update.player].step(1.0, 200.0) is not None
     model.after_step()
 
 

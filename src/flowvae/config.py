@@ -197,6 +197,9 @@ class TrainingConfig(Options):
     """compile the model with torch.compile: takes about a minute, then training is up to 10% faster"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """precision of products in the networks; log-determinants and log densities stay float32 or wider"""
+    gradient_accumulation: int = ranged(1, 1, MOST)
+    """number of portions of a batch that are computed one after the other, to save memory; the result is the
+    same"""
     gradient_checkpointing: bool = False
     """recompute flow transformations in the backward pass instead of storing them, to save memory"""
     start_from: str | None = None

@@ -46,6 +46,10 @@ class ProcessEndedError(RuntimeError):
     """Another process has ended, and so nothing can be computed together with it."""
 
 
+class SeparateError(RuntimeError):
+    """A mean over a batch is needed of which some images are computed at another time."""
+
+
 ALL = Share(0, 1, 1)
 _share: Share | None = None
 
@@ -125,8 +129,15 @@ def overall(mean: Tensor) -> Tensor:
     """Compute the mean over a batch, with its gradient, from the mean over a share's images.
 
     For functions of the mean that are not means themselves. All processes must call it.
+
+    Raises:
+        SeparateError: if the images of all processes are not all of the batch, as it passes in portions.
     """
-    return mean if _share is None else _Overall.apply(mean, _share.weight)
+    if _share is None:
+        return mean
+    if _share.step != processes()[1]:
+        raise SeparateError
+    return _Overall.apply(mean, _share.weight)
 
 
 def var_mean(values: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:

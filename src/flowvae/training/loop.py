@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from flowvae import devices, runs
+from flowvae import devices, runs, shares
 from flowvae.batch import Batch
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import (
@@ -42,7 +42,7 @@ from flowvae.training.checkpoint import State
 from flowvae.training.interrupt import interruptible
 from flowvae.training.lock import locked
 from flowvae.training.parallel import agreed, from_main
-from flowvae.training.players import diverged, make_players, refuse_unused, updates
+from flowvae.training.players import diverged, make_players, refuse_unused, take_step
 from flowvae.training.progress import display
 from flowvae.training.records import Records
 from flowvae.training.schedule import rate_factor, spent, steps_within
@@ -127,6 +127,10 @@ def train(
             start_tracker(accelerator, run, config)
             try:
                 finished = _take_steps(accelerator, state, dataset, run, settings, callbacks)
+            except shares.SeparateError as error:
+                raise UserError(
+                    "this loss depends on all images of a batch at once; remove --gradient-accumulation"
+                ) from error
             except ProcessEndedError as error:
                 raise UserError(
                     f"another process of the training ended after step {state.step}; start all of them "
@@ -188,10 +192,16 @@ def _take_steps(
     main, processes = accelerator.is_main_process, accelerator.num_processes
     process = accelerator.process_index
     model, players = state.model, state.players
-    half = settings.precision == "bfloat16"
     images_at_hand = len(dataset.train.images)
     per_epoch = steps_per_epoch(images_at_hand, settings.batch_size)
-    share = Share(process, processes, min(settings.batch_size, images_at_hand))
+    parts = settings.gradient_accumulation
+    whole = min(settings.batch_size, images_at_hand)
+    portions = [Share(process + place * processes, parts * processes, whole) for place in range(parts)]
+    if parts > 1 and whole < parts * processes:
+        raise UserError(
+            f"gradient_accumulation is {parts}, and a process has {whole // processes} images per step; "
+            "choose at most as many"
+        )
 
     with (
         display(run.name, main) as shown,
@@ -215,12 +225,7 @@ def _take_steps(
             batch = training_batch(
                 dataset, settings.batch_size, settings.seed, state.step, process, processes
             ).to(accelerator.device)
-            numbers: dict[str, Tensor] = {}
-            for update in updates(model, players, batch, state.step, half, share):
-                moved = players[update.player].move(update, factor, settings.gradient_clipping, share)
-                if moved is None:
-                    raise diverged(f"the loss of {update.player}", state.step)
-                numbers |= moved
+            numbers = take_step(model, players, batch, state.step, factor, settings, portions)
             model.after_step()
             if not model.draws_weights:  # whose buffers are large, and are of weights only
                 from_main(accelerator, model.buffers())

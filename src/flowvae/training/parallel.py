@@ -6,19 +6,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from flowvae.shares import Share, reduced
+from flowvae.shares import processes, reduced
 
 
-def average(tensors: Iterable[Tensor], share: Share) -> None:
-    """Replace tensors, such as gradients of means over shares of a batch, by their means over the batch.
-
-    The tensors are sent as one vector of the first one's type.
-    """
-    tensors = list(tensors)
-    if share.step > 1:
-        kind = tensors[0].dtype
-        flat = torch.cat([tensor.flatten().to(kind) for tensor in tensors])
-        _replace(tensors, reduced(flat.mul_(share.weight)))
+def add_up(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors, such as gradients, by their sums over processes; they are sent as one vector."""
+    if processes()[1] > 1:
+        _replace(tensors, reduced(torch.cat([tensor.flatten() for tensor in tensors])))
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
 """Players: the parts of a model with an optimizer each."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, random
 
 from flowvae.batch import Batch
 from flowvae.config import TrainingConfig
@@ -13,8 +13,9 @@ from flowvae.errors import UserError, did_you_mean
 from flowvae.models import Model, Update
 from flowvae.shares import ALL, Share, sharing
 from flowvae.training.optimizer import Muon, adamw
-from flowvae.training.parallel import average
+from flowvae.training.parallel import add_up
 
+LOSS = ""  # in `Player.sums`; no number that is shown has this name
 DIVERGED = "stopped being finite"
 
 
@@ -25,33 +26,36 @@ class Player:
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     rates: list[float]
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """the loss and what is shown, of the updates since the last step"""
 
     @property
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def move(
-        self, update: Update, factor: float, clipping: float, share: Share = ALL
-    ) -> dict[str, Tensor] | None:
-        """Take a step at ``factor`` times the highest rate, with the gradients of all shares of the batch.
+    def add(self, update: Update, weight: float = 1.0) -> None:
+        """Add the gradient of an update's loss, and the numbers that it shows, with a weight."""
+        (weight * update.loss).backward(inputs=self.parameters)  # other players' gradients cost nothing
+        for name, value in {LOSS: update.loss, **update.shown}.items():
+            self.sums[name] = self.sums.get(name, 0) + weight * value.detach()
+
+    def step(self, factor: float, clipping: float) -> dict[str, Tensor] | None:
+        """Take a step at ``factor`` times the highest rate, with the gradients that all processes added.
 
         Returns:
-            What the update shows, of the whole batch; None if loss or gradient are not finite in any of the
-            processes, none of which takes the step then.
+            What was shown, summed over processes as well; None if loss or gradient are not finite in any of
+            the processes, none of which takes the step then.
         """
-        update.loss.backward(inputs=self.parameters)  # other players' gradients cost nothing
-        loss = update.loss.detach().clone()
-        shown = {name: value.detach().clone() for name, value in update.shown.items()}
-        gradients = [each.grad for each in self.parameters if each.grad is not None]
-        average([loss, *shown.values(), *gradients], share)
+        sums, self.sums = self.sums, {}
+        add_up([*sums.values(), *(each.grad for each in self.parameters if each.grad is not None)])
         norm = nn.utils.clip_grad_norm_(self.parameters, clipping)
-        finite = math.isfinite(loss.item() + norm.item())
+        finite = math.isfinite(sums.pop(LOSS).item() + norm.item())
         if finite:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = factor * rate
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return shown if finite else None
+        return sums if finite else None
 
 
 def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
@@ -112,6 +116,60 @@ def updates(
                 "it must be a scalar"
             )
         yield update
+
+
+def take_step(
+    model: Model,
+    players: Mapping[str, Player],
+    batch: Batch,
+    step: int,
+    factor: float,
+    settings: TrainingConfig,
+    portions: Sequence[Share],
+) -> dict[str, Tensor]:
+    """Take the model's updates of one step, and return what they show, of the whole batch.
+
+    Args:
+        model, players: what is trained.
+        batch: the images of this process.
+        step: position in training.
+        factor: factor on the highest learning rate.
+        settings: those of the run.
+        portions: shares of the whole batch; the i-th of n has every n-th image of ``batch``, from the i-th.
+
+    Raises:
+        UserError: as `updates`, and if a loss or a gradient is not finite.
+    """
+    of_portions = [
+        updates(
+            model,
+            players,
+            batch.at(slice(place, None, len(portions))),
+            step,
+            settings.precision == "bfloat16",
+            share,
+        )
+        for place, share in enumerate(portions)
+    ]
+    device, numbers = batch.images.device, dict[str, Tensor]()
+    while True:
+        update = None
+        for place, (portion, share) in enumerate(zip(of_portions, portions, strict=True)):
+            # All but the last leave the generators as they were, so that all portions have the same noise.
+            with random.fork_rng(
+                [] if device.type == "cpu" else [device],
+                enabled=place < len(portions) - 1,
+                device_type=device.type if device.type != "cpu" else "cuda",
+            ):
+                update = next(portion, None)
+            if update is None:
+                return numbers
+            players[update.player].add(update, share.weight)
+        assert update is not None, "there is at least one portion"
+        shown = players[update.player].step(factor, settings.gradient_clipping)
+        if shown is None:
+            raise diverged(f"the loss of {update.player}", step)
+        numbers |= shown
 
 
 def diverged(what: str, step: int) -> UserError:
