@@ -67,9 +67,11 @@ ROWS = """
 import sys
 from pathlib import Path
 from system_table import TABLE
+from flowvae.processes import end
 from flowvae.training import train
 data, folder, *names = sys.argv[1:]
 for name in names:
     train(Path(folder) / name, TABLE[name].config(Path(data), batch_size=31))
+end()
 """
 """a program that trains rows of the table of systems, in batches of an odd number of images"""

@@ -129,6 +129,7 @@ def test_a_mistake_is_said_once(tmp_path):
 
 COMMANDS = """
 import sys
+import flowvae.processes
 from flowvae import cli
 for line in {lines}:
     sys.argv = ["flowvae", *line.split()]
@@ -136,6 +137,7 @@ for line in {lines}:
         cli.main()
     except SystemExit as end:
         assert not end.code
+flowvae.processes.end()
 """
 
 

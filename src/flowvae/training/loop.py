@@ -1,6 +1,5 @@
 """The training loop."""
 
-import atexit
 import dataclasses
 import math
 import os
@@ -100,8 +99,6 @@ def train(
             project_dir=run,
             cpu=on.type == "cpu",
         )
-    if accelerator.num_processes > 1:
-        atexit.register(accelerator.state.destroy_process_group)  # which another training can use before
     main = accelerator.is_main_process
     if resume:
         opened = runs.Run(run)
