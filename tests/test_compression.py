@@ -42,7 +42,9 @@ def compressible() -> list[str]:
     return [
         name
         for name in TABLE
-        if isinstance(model := moved(name), Compressible | Normalizing) and not model.conditional
+        if isinstance(model := moved(name), Compressible | Normalizing)
+        and model.levels is not None
+        and not model.conditional
     ]
 
 

@@ -129,6 +129,12 @@ def test_networks_of_format_4_are_convolutional(name):
     assert _described(upgraded(values)).config == config
 
 
+def test_a_batch_of_format_5_is_not_divided():
+    values = {**written(CONFIG, SPEC, "vae"), "format": 5}
+    del values["training"]["gradient_accumulation"]
+    assert _described(upgraded(values)).config == CONFIG
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [

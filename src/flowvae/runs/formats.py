@@ -23,7 +23,7 @@ from flowvae.parts import MOST, available, from_dict, names, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
-FORMAT = 5
+FORMAT = 6
 MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
@@ -171,6 +171,8 @@ def upgraded(values: Any) -> dict[str, Any]:
             values["model"] = {"labels": False, **values.get("model", {})}
     if number < 5 and "networks" in names(SYSTEMS.get(str(values.get("system")), DataConfig)):
         values["model"] = {"networks": "convolutional", **values.get("model", {})}
+    if number < 6:
+        values["training"] = {"gradient_accumulation": 1, **values.get("training", {})}
     return values
 
 
