@@ -40,8 +40,8 @@ docs: $(VENV)/.installed-docs ## build the site in site/, warnings are errors; r
 benchmark: $(VENV)/.installed-benchmark ## measure against peers and the machine; PARTS="planar coupling" for some
 	@$(BIN)/python -m benchmarks $(PARTS)
 
-reliability: $(VENV)/.installed-development ## measure how often intervals contain the exact value; renew docs/reliability.md
-	@$(BIN)/python -m benchmarks.coverage
+reliability: $(VENV)/.installed-development ## try what is promised, for hours; PARTS="coverage" for some
+	@$(BIN)/python -m campaigns $(PARTS)
 
 wheel: $(VENV)/.installed ## build dist/flowvae-*.whl
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is not part of the package
+sys.path.insert(0, str(Path(__file__).parents[1]))  # campaigns/ is not part of the package
 
-from benchmarks.coverage import error_rates, intervals, scored, tables, warnings
-from benchmarks.independent import IndependentPixels, drawn_images
+from campaigns.coverage import error_rates, intervals, scored, table, warnings
+from campaigns.independent import IndependentPixels, drawn_images
 from flowvae.evaluation import bounds
 
 
@@ -38,4 +38,4 @@ def test_the_warning_fires_where_the_estimate_is_wrong():
     assert rates == [
         {"samples": 100, "wrong": 2, "wrong_without_warning": 0, "right": 1, "right_with_warning": 0}
     ]
-    assert "| 100 | 2 | 0 | 1 | 0 |" in tables({"warnings": rows})
+    assert "| 100 | 2 | 0 | 1 | 0 |" in table({"warnings": rows})

@@ -1,28 +1,17 @@
-"""`python -m benchmarks.coverage [PART ...]`: intervals against exact values, and the warning.
+"""Intervals against exact values, and the warning about degenerate weights."""
 
-Renews the key ``coverage`` of results/reliability.json, and the tables in docs/reliability.md.
-"""
-
-import argparse
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from benchmarks.independent import IndependentPixels, drawn_images
-from benchmarks.machine import REPOSITORY
+from campaigns.independent import IndependentPixels, drawn_images
 from flowvae.data import Dataset
 from flowvae.evaluation import Finished, bounds, evaluate, score
 from flowvae.evaluation.reliability import caveat, weight_diagnostics
-from flowvae.runs import write_json
 from flowvae.runs.scores import difference
-
-RESULTS = REPOSITORY / "results" / "reliability.json"
-PAGE = REPOSITORY / "docs" / "reliability.md"
-BEGIN, END = "<!-- coverage: begin -->", "<!-- coverage: end -->"
 
 REPEATS = 500
 POPULATION = 10_000  # images in the split from which an evaluation draws
@@ -155,7 +144,7 @@ def error_rates(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def tables(measured: Mapping[str, Any]) -> str:
+def table(measured: Mapping[str, Any]) -> str:
     """What was measured, as Markdown."""
     text = []
     if "intervals" in measured:
@@ -186,33 +175,7 @@ def tables(measured: Mapping[str, Any]) -> str:
     return "".join(text)
 
 
-PARTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
-    "warnings": lambda: list(warnings()),
-    "intervals": lambda: [*intervals(), *scored()],
-}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [all]")
-    arguments = parser.parse_args()
-    for part in arguments.parts:
-        if part not in PARTS:
-            parser.error(f"no part {part!r}; known: {', '.join(PARTS)}")
-    torch.set_num_threads(1)
-    for part in arguments.parts or PARTS:
-        store(part, PARTS[part]())
-
-
-def store(part: str, rows: list[dict[str, Any]]) -> None:
-    """Put the rows of a part in the place of those of its last run, renew the page, and print the tables."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    measured = {**results.get("coverage", {}), part: rows}
-    write_json(RESULTS, {**results, "coverage": measured})
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{tables(measured)}\n{END}{rest.split(END)[1]}")
-    print(tables(measured))
-
-
-if __name__ == "__main__":
-    main()
+def run(tries: int | None = None) -> dict[str, Any]:
+    """Both, with as many repeats of each interval as tries [500]: minutes."""
+    repeats = tries or REPEATS
+    return {"warnings": list(warnings()), "intervals": [*intervals(repeats), *scored(repeats)]}

@@ -1,0 +1,1 @@
+"""What is promised of the whole program, tried for as long as one likes: `python -m campaigns`."""
