@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowvae.errors import UserError
 
-MAGIC = b"flowvae compressed images 2\n"
+MAGIC = b"flowvae compressed images 3\n"
 LENGTH, CHECKSUM, WORD = 4, 16, 4
 """bytes of the header's length, of a checksum and of a word"""
 LARGEST_BLOCK = 10_000

@@ -106,9 +106,14 @@ class Stack:
             self._push(values, self._models.Categorical(perfect=False), table)
 
     def _popped(self, model: Any, parameters: Any) -> Integers:
-        popped = self._coder.decode(model, parameters)
+        popped = self._coder.decode(model, _as_it_is_read(parameters))
         self._lowest = min(self._lowest, max(0, self._coder.num_words() - IN_STATE))
         return popped.astype(np.int64)
 
     def _push(self, values: Integers, model: Any, *parameters: Any) -> None:
-        self._coder.encode_reverse(values.astype(np.int32), model, *parameters)
+        self._coder.encode_reverse(values.astype(np.int32), model, *map(_as_it_is_read, parameters))
+
+
+def _as_it_is_read(parameters: Any) -> Any:
+    """Return a table row by row in memory: constriction reads a transposed one in the wrong order."""
+    return np.ascontiguousarray(parameters) if isinstance(parameters, np.ndarray) else parameters
