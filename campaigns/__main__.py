@@ -1,6 +1,7 @@
-"""`python -m campaigns [PART ...]`: try what is promised, and renew results/reliability.json and its page.
+"""`python -m campaigns [PART ...]`: try what is promised, and renew results/reliability.json and its pages.
 
-A part is a module with ``run(tries)``, which returns what it found, and ``table(found)``, its Markdown.
+A part is a module with ``run(tries)``, which returns what it found, or None if this machine has not got what
+it needs, and ``table(found)``, its Markdown.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import torch
 
 from campaigns import record
 
-PARTS = ("coverage",)
+PARTS = ("coverage", "gpu")
 
 
 def main() -> None:
@@ -30,6 +31,8 @@ def main() -> None:
         print(f"{part} ...", flush=True)
         module = importlib.import_module(f"campaigns.{part}")
         found = module.run(arguments.tries)
+        if found is None:
+            continue
         text = module.table(found)
         record.store(part, found, text)
         print(f"{text}\n{part}: {time.monotonic() - began:.0f} s", flush=True)
