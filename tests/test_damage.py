@@ -259,6 +259,10 @@ BAD_STATES: dict[str, Callable[[Path], Any]] = {
     "a player too many": state_with(lambda values: values["optimizers"].update(critic={})),
     "an empty model": state_with(lambda values: values.update(model={})),
     "an empty optimizer": state_with(lambda values: values.update(optimizers={})),
+    "a number for the sums": state_with(lambda values: values.update(sums=3)),
+    "a sum of several numbers": state_with(lambda values: values["sums"].update(kl=torch.zeros(2))),
+    "a sum that is not finite": state_with(lambda values: values["sums"].update(kl=torch.tensor(math.nan))),
+    "a sum of no tensor": state_with(lambda values: values["sums"].update(kl=3.0)),
     "a part too many": state_with(lambda values: values.update(surplus=1)),
     **{
         f"{name} = {value!r}": state_with(lambda values, name=name, value=value: values.update({name: value}))
@@ -267,6 +271,8 @@ BAD_STATES: dict[str, Callable[[Path], Any]] = {
             "seconds": (math.nan, math.inf, -1.0, 1e300, 3, "nine"),
             "best": (math.nan, -math.inf, 80, None),
             "metrics_bytes": (-1, False, 2.0, 10**30),
+            "summed_steps": (-1, False, 2.0, 10**30),
+            "summed_seconds": (math.nan, -1.0, 3),
         }.items()
         for value in bad
     },
@@ -425,6 +431,16 @@ def test_a_state_of_the_time_when_a_model_was_one_player_is_resumed(run):
     assert_equal(fresh.model.state_dict(), saved.model.state_dict())
     ours, theirs = (state.players["model"].optimizer.state_dict() for state in (fresh, saved))
     assert_equal(ours, theirs)
+
+
+def test_a_state_of_the_time_before_sums_is_resumed(run):
+    state_with(lambda values: [values.pop(name) for name in ("sums", "summed_steps", "summed_seconds")])(
+        run / "resume" / "state.pt"
+    )
+    state = trained_state(moved_model())
+    state.sums, state.summed_steps = {"kl": torch.tensor(3.0)}, 2
+    state.restore(run)
+    assert (state.sums, state.summed_steps, state.summed_seconds) == ({}, 0, 0.0)
 
 
 def test_a_state_of_a_pytorch_with_fewer_options_is_resumed(run):

@@ -69,10 +69,12 @@ def test_loading_does_not_depend_on_torchs_generator(run):
 def test_a_state_gives_back_what_was_put_in(run):
     saved, fresh = trained_state(moved_model()), trained_state(moved_model())
     saved.step, saved.seconds, saved.best = 12, 3.5, 80.25
+    saved.sums, saved.summed_steps, saved.summed_seconds = {"kl": torch.tensor(7.5)}, 2, 0.5
     with (run / "metrics.jsonl").open("ab") as metrics:
         saved.save(run, metrics)
     fresh.restore(run)
     assert (fresh.step, fresh.seconds, fresh.best) == (12, 3.5, 80.25)
+    assert (fresh.sums, fresh.summed_steps, fresh.summed_seconds) == ({"kl": torch.tensor(7.5)}, 2, 0.5)
     for ours, theirs in ((fresh.model, saved.model), (fresh.average, saved.average)):
         for name, value in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value), name

@@ -321,6 +321,15 @@ def test_images_per_second_leave_validation_out(tmp_path):
     assert [line["loss"] for line in training] == pytest.approx(means), "of the steps since the last line"
 
 
+def test_a_clock_that_stands_still_gives_no_rate(halves, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 1.0)
+    train(tmp_path / "run", configuration(halves, steps=EVERY))
+    line = read_metrics(tmp_path / "run")[-2]
+    assert line["split"] == "train"
+    assert "images_per_second" not in line
+    assert state_of(tmp_path / "run")["seconds"] == 0
+
+
 def test_the_display_shows_the_first_step_and_few_validations(tmp_path):
     player = Player([], torch.optim.SGD([torch.zeros(1)], 0.1), [0.1])
     state = State(nn.Linear(1, 1), None, {"model": player})  # type: ignore[arg-type]

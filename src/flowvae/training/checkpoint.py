@@ -4,11 +4,12 @@ import copy
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from flowvae.errors import UserError
@@ -25,7 +26,11 @@ NUMBERS: dict[str, Callable[[Any], bool]] = {
     "seconds": lambda value: type(value) is float and 0 <= value < 1e10,
     "best": lambda value: type(value) is float and value > -math.inf,  # infinite before the first validation
     "metrics_bytes": lambda value: type(value) is int and 0 <= value < 2**53,
+    "summed_steps": lambda value: type(value) is int and 0 <= value < 2**53,
+    "summed_seconds": lambda value: type(value) is float and 0 <= value < 1e10,
 }
+# Of states of the time before they were saved; the first line after a resume is a mean over fewer steps then.
+BEFORE_SUMS = {"sums": {}, "summed_steps": 0, "summed_seconds": 0.0}
 # An optimizer counts these or takes their roots: if negative, the next step would make the weights NaN.
 NEVER_NEGATIVE = ("step", "exp_avg_sq")
 
@@ -43,6 +48,12 @@ class State:
     """lowest validation score so far, the score of model.safetensors"""
     metrics_bytes: int = 0
     """length of metrics.jsonl when the state was saved"""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """numbers of training, each a scalar, summed over the steps since the last line of metrics.jsonl"""
+    summed_steps: int = 0
+    """number of these steps"""
+    summed_seconds: float = 0.0
+    """their time, without validation"""
 
     def save(self, run: Path, metrics: BinaryIO) -> None:
         """Write the state, with the length of metrics.jsonl, atomically."""
@@ -52,6 +63,7 @@ class State:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
+            "sums": self.sums,
             **{name: getattr(self, name) for name in NUMBERS},
         }
         (run / FILE).parent.mkdir(exist_ok=True)
@@ -75,14 +87,14 @@ class State:
             values = torch.load(path, map_location="cpu", weights_only=True)
             if "optimizer" in values:  # from a version in which every model was one player
                 values["optimizers"] = {"model": values.pop("optimizer")}
-            values = self._checked(values)
+            values = self._checked({**BEFORE_SUMS, **values})
         except Exception as error:  # PyTorch raises many kinds of errors for damaged files
             raise UserError(f"{path} is damaged ({reason(error)}); train again with another --out") from None
         self.model.load_state_dict(values["model"])
         self.average.load_state_dict(values["average"])
         for name, player in self.players.items():
             player.optimizer.load_state_dict(values["optimizers"][name])
-        for name in NUMBERS:
+        for name in ("sums", *NUMBERS):
             setattr(self, name, values[name])
         # If `best` were below all recorded scores, weights would never be written again.
         self.best = max(self.best, min(_scores(run, self.model.best), default=-math.inf))
@@ -99,6 +111,7 @@ class State:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": forms,
+            "sums": {name: torch.zeros((), dtype=value.dtype) for name, value in values["sums"].items()},
             **{name: values[name] for name in NUMBERS},
         }
         found = fitted({**values, "optimizers": optimizers}, template, "state")

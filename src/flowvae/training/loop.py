@@ -228,7 +228,7 @@ def _take_steps(
                 from_main(accelerator, model.buffers())
             state.average.update_parameters(model)
             state.step += 1
-            seconds, wish = time.monotonic() - began, False
+            seconds, wish = max(time.monotonic() - began, state.seconds), False  # some clocks are set back
             if main and callbacks:
                 fraction = spent(settings, state.step, per_epoch, seconds, ending)
                 latest = {name: value.item() for name, value in numbers.items()}
@@ -251,7 +251,7 @@ def _take_steps(
                     state.best = min(value, state.best)
                     if main:
                         runs.write_weights(run, state.average.module)
-                ending = time.monotonic() - began - state.seconds
+                ending = max(time.monotonic() - began - state.seconds, 0.0)
                 state.seconds += ending
                 records.validation(scores, fraction)
             if validate and callbacks:

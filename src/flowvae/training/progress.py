@@ -20,10 +20,11 @@ class Display:
         self._task = progress.add_task(name, total=1.0, numbers="starting")
 
     def update(
-        self, fraction: float, epoch: int, shown: Mapping[str, float], rate: float, seconds: float
+        self, fraction: float, epoch: int, shown: Mapping[str, float], rate: float | None, seconds: float
     ) -> None:
         left = int(seconds * (1 - fraction) / fraction) if fraction else 0
-        numbers = f"epoch {epoch}  {_first(shown)}  {rate:5.0f} images/s  {left // 60}:{left % 60:02d} left"
+        speed = "" if rate is None else f"  {rate:5.0f} images/s"
+        numbers = f"epoch {epoch}  {_first(shown)}{speed}  {left // 60}:{left % 60:02d} left"
         self._progress.update(self._task, completed=fraction, numbers=numbers)
 
     def busy(self, doing: str) -> None:

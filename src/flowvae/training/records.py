@@ -30,33 +30,33 @@ class Records:
     ) -> None:
         self._file, self._display, self._accelerator = file, display, accelerator
         self._state, self._per_epoch = state, per_epoch
-        self._last_step, self._last_seconds = state.step, state.seconds
-        self._seconds = state.seconds  # after the last training step
+        self._seconds = state.seconds  # before the next training step
         self._shown = float("-inf")  # when the display was last updated
         self._listed = float("-inf")  # when it last got a line of validation
-        self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def training(self, shown: Mapping[str, Tensor], fraction: float, batch_size: int) -> None:
         """Record a training step; ``fraction`` of the budget is used up."""
+        state = self._state
         for name, value in shown.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._seconds = self._state.seconds
+            state.sums[name] = state.sums.get(name, 0) + value.detach()
+        state.summed_steps += 1
+        state.summed_seconds += state.seconds - self._seconds
+        self._seconds = state.seconds
         # By the step number, so that a resumed run writes at the same steps as an uninterrupted one.
-        write = self._state.step % EVERY == 0 or fraction >= 1
+        write = state.step % EVERY == 0 or fraction >= 1
         if not write and time.monotonic() - self._shown < SHOW_EVERY:
             return
-        steps = self._state.step - self._last_step
-        means = {name: value.item() / steps for name, value in self._sums.items()}
-        rate = steps * batch_size / (self._state.seconds - self._last_seconds)
-        epoch = self._state.step // self._per_epoch
-        self._display.update(fraction, epoch, means, rate, self._state.seconds)
+        means = {name: value.item() / state.summed_steps for name, value in state.sums.items()}
+        images = state.summed_steps * batch_size
+        rate = images / state.summed_seconds if state.summed_seconds else None  # the clock may be coarse
+        self._display.update(fraction, state.step // self._per_epoch, means, rate, state.seconds)
         self._shown = time.monotonic()
         if write:
-            learning_rate = next(iter(self._state.players.values())).learning_rate
-            self._write("train", means, images_per_second=rate, learning_rate=learning_rate)
-            self._last_step, self._last_seconds = self._state.step, self._state.seconds
-            self._sums.clear()
+            learning_rate = next(iter(state.players.values())).learning_rate
+            rates = {} if rate is None else {"images_per_second": rate}
+            self._write("train", means, **rates, learning_rate=learning_rate)
+            state.sums, state.summed_steps, state.summed_seconds = {}, 0, 0.0
 
     def validation(self, scores: Mapping[str, float], fraction: float) -> None:
         """Record the scores of the validation images; ``fraction`` of the budget is used up."""
@@ -65,7 +65,7 @@ class Records:
         if fraction >= 1 or time.monotonic() - self._listed > LIST_EVERY:
             self._display.validation(self._state.step, self._state.step / self._per_epoch, scores)
             self._listed = time.monotonic()
-        self._last_seconds += self._state.seconds - self._seconds  # validation is not training time
+        self._seconds = self._state.seconds  # validation is not training time
 
     def _write(self, split: str, numbers: Mapping[str, float], **more: float) -> None:
         state = self._state
