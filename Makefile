@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself, from the pinned versions in constraints.txt.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check docs benchmark reliability gpu wheel
+.PHONY: help demo test slow check docs benchmark reliability fuzz gpu wheel
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,9 @@ benchmark: $(VENV)/.installed-benchmark ## measure against peers and the machine
 
 reliability: $(VENV)/.installed-development ## try what is promised, for hours; PARTS="coverage" for some
 	@$(BIN)/python -m campaigns $(PARTS)
+
+fuzz: $(VENV)/.installed-development ## read 100,000 damaged files: half an hour, to be interrupted and continued
+	@$(BIN)/python -m campaigns fuzz
 
 gpu: $(VENV)/.installed-development ## try what is promised of a GPU, on the one that is here, if any
 	@$(BIN)/python -m campaigns gpu

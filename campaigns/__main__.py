@@ -12,7 +12,7 @@ import torch
 
 from campaigns import record
 
-PARTS = ("coverage", "gpu")
+PARTS = ("coverage", "fuzz", "gpu")
 
 
 def main() -> None:

@@ -2,11 +2,13 @@
 
 import gzip
 import io
+import os
 import re
 import struct
 import tracemalloc
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from data_files import (
 )
 from PIL import Image
 
-from flowvae.data import load_dataset, mnist, reading
+from flowvae.data import chardata, cifar10, load_dataset, mnist, npz, reading
 from flowvae.errors import UserError
 
 
@@ -537,3 +539,38 @@ def test_flipped_bits_are_a_user_error_or_go_unnoticed(tmp_path: Path, kind: str
         except UserError:
             failures += 1
     assert failures > 0
+
+
+@pytest.mark.parametrize("pipe", [True, False])
+@pytest.mark.parametrize("load", [npz.load, npz.load_npy, chardata.load, cifar10.load_archive])
+def test_a_pipe_or_a_device(tmp_path: Path, load: Callable[[Path], object], pipe: bool) -> None:
+    with pytest.raises(UserError, match="not a regular file"):
+        load(odd_file(tmp_path / "set", pipe))
+
+
+@pytest.mark.parametrize("pipe", [True, False])
+def test_an_odd_file_among_others(tmp_path: Path, pipe: bool) -> None:
+    write_idx_folder(tmp_path, random_images(12, 4, 4), random_images(4, 4, 4))
+    labels = tmp_path / "train-labels-idx1-ubyte"
+    labels.unlink()
+    odd_file(labels, pipe)
+    assert f"{labels} cannot be read as an IDX file" in user_error(tmp_path)
+
+
+def odd_file(path: Path, pipe: bool) -> Path:
+    """A file that nobody writes to, or without an end."""
+    if pipe:
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    return path
+
+
+def test_libtiff_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of damaged pixels it prints a line, beside what Pillow raises."""
+    path = tmp_path / "0.tif"
+    Image.fromarray(random_images(8, 8)).save(path, compression="tiff_adobe_deflate")
+    packed = zlib.compress(random_images(8, 8).tobytes())
+    path.write_bytes(path.read_bytes().replace(packed[2:6], b"\xff" * 4))
+    assert "cannot be read as an image" in user_error(tmp_path)
+    assert capfd.readouterr().err == ""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from flowvae.data.reading import PIECE, Readable, check_memory, read_whole
+from flowvae.data.reading import PIECE, Readable, check_memory, open_file, read_whole
 
 BLOCK = 512
 """number of bytes of a header in a .tar archive; files are padded to multiples of it"""
@@ -44,7 +44,7 @@ def read_tar_gz(path: Path, names: Collection[str]) -> dict[str, bytearray]:
         Exception: one of gzip, zlib or tarfile, or ValueError, if it is not such an archive, or damaged.
     """
     found: dict[str, bytearray] = {}
-    with gzip.open(path) as file:
+    with open_file(path) as packed, gzip.open(packed) as file:
         while any(header := read_whole(file, BLOCK)):
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             size = 0 if info.type in EMPTY_TYPES else info.size

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from flowvae.data.reading import unreadable, user_path
+from flowvae.data.reading import open_file, unreadable, user_path
 
 
 def cache_folder() -> Path:
@@ -56,7 +56,7 @@ def _header(shape: tuple[int, ...], dtype: type[np.generic]) -> bytes:
 def _is_whole(path: Path, header: bytes, length: int) -> bool:
     """Whether the file exists and is such an array, without decoding its values."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(len(header)) == header and file.seek(0, os.SEEK_END) == length
     except FileNotFoundError:
         return False

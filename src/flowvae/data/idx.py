@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.reading import check_memory, read_up_to, unreadable
+from flowvae.data.reading import check_memory, open_file, read_up_to, unreadable
 from flowvae.data.splits import hold_out, make_dataset, make_split
 from flowvae.errors import UserError
 
@@ -41,7 +41,7 @@ def _find(directory: Path, name: str) -> Path | None:
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array of that many dimensions in an IDX file; gzipped where its name ends in .gz."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_file(path) as packed, gzip.open(packed) if path.suffix == ".gz" else packed as file:
             header = read_up_to(file, 4 + 4 * dimensions)
             if header[:4] != bytes((0, 0, 8, dimensions)):
                 raise unreadable(

@@ -1,10 +1,12 @@
 """Image files to pixels: checked, cropped and resized."""
 
+import ctypes
+import functools
 import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -14,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from flowvae.config import Marker
 from flowvae.data.arrays import ValueRange, are_marked, to_255
-from flowvae.data.reading import unreadable
+from flowvae.data.reading import open_file, unreadable
 from flowvae.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
@@ -217,6 +219,31 @@ def _pages(image: Image.Image, where: object, value_range: ValueRange | None) ->
         yield image
 
 
+@functools.cache
+def _handlers() -> tuple[Callable[[int | None], int | None], ...]:
+    """Return libtiff's functions that set, and return, what prints its errors and warnings."""
+    library = ctypes.CDLL(Image.core.__file__)
+    try:
+        setters = library.TIFFSetErrorHandler, library.TIFFSetWarningHandler
+    except AttributeError:  # Pillow was built without it, or with it inside
+        return ()
+    for setter in setters:
+        setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+    return setters
+
+
+@contextmanager
+def silent_libtiff() -> Iterator[None]:
+    """Keep libtiff from printing errors, which Pillow raises as well, and warnings."""
+    before = [(setter, setter(None)) for setter in _handlers()]
+    try:
+        yield
+    finally:
+        for setter, handler in before:
+            if handler:  # otherwise another thread has it, and restores it
+                setter(handler)
+
+
 def open_image(file: IO[bytes]) -> Image.Image:
     """Open a file of one of FORMATS with Pillow, without decoding it."""
     return Image.open(_Rationed(file), formats=FORMATS)  # pyright: ignore[reportArgumentType]
@@ -266,12 +293,12 @@ def _orientation(image: Image.Image) -> int:
 def _opened(
     file: Path | IO[bytes], where: object, value_range: ValueRange | None = None
 ) -> Iterator[Image.Image]:
-    with warnings.catch_warnings(), ExitStack() as stack:
+    with warnings.catch_warnings(), silent_libtiff(), ExitStack() as stack:
         # Damaged metadata does not matter to the pixels, and damaged pixels are an error.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = open_image(stack.enter_context(file.open("rb")) if isinstance(file, Path) else file)
+            image = open_image(stack.enter_context(open_file(file)) if isinstance(file, Path) else file)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _too_large(where) from error
         except Exception as error:  # each of Pillow's formats has errors of its own

@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-from flowvae.data.reading import PIECE, Readable, check_memory, read_up_to, read_whole, unreadable
+from flowvae.data.reading import PIECE, Readable, check_memory, open_file, read_up_to, read_whole, unreadable
 from flowvae.errors import UserError
 
 KIND = "a .mat file"
@@ -41,7 +41,7 @@ def read_mat(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         UserError: if it is not such a file, lacks one of them, or they exceed the limit of a data set.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             arrays = _read_arrays(path, file, names)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise unreadable(path, KIND, error) from error

@@ -33,7 +33,7 @@ from flowvae.data.arrays import (
 )
 from flowvae.data.dataset import Dataset, Split
 from flowvae.data.larochelle import larochelle_name
-from flowvae.data.reading import Readable, check_memory, read_up_to, unreadable
+from flowvae.data.reading import Readable, check_memory, open_file, read_up_to, unreadable
 from flowvae.data.splits import (
     SPLIT_NAMES,
     hold_out,
@@ -74,7 +74,7 @@ def load(path: Path, value_range: ValueRange | None = None, marker: Marker | Non
     The ends of ``value_range`` become 0 and 255; pixels with ``marker`` are missing.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return load_open(file, path, value_range, marker)
     except OSError as error:
         raise unreadable(path, "an .npz file", error.strerror or error) from error
@@ -83,7 +83,7 @@ def load(path: Path, value_range: ValueRange | None = None, marker: Marker | Non
 def load_npy(path: Path, value_range: ValueRange | None = None, marker: Marker | None = None) -> Dataset:
     """Read the images in an .npy file, split at random; otherwise like `load`."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
             check_memory(path, size)
             file.seek(0)
@@ -166,7 +166,7 @@ def read_arrays(path: Path, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
         UserError: if the file is damaged or too large, or an array is of another kind.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             check_memory(path, sum(info.file_size for key, info in members.items() if key in kinds))
             return {

@@ -16,7 +16,7 @@ import numpy as np
 from flowvae.data import images
 from flowvae.data.archives import open_zipped
 from flowvae.data.dataset import Dataset
-from flowvae.data.reading import check_memory, read_up_to, unreadable
+from flowvae.data.reading import check_memory, open_file, read_up_to, unreadable
 from flowvae.data.splits import hold_out, make_dataset, make_split, shuffled
 from flowvae.errors import UserError, quoted
 
@@ -84,7 +84,7 @@ def _files_of_directory(directory: Path) -> Iterator[tuple[str, object, Path]]:
 
 def _files_of_archive(path: Path) -> Iterator[tuple[str, object, IO[bytes]]]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as packed, zipfile.ZipFile(packed) as archive:
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
                 parts = info.filename.split("/")
                 if len(parts) < 3 or not parts[-1].endswith(".png") or parts[0] == "__MACOSX":

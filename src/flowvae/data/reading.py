@@ -1,7 +1,10 @@
 """Guards for files that others wrote: sizes before decoding, and errors that say what to do."""
 
+import errno
+import os
+import stat
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from flowvae.errors import UserError, quoted
 
@@ -37,6 +40,22 @@ def unreadable(path: object, kind: str, reason: object) -> UserError:
     return UserError(f"{path} cannot be read as {kind} ({text}); get or write it again")
 
 
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file to read.
+
+    Raises:
+        OSError: if it cannot be opened, or is not a regular file: opening a named pipe, and reading a device,
+            may never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(kind, os.strerror(kind) if stat.S_ISDIR(mode) else "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 def read_up_to(file: Readable, count: int) -> bytearray:
     """Read the next ``count`` bytes, or all that are left if there are fewer.
 
@@ -60,8 +79,8 @@ def read_bytes(path: Path, kind: str, limit: int | None = None) -> bytearray:
     """Read a file of at most ``limit`` bytes, by default MAX_BYTES."""
     most = MAX_BYTES if limit is None else limit
     try:
-        with path.open("rb") as file:
-            data = read_up_to(file, most + 1)  # not by the stated size: a device has none
+        with open_file(path) as file:
+            data = read_up_to(file, most + 1)
     except (OSError, ValueError) as error:
         raise unreadable(path, kind, getattr(error, "strerror", None) or error) from error
     if len(data) > most:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, opaque, open_image, turn_upright
+from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, opaque, open_image, silent_libtiff, turn_upright
 from flowvae.errors import UserError
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def _decoded(path: Path, use: Callable[[Image.Image], T]) -> T:
     """Apply ``use`` to an image that is safe to decode."""
     if not path.stat().st_size:
         raise UserError("the file is empty; upload a PNG, JPEG, or another image")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), silent_libtiff():
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here, before anything is decoded
         try:
             with path.open("rb") as file, open_image(file) as opened:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import safetensors.torch
 from torch import Tensor
 
+from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 
 LEFT_OVER = 3600.0  # seconds without a write after which a partial file counts as abandoned
@@ -104,7 +105,8 @@ def read_bytes(path: Path) -> bytes:
         UserError: if it cannot be read.
     """
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise
     except OSError as error:
