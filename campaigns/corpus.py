@@ -41,10 +41,13 @@ class Reader:
     seeds: Sequence[dict[str, bytes]]
     """valid files, by path in the directory of a case"""
     read: Read
+    """what is tried"""
     tokens: Sequence[bytes] = ()
     """of the format"""
     share: float = 1.0
     """of the cases, compared with other readers"""
+    refused: Sequence[dict[str, bytes]] = ()
+    """files that the usual options refuse"""
     writes: bool = False
     """whether it may write among the files"""
 
@@ -60,12 +63,12 @@ def _written() -> Iterator[tuple[Path, dict[str, bytes]]]:
                 files[str(path.relative_to(name))] = path.read_bytes()
 
 
-def data(place: str) -> Read:
+def data(place: str, binarization: str = "none") -> Read:
     """The reader of the data set at a path, with options that are drawn."""
 
     def read(folder: Path, random: Random | None) -> None:
         chosen = {} if random is None else dict(random.sample(OPTIONS, random.choice((0, 0, 0, 1, 2))))
-        dataset = load_dataset(str(folder / place), **{"binarization": "none", **chosen})
+        dataset = load_dataset(str(folder / place), **{"binarization": binarization, **chosen})
         assert all(len(split.images) for split in (dataset.train, dataset.valid, dataset.test))
 
     return read
@@ -200,18 +203,17 @@ def images() -> Reader:
         turned[0x0112] = 6
         for name in ("0.jpg", "1.png", "2.webp", "3.tif"):
             Image.fromarray(COLOUR[0]).save(folder / name, exif=turned)
-        for mode in ("1", "LA", "P", "CMYK", "RGBA", "I;16"):
-            image = (
-                Image.fromarray(GREY[0].astype(np.uint16) * 257)
-                if mode == "I;16"
-                else Image.fromarray(GREY[0])
-            )
-            image = image if mode == "I;16" else image.convert("RGB").convert(mode)
-            image.save(folder / f"{mode.replace(';', '')}.tif")
+        for mode in ("1", "LA", "P", "CMYK", "RGBA"):
+            image = Image.fromarray(COLOUR[0]).convert(mode)
+            image.save(folder / f"{mode}.tif")
             if mode != "CMYK":
-                image.save(folder / f"{mode.replace(';', '')}.png")
+                image.save(folder / f"{mode}.png")
     seeds.append(files)
-    return Reader("images", seeds, data(""), IMAGE_TOKENS, 6.0)
+    with _written() as (folder, deep):
+        for number, image in enumerate(GREY[:3]):
+            Image.fromarray(image.astype(np.uint16) * 257).save(folder / f"{number}.png")
+            Image.fromarray(image.astype(np.float32)).save(folder / f"{number}.tif")
+    return Reader("images", seeds, data(""), IMAGE_TOKENS, 6.0, refused=[deep])
 
 
 IMAGE_TOKENS = (
@@ -283,7 +285,9 @@ def published() -> Iterator[Reader]:
     with _written() as (folder, amat):
         binary = (few > 127).astype(np.uint8)
         write_amat_folder(folder, binary, binary[:2], binary[:2])
-    yield Reader("amat", [amat], data(""), (b"0 1", b"\r\n", b"2", b"\t", b"\0", b"-1", b"1.0"), 0.5)
+    yield Reader(
+        "amat", [amat], data("", "static"), (b"0 1", b"\r\n", b"2", b"\t", b"\0", b"-1", b"1.0"), 0.5
+    )
 
     with _written() as (folder, binary):
         write_cifar10(folder, colour[:5], colour[:1])

@@ -48,7 +48,7 @@ def case(reader: Reader, number: int) -> tuple[Files, Random | None]:
     random = Random(f"{reader.name} {number}")
     if number < len(reader.seeds):
         return dict(reader.seeds[number]), None
-    return mutated_files(random.choice(reader.seeds), random, reader.tokens), random
+    return mutated_files(random.choice([*reader.seeds, *reader.refused]), random, reader.tokens), random
 
 
 def cases(reader: Reader, numbers: Sequence[int]) -> list[Outcome]:
