@@ -17,6 +17,7 @@ PARTS = (
     "training",
     "likelihood",
     "missing",
+    "processes",
     "operators",
     "growth",
     "quality",

@@ -51,6 +51,18 @@ HEADLINES = {
         "≥ 1",
         "missing",
     ),
+    "processes_training_speedup": (
+        "training, B = 512: images/s of two processes over those of one, one thread each",
+        "{:.2f}",
+        "≥ 1.8",
+        "processes",
+    ),
+    "processes_scoring_speedup": (
+        "`evaluate`: images/s of two processes over those of one, one thread each",
+        "{:.2f}",
+        "≥ 1.8",
+        "processes",
+    ),
     "quality_lead_nats": (
         "test -ELBO after ten minutes: pythae's best with our networks minus our best, nats",
         "{:.2f}",
@@ -205,6 +217,41 @@ def _missing(details: dict[str, Any]) -> str:
     )
 
 
+def _processes(details: dict[str, Any]) -> str:
+    rows = [
+        [what, *(f"{rate:.0f}" for rate in row["images_per_second"]), f"{row['speedup']:.2f}",
+         _number(row.get("predicted"), "{:.2f}")]
+        for name, preset in details["presets"].items()
+        for what, row in [
+            *((f"{name}, training, B = {row['batch']}", row) for row in preset["training"]),
+            (f"{name}, `evaluate`", preset["scoring"]),
+        ]
+    ]  # fmt: skip
+    parts = [
+        f"{name} {preset['fixed_milliseconds']:.1f} ms + B {preset['image_milliseconds']:.2f} ms, and "
+        f"{preset['exchange_milliseconds']:.1f} ms for the exchange of "
+        f"{preset['gradient_bytes'] / 1e6:.1f} MB"
+        for name, preset in details["presets"].items()
+    ]
+    batches = list(details["clusters"][0]["speedups"])
+    predictions = [
+        [row["machines"], *(f"{row['speedups'][batch]:.1f}" for batch in batches)]
+        for row in details["clusters"]
+    ]
+    operations = details["operations"]
+    return "\n".join(
+        [
+            f"### Several processes\n\nOne thread for each process. {_on(details)}.\n",
+            _table(["", "images/s, one", "two", "ratio", "model"], rows),
+            f"Seconds of a step by the [model](scaling.md#a-model-of-the-cost): {'; '.join(parts)}.\n",
+            f"What it says of machines that were not measured, from assumed speeds and what was counted of "
+            f"`vae` ({operations['calls']} calls a step, {operations['flops'] / 1e9:.2f} GFLOP an image): "
+            "images/s over those of one GPU with the same B:\n",
+            _table(["not measured", *(f"B = {int(batch):,}" for batch in batches)], predictions),
+        ]
+    )
+
+
 def _operators(details: dict[str, Any]) -> str:
     lines = [
         f"- {name}: " + ", ".join(f"`{operator}` {share:.0%}" for operator, share in shares.items()) + "\n"
@@ -269,6 +316,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "likelihood": _likelihood,
     "missing": _missing,
+    "processes": _processes,
     "operators": _operators,
     "quality": _quality,
     "growth": _growth,

@@ -257,6 +257,23 @@ def test_slope_of_a_square_is_two():
     assert math.isclose(_slope([2, 4, 8], [0.4, 1.6, 6.4]), 2)
 
 
+def test_processes():
+    from benchmarks import processes
+
+    headlines, details = processes.measure(("vae",), (8, 16), steps=26, images=(2, 4), rounds=1)
+    assert all(value > 0 for value in headlines.values())
+    check_stored("processes", headlines, details)
+
+
+def test_a_ring_of_processes_costs_what_its_messages_do():
+    from benchmarks.processes import Cost
+
+    cost = Cost(fixed=1, per_image=0.1, gradient_bytes=80, latency=0.5, bandwidth=10)
+    assert cost.seconds(40, 1) == 5
+    assert cost.seconds(40, 4) == 1 + 1 + 6 * (0.5 + 80 / 4 / 10)
+    assert math.isclose(cost.speedup(40, 4), 5 / 17)
+
+
 def test_startup():
     from benchmarks import startup
 
