@@ -14,10 +14,10 @@ from torch import Tensor
 from flowvae.batch import Batch, DataSpec
 from flowvae.evaluation.likelihood import at
 from flowvae.models import Bounded, Coded, Completing, Sampler, Scored
+from flowvae.models.autoencoder import VAE
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.real_nvp import RealNVPDensityOptions
 from flowvae.models.registry import build_model
-from flowvae.models.vae import VAE
 
 
 def every_image(height: int, width: int) -> Tensor:

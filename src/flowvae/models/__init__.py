@@ -1,5 +1,6 @@
 """Systems, that is, kinds of models, with one file each."""
 
+from flowvae.models.autoencoder import VAE
 from flowvae.models.base import (
     Bounded,
     Classifying,
@@ -16,7 +17,6 @@ from flowvae.models.base import (
     Update,
 )
 from flowvae.models.imputation import Completing, Imputation
-from flowvae.models.vae import VAE
 
 __all__ = [
     "VAE",
