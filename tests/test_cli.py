@@ -21,8 +21,10 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 import flowvae as package
-from flowvae import cli, commands, training
+from flowvae import cli, training
 from flowvae.batch import DataSpec
+from flowvae.cli.training import CHOICES
+from flowvae.commands import demonstrating, evaluating, picturing
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.forms import field_docs, read_training
@@ -227,14 +229,14 @@ def test_a_picture_lies_in_its_run_and_has_room_for_its_images(words, out, size,
 def panels(monkeypatch) -> dict[str, Tensor]:
     """The panels, by title, of a picture that would be drawn."""
     kept: dict[str, Tensor] = {}
-    monkeypatch.setattr(commands.figures, "save_panels", lambda given, *rest, **options: kept.update(given))
+    monkeypatch.setattr(picturing.figures, "save_panels", lambda given, *rest, **options: kept.update(given))
     return kept
 
 
 def test_reconstructions_stand_under_their_images(workspace, panels):
     succeeds("reconstruct", "flow", "--images", "12", "--seed", "3")
     (shown,) = panels.values()
-    images = commands.test_images(Run("flow"), 12, seed=3, data=None).images
+    images = picturing.test_images(Run("flow"), 12, seed=3, data=None).images
     model = needs(Inferring, Run("flow"))
     with torch.no_grad():
         expected = [images[:10], model.reconstruct(images)[:10], images[10:], model.reconstruct(images)[10:]]
@@ -245,7 +247,7 @@ def test_reconstructions_stand_under_their_images(workspace, panels):
 
 def test_a_walk_goes_from_one_image_to_the_other(workspace, panels):
     succeeds("interpolate", "plain", "flow", "--pairs", "3", "--steps", "5", "--seed", "2")
-    images = commands.test_images(Run("flow"), 6, seed=2, data=None).images
+    images = picturing.test_images(Run("flow"), 6, seed=2, data=None).images
     assert list(panels) == ["plain", "flow"]
     for run, shown in panels.items():
         walks = shown.unflatten(0, (3, 5))
@@ -395,7 +397,7 @@ def test_presets_are_listed():
     assert all(line.endswith(f"; {PRESETS[line.split()[0]].data.data}") for line in lines)
 
 
-@pytest.mark.parametrize("choice", cli.CHOICES, ids=lambda choice: choice[0])
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice[0])
 def test_which_preset_to_take_is_said_with_measured_numbers(choice):
     """In the list of presets and in the README."""
     name, purpose, minutes, parameters, result = choice
@@ -422,7 +424,7 @@ def small_demo(tmp_path, monkeypatch) -> None:
         of_training = {"data": str(tmp_path / "images.npz"), "batch_size": 16, "track": "none"}
         return PRESETS[name].revised(latent=3, features=8, channels=4, **hidden, **of_training)
 
-    monkeypatch.setattr(commands, "preset", small)
+    monkeypatch.setattr(demonstrating, "preset", small)
     monkeypatch.chdir(tmp_path)
 
 
@@ -455,7 +457,7 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(workspace, monkeypatch):
         raise KeyboardInterrupt
 
     before = contents(workspace)
-    monkeypatch.setattr(commands, "evaluate", press)
+    monkeypatch.setattr(evaluating, "evaluate", press)
     assert flowvae("evaluate", "flow") == Result(130, "", "flowvae: interrupted\n")
     assert contents(workspace) == before
 
@@ -468,7 +470,7 @@ def test_a_training_that_ctrl_c_stopped_is_not_called_finished(workspace, monkey
 @pytest.mark.usefixtures("small_demo")
 def test_ctrl_c_stops_the_whole_demo(monkeypatch):
     trained: list[Path] = []
-    monkeypatch.setattr(commands, "train", lambda run, config: trained.append(run))  # which is not True
+    monkeypatch.setattr(demonstrating, "train", lambda run, config: trained.append(run))  # which is not True
     assert flowvae("demo") == Result(130, "", "flowvae: interrupted\n")
     assert len(trained) == 1
 

@@ -11,7 +11,8 @@ import torch
 from published_files import CELEBA_SPLITS, colour_images, write_celeba, write_cifar10_png, write_svhn
 from tiny_runs import configuration
 
-from flowvae.commands import evaluate_run, picture_samples
+from flowvae.commands.evaluating import evaluate_run
+from flowvae.commands.picturing import picture_samples
 from flowvae.config import DataConfig
 from flowvae.data import load_dataset
 from flowvae.models.registry import preset

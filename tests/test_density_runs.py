@@ -10,8 +10,8 @@ import torch
 from command_line import SMALL_FLOW, flowvae, is_refusal, succeeds, write_images
 from torch import Tensor
 
-from flowvae import commands
 from flowvae.batch import DataSpec
+from flowvae.commands import picturing
 from flowvae.densities import CausalLikelihood
 from flowvae.errors import UserError
 from flowvae.evaluation import nearest
@@ -48,7 +48,7 @@ def place(trained, monkeypatch) -> Path:
 def panels(monkeypatch) -> dict[str, Tensor]:
     """The panels, by title, of a picture that would be drawn."""
     kept: dict[str, Tensor] = {}
-    monkeypatch.setattr(commands.figures, "save_panels", lambda given, *rest, **options: kept.update(given))
+    monkeypatch.setattr(picturing.figures, "save_panels", lambda given, *rest, **options: kept.update(given))
     return kept
 
 

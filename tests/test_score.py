@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import flowvae as package
-from flowvae import commands
+from flowvae.commands import evaluating, progress, scoring
 from flowvae.data import Dataset
 from flowvae.data.dataset import Split
 from flowvae.data.named import named_images
@@ -187,7 +187,8 @@ def test_a_model_without_a_likelihood_says_so():
 )
 def test_a_stopped_evaluation_is_continued_to_the_same_bits(end, seconds, workspace, monkeypatch):
     """40 images are two batches; the first is finished when the evaluation ends."""
-    monkeypatch.setattr(commands, "SECONDS_BETWEEN_LINES", seconds)
+    for module in (evaluating, progress):
+        monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", seconds)
     words = ["evaluate", "plain", "--split", "train", "--samples", 6, "--images", 40]
     succeeds(*words)
     whole = contents(workspace / "plain")
@@ -252,7 +253,7 @@ def test_every_page_of_a_file_has_a_row(workspace):
 
 def test_scoring_that_was_stopped_is_continued_to_the_same_table(workspace, files, monkeypatch):
     succeeds("score", "flow", files, "--samples", 5, "--out", "whole.csv")
-    whole, scored = Path("whole.csv").read_text(), commands.score
+    whole, scored = Path("whole.csv").read_text(), scoring.score
     taken: list[int] = []
 
     def stopping(model: Model, images: torch.Tensor, *arguments: Any) -> dict[str, torch.Tensor]:
@@ -261,8 +262,8 @@ def test_scoring_that_was_stopped_is_continued_to_the_same_table(workspace, file
             raise KeyboardInterrupt
         return scored(model, images, *arguments)
 
-    monkeypatch.setattr(commands, "IMAGES_SCORED", 5)
-    monkeypatch.setattr(commands, "score", stopping)
+    monkeypatch.setattr(scoring, "IMAGES_SCORED", 5)
+    monkeypatch.setattr(scoring, "score", stopping)
     command = ("score", "flow", files, "--samples", 5, "--out", "parts.csv")
     assert flowvae(*command).code == 130
     (unfinished,) = Path().glob("parts.csv.*.unfinished.safetensors")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import flowvae as package
 import flowvae.training.loop as loop
 from flowvae.batch import Batch, DataSpec
-from flowvae.commands import evaluate_run
+from flowvae.commands.evaluating import evaluate_run
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.data import training_batch
 from flowvae.errors import UserError

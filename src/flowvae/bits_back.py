@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowvae import runs
-from flowvae.commands import reporting
+from flowvae.commands.progress import reporting
 from flowvae.compressing import MOST_SAMPLES, coding_of
 from flowvae.compression import Coding
 from flowvae.compression.container import LARGEST_BLOCK

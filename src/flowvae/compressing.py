@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowvae.commands import reporting
+from flowvae.commands.progress import reporting
 from flowvae.compression import Coding
 from flowvae.compression.container import LARGEST_BLOCK, Block, Header, checksum, packed, read, unpacked
 from flowvae.compression.stack import coder

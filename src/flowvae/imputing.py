@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from flowvae.batch import Batch
-from flowvae.commands import reporting
+from flowvae.commands.progress import reporting
 from flowvae.data.named import named_images, number_of, reads_files
 from flowvae.errors import UserError, check_range
 from flowvae.figures import save_panels

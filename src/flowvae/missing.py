@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae import runs
-from flowvae.commands import reporting
+from flowvae.commands.progress import reporting
 from flowvae.data import Dataset, load_dataset
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation import log_marginal

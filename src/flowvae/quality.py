@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from flowvae import runs
-from flowvae.commands import reporting, training_of
+from flowvae.commands.evaluating import training_of
+from flowvae.commands.progress import reporting
 from flowvae.data import Dataset, as_float, load_configured
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.commands import test_images, warn
+from flowvae.commands.evaluating import warn
+from flowvae.commands.picturing import test_images
 from flowvae.config_files import read_rows
 from flowvae.errors import UserError, check_range, did_you_mean, quoted
 from flowvae.evaluation import interpolate, path_quality

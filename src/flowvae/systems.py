@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.commands import anneal_run, test_images, training_of
+from flowvae.commands.evaluating import anneal_run, training_of
+from flowvae.commands.picturing import test_images
 from flowvae.data import load_dataset
 from flowvae.data.load import read_source
 from flowvae.data.summary import values_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowvae import runs
-from flowvae.commands import anneal_run
+from flowvae.commands.evaluating import anneal_run
 from flowvae.data import load_configured
 from flowvae.evaluation import Annealing
 from flowvae.evaluation.report import choose_images
