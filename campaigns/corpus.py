@@ -48,12 +48,16 @@ class Reader:
     """of the cases, compared with other readers"""
     refused: Sequence[dict[str, bytes]] = ()
     """files that the usual options refuse"""
+    damaged: Sequence[str] = ()
+    """names of the files that are damaged; all by default"""
     writes: bool = False
     """whether it may write among the files"""
+    quiet: bool = True
+    """whether it prints nothing; otherwise it prints no warnings and tracebacks"""
 
 
 @contextmanager
-def _written() -> Iterator[tuple[Path, dict[str, bytes]]]:
+def made() -> Iterator[tuple[Path, dict[str, bytes]]]:
     """Yield a directory, and a dictionary that has its files afterwards."""
     with tempfile.TemporaryDirectory() as name:
         files: dict[str, bytes] = {}
@@ -107,7 +111,7 @@ def npz() -> Reader:
     ]
     seeds = []
     for number, each in enumerate(arrays):
-        with _written() as (folder, files):
+        with made() as (folder, files):
             (np.savez_compressed if number % 2 else np.savez)(folder / "set.npz", allow_pickle=False, **each)
         seeds.append(files)
     return Reader("npz", seeds, data("set.npz"), NPY_TOKENS, 2.0)
@@ -153,7 +157,7 @@ NPY_TOKENS = (
 def npy() -> Reader:
     seeds = []
     for array in (GREY, COLOUR / 255, GREY.astype(">i4"), np.asfortranarray(GREY.astype("<f4"))):
-        with _written() as (folder, files):
+        with made() as (folder, files):
             np.save(folder / "set.npy", array)
         seeds.append(files)
     return Reader("npy", seeds, data("set.npy"), NPY_TOKENS)
@@ -162,7 +166,7 @@ def npy() -> Reader:
 def idx() -> Reader:
     seeds = []
     for ending in ("", ".gz"):
-        with _written() as (folder, files):
+        with made() as (folder, files):
             write_idx_folder(folder, GREY, GREY[:4], ending)
         seeds.append(files)
     tokens = (
@@ -180,14 +184,14 @@ def images() -> Reader:
     """Directories of image files: every format, with classes and splits, of several pages, turned, deep."""
     seeds = []
     for ending in (".png", ".jpg", ".bmp", ".gif", ".webp", ".tif", ".ppm"):
-        with _written() as (folder, files):
+        with made() as (folder, files):
             write_images(folder, (COLOUR if ending in (".ppm", ".jpg") else GREY)[:4], ending)
         seeds.append(files)
-    with _written() as (folder, files):
+    with made() as (folder, files):
         for place in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
             write_images(folder / place, COLOUR[:3])
     seeds.append(files)
-    with _written() as (folder, files):
+    with made() as (folder, files):
         pages = [Image.fromarray(image) for image in GREY[:4]]
         clear = [Image.fromarray(np.dstack([image, image[:, :, :1]])) for image in COLOUR[:3]]
         pages[0].save(folder / "0.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw")
@@ -198,7 +202,7 @@ def images() -> Reader:
             page = pages[0].convert("1") if compression == "group4" else pages[0]
             page.save(folder / f"{compression}.tif", compression=compression)
     seeds.append(files)
-    with _written() as (folder, files):
+    with made() as (folder, files):
         turned = Image.Exif()
         turned[0x0112] = 6
         for name in ("0.jpg", "1.png", "2.webp", "3.tif"):
@@ -209,11 +213,11 @@ def images() -> Reader:
             if mode != "CMYK":
                 image.save(folder / f"{mode}.png")
     seeds.append(files)
-    with _written() as (folder, deep):
+    with made() as (folder, deep):
         for number, image in enumerate(GREY[:3]):
             Image.fromarray(image.astype(np.uint16) * 257).save(folder / f"{number}.png")
             Image.fromarray(image.astype(np.float32)).save(folder / f"{number}.tif")
-    return Reader("images", seeds, data(""), IMAGE_TOKENS, 6.0, refused=[deep])
+    return Reader("images", seeds, data(""), IMAGE_TOKENS, 4.0, refused=[deep])
 
 
 IMAGE_TOKENS = (
@@ -282,17 +286,17 @@ IMAGE_TOKENS = (
 def published() -> Iterator[Reader]:
     """The published forms of MNIST, CIFAR-10, SVHN, CelebA and Omniglot."""
     few, colour = random_images(4, 28, 28), colour_images(10)
-    with _written() as (folder, amat):
+    with made() as (folder, amat):
         binary = (few > 127).astype(np.uint8)
         write_amat_folder(folder, binary, binary[:2], binary[:2])
     yield Reader(
         "amat", [amat], data("", "static"), (b"0 1", b"\r\n", b"2", b"\t", b"\0", b"-1", b"1.0"), 0.5
     )
 
-    with _written() as (folder, binary):
+    with made() as (folder, binary):
         write_cifar10(folder, colour[:5], colour[:1])
     yield Reader("cifar10", [binary], data(""), (b"\x0a", b"\xff"), 0.5)
-    with _written() as (folder, archive), tempfile.TemporaryDirectory() as source:
+    with made() as (folder, archive), tempfile.TemporaryDirectory() as source:
         write_cifar10_archive(folder / "set.tar.gz", write_cifar10(Path(source), colour[:5], colour[:1]))
     tokens = (
         b"ustar\0",
@@ -310,27 +314,27 @@ def published() -> Iterator[Reader]:
     yield Reader(
         "tar.gz", [archive], data("set.tar.gz"), (*tokens, b"\x1f\x8b\x08", b"data_batch_1.bin"), 0.5
     )
-    with _written() as (folder, sheets):
+    with made() as (folder, sheets):
         write_cifar10_png(folder, colour[:5], colour[:1])
     yield Reader("cifar10-png", [sheets], data(""), (*IMAGE_TOKENS, b"[[", b"1e9", b"null"), 0.5)
 
-    with _written() as (folder, svhn):
+    with made() as (folder, svhn):
         write_svhn(folder, colour[:3], colour[:2])
-    with _written() as (folder, plain):
+    with made() as (folder, plain):
         for name in ("train", "test"):
             arrays = {"X": colour[:3].transpose(2, 3, 1, 0), "y": np.array([[10], [1], [2]], np.uint8)}
             scipy.io.savemat(folder / f"{name}_32x32.mat", arrays)
     tokens = tuple(bytes((kind, 0, 0, 0)) for kind in (*range(1, 20), 0xFF))
     yield Reader("svhn", [svhn, plain], data(""), (*tokens, b"\0\x01IM", b"\x01\0MI", b"X", b"y"), 0.7)
-    with _written() as (folder, compressed):
+    with made() as (folder, compressed):
         write_chardata(folder / "chardata.mat", few, few[:2])
-    with _written() as (folder, plain):
+    with made() as (folder, plain):
         arrays = scipy.io.loadmat(io.BytesIO(compressed["chardata.mat"]))
         named = {name: array for name, array in arrays.items() if not name.startswith("_")}
         scipy.io.savemat(folder / "chardata.mat", named)
     yield Reader("chardata", [compressed, plain], data("chardata.mat"), (*tokens, b"data", b"target"), 0.5)
 
-    with _written() as (folder, celeba):
+    with made() as (folder, celeba):
         (folder / "img_align_celeba").mkdir()
         for number in range(4):
             path = folder / "img_align_celeba" / f"{number:06}.jpg"
@@ -344,7 +348,7 @@ def published() -> Iterator[Reader]:
     drawn = {
         f"A/c{place}/{place:04}_{number:02}.png": character(place) for place in (0, 1) for number in (1, 2)
     }
-    with _written() as (folder, plain):
+    with made() as (folder, plain):
         for part in ("background", "evaluation"):
             for name, image in drawn.items():
                 path = folder / f"images_{part}" / name

@@ -8,7 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from campaigns.corpus import Reader, readers
+from campaigns import corpus, run_files
+from campaigns.corpus import Reader
 from campaigns.mutate import FIFO, Files, mutated_files
 from campaigns.record import REPOSITORY
 from campaigns.sandbox import Outcome, run_cases
@@ -48,7 +49,10 @@ def case(reader: Reader, number: int) -> tuple[Files, Random | None]:
     random = Random(f"{reader.name} {number}")
     if number < len(reader.seeds):
         return dict(reader.seeds[number]), None
-    return mutated_files(random.choice([*reader.seeds, *reader.refused]), random, reader.tokens), random
+    whole = random.choice([*reader.seeds, *reader.refused])
+    damaged = {name: content for name, content in whole.items() if name in (reader.damaged or whole)}
+    untouched = {name: content for name, content in whole.items() if name not in damaged}
+    return {**untouched, **mutated_files(damaged, random, reader.tokens)}, random
 
 
 def cases(reader: Reader, numbers: Sequence[int]) -> list[Outcome]:
@@ -71,7 +75,7 @@ def cases(reader: Reader, numbers: Sequence[int]) -> list[Outcome]:
         return read, (folder if reader.writes else out)
 
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as name:
-        return list(run_cases(numbers, prepare, Path(name).resolve()))
+        return list(run_cases(numbers, prepare, Path(name).resolve(), reader.quiet))
 
 
 def campaign(chosen: Iterable[Reader], tries: int, progress: Path | None = None) -> dict[str, Any]:
@@ -157,6 +161,11 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(sum(entry["seconds"] for entry in found.values())),
         "readers": rows,
     }
+
+
+def readers() -> list[Reader]:
+    """Return all readers."""
+    return [*corpus.readers(), *run_files.readers()]
 
 
 def run(tries: int | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Linux only: it forks, and asks /proc how much memory was used.
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -24,6 +25,7 @@ SECONDS = 10.0
 MEMORY = 2**30
 """most bytes of memory that a case may take, over what the process had before"""
 LONGEST_LINE = 1100
+SPILLS = re.compile(r"^.*(?:Traceback|Warning).*$", re.MULTILINE)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {
     *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),
@@ -83,10 +85,13 @@ class Watch:
             self.noted.append(f"{event} {name}")
 
 
-def run_cases(numbers: Sequence[int], prepare: Prepare, folder: Path) -> Iterator[Outcome]:
+def run_cases(
+    numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool = True
+) -> Iterator[Outcome]:
     """Try cases in another process, with ``folder``, which is empty, to work in.
 
-    A process that ends or hangs in a case is replaced.
+    A process that ends or hangs in a case is replaced. Cases may print only if they are not ``quiet``, and
+    never warnings or tracebacks.
     """
     left = list(numbers)
     while left:
@@ -96,7 +101,7 @@ def run_cases(numbers: Sequence[int], prepare: Prepare, folder: Path) -> Iterato
         if not child:
             code = 1
             with contextlib.suppress(BaseException):
-                _work(left, prepare, folder, report)
+                _work(left, prepare, folder, quiet)
                 code = 0
             os._exit(code)
         status = _waited(child, report)
@@ -124,8 +129,8 @@ def _waited(child: int, report: Path) -> int:
         time.sleep(0.01)
 
 
-def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, report: Path) -> None:
-    reported = os.open(report, os.O_WRONLY | os.O_APPEND)
+def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool) -> None:
+    reported = os.open(folder / "report", os.O_WRONLY | os.O_APPEND)
     spilt = os.open(folder / "spilt", os.O_RDWR | os.O_CREAT)
     os.dup2(spilt, 1)
     os.dup2(spilt, 2)
@@ -142,13 +147,19 @@ def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, report: Path) 
         case.mkdir()
         read, allowed = prepare(number, case)
         os.environ["FLOWVAE_CACHE"] = str(allowed / "cache")
-        outcome = _tried(number, read, allowed, watch, spilt)
+        outcome = _tried(number, read, allowed, watch)
+        printed = os.pread(spilt, os.fstat(spilt).st_size, 0).decode(errors="replace")
+        os.ftruncate(spilt, 0)
+        os.lseek(spilt, 0, os.SEEK_SET)
+        said = printed if quiet else "".join(SPILLS.findall(printed))
+        if said and outcome.kind in ("read", "refused"):
+            outcome = outcome._replace(kind="prints", detail=said[:200])
         outcome = outcome._replace(detail=outcome.detail.replace(str(case), "..."))
         shutil.rmtree(case, ignore_errors=True)
         os.write(reported, json.dumps(outcome).encode() + b"\n")
 
 
-def _tried(number: int, read: Callable[[], None], allowed: Path, watch: Watch, spilt: int) -> Outcome:
+def _tried(number: int, read: Callable[[], None], allowed: Path, watch: Watch) -> Outcome:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before = _memory("VmRSS")
     watch.noted.clear()
@@ -176,10 +187,6 @@ def _tried(number: int, read: Callable[[], None], allowed: Path, watch: Watch, s
             kind, detail = "does", watch.noted[0]
         elif memory > MEMORY:
             kind = "memory"
-        elif os.fstat(spilt).st_size:
-            kind, detail = "prints", os.pread(spilt, 200, 0).decode(errors="replace")
-    os.ftruncate(spilt, 0)
-    os.lseek(spilt, 0, os.SEEK_SET)
     return Outcome(number, kind, detail, seconds, memory)
 
 

@@ -1,9 +1,11 @@
 """flowvae compress and decompress, end to end."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from command_line import NUM_TEST, flowvae, is_refusal, succeeds
 from PIL import Image
 
 from flowvae import compressing
-from flowvae.compression.container import LENGTH, MAGIC, Block, checksum, packed, read
+from flowvae.compression.container import CHECKSUM, LENGTH, MAGIC, Block, checksum, packed, read
 from flowvae.errors import UserError
 
 pytest.importorskip("constriction")
@@ -95,6 +97,33 @@ def test_damaged_files_are_refused(workspace):
     is_refusal(flowvae("decompress", "made", "--out", "back"), "made is damaged")
     Path("other").write_bytes(b"PNG")
     is_refusal(flowvae("decompress", "other", "--out", "back"), "other has no compressed images")
+    assert not Path("back").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples": "3"},
+        {"samples": 10**9},
+        {"levels": 1},
+        {"images": True},
+        {"run": None},
+        {"names": [1] * NUM_TEST},
+        {"names": ["a"]},
+        {"shape": [1, 8]},
+        {"names": ["a\0", *map(str, range(NUM_TEST - 1))]},
+        {"blocks": [[NUM_TEST, -1, 0, "", ""]]},
+    ],
+)
+def test_headers_that_no_one_wrote_are_refused(workspace, changes):
+    succeeds("compress", "plain", "images.npz", "--out", "images.flowvae")
+    content = Path("images.flowvae").read_bytes()
+    begin = len(MAGIC) + LENGTH
+    end = begin + int.from_bytes(content[len(MAGIC) : begin], "little")
+    text = zlib.compress(json.dumps({**json.loads(zlib.decompress(content[begin:end])), **changes}).encode())
+    start = MAGIC + len(text).to_bytes(LENGTH, "little") + text
+    Path("made").write_bytes(start + bytes.fromhex(checksum(start)) + content[end + CHECKSUM :])
+    is_refusal(flowvae("decompress", "made", "--out", "back"))
     assert not Path("back").exists()
 
 

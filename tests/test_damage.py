@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -381,6 +382,28 @@ def test_a_damaged_state_is_one_line(damage, run):
     message(error, path, "damaged")
     assert contents(run) == before
     assert not (path.parent / "made").exists(), "code in the file was run"
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "model.safetensors", "resume/state.pt"])
+def test_a_pipe_is_not_waited_for(name, run):
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    read = {
+        "metrics.jsonl": lambda: Run(run).records,
+        "resume/state.pt": lambda: trained_state(moved_model()).restore(run),
+    }
+    with pytest.raises(UserError, match="not a regular file"):
+        read.get(name, lambda: load(run))()
+
+
+def test_a_state_in_another_form_of_pickles_is_refused_without_a_warning(run):
+    path = run / "resume" / "state.pt"
+    torch.save(torch.load(path, weights_only=True), path, pickle_protocol=4)
+    with warnings.catch_warnings(record=True) as spilt:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match="is damaged"):
+            trained_state(moved_model()).restore(run)
+    assert not spilt
 
 
 @pytest.mark.parametrize("damage", UNFIT_STATES)

@@ -154,3 +154,18 @@ def test_no_codes_and_codes_in_a_table_are_refused(files):
     is_refusal(flowvae("decode", "flow", "none.npz", "--out", "images"), "none.npz has codes of shape (0, ")
     succeeds("encode", "flow", files, "--out", "codes.csv")
     is_refusal(flowvae("decode", "flow", "codes.csv", "--out", "images"), "decode reads .npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("a\0b", "no file can have the name"), ("\ud800", "no file can have the name")]
+)
+def test_names_that_no_file_can_have(workspace, name, part):
+    np.savez("codes.npz", codes=np.zeros((2, 3)), names=np.array([name, "b"]))
+    is_refusal(flowvae("decode", "plain", "codes.npz", "--out", "images"), part, "write an .npz file")
+    assert not (workspace / "images").exists()
+    succeeds("decode", "plain", "codes.npz", "--out", "images.npz")
+
+
+def test_names_of_characters_that_do_not_exist(workspace):
+    np.savez("codes.npz", codes=np.zeros((1, 3)), names=np.array([2**21], np.uint32).view("U1"))
+    is_refusal(flowvae("decode", "plain", "codes.npz"), "characters that do not exist")

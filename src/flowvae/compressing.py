@@ -141,6 +141,7 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
     elif not out.is_dir() and out.suffix not in ("", ".npz"):
         raise UserError(f"{out} ends in {quoted(out.suffix)}; choose a directory or an .npz file")
     header, blocks = read(file)
+    check_range(f"samples of {file}", header.samples, 1, MOST_SAMPLES)
     try:
         run = Run(path or header.run)
     except UserError:

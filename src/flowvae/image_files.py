@@ -1,5 +1,6 @@
 """Generated images as files of their own: a directory of PNGs, or one .npz."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
     is ``NAME.png`` of 8 bits; of several groups, ``GROUP/NAME.png``.
 
     Raises:
-        UserError: if two images would have one file.
+        UserError: if two images would have one file, or a file cannot have the name of its image.
     """
     if out.suffix == ".npz" and not out.is_dir():
         arrays = {group: images.detach().cpu().numpy() for group, images in groups.items()}
@@ -52,6 +53,9 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
     prefixes = {group: Path(group if len(groups) > 1 else "") for group in groups}
     files = {group: [out / _inside(prefix / name) for name in names] for group, prefix in prefixes.items()}
     places = [file for found in files.values() for file in found]
+    for name, file in zip(names, places):  # noqa: B905  # the names of one group are those of all
+        if not _can_be(file):
+            raise UserError(f"no file can have the name {quoted(name)}; write an .npz file instead")
     if len(set(places)) < len(places):
         (twice, *_) = (file for file in places if places.count(file) > 1)
         raise UserError(f"two images would be written to {twice}; write an .npz file instead")
@@ -67,6 +71,14 @@ def save_arrays(out: Path, **arrays: np.ndarray) -> None:
     """Save arrays into an .npz file."""
     with replacing(out) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _can_be(path: Path) -> bool:
+    """Whether the system's encoding has the characters of a path."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _inside(name: Path) -> Path:

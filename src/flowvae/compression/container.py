@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flowvae.data.reading import read_bytes
 from flowvae.errors import UserError
 
 MAGIC = b"flowvae compressed images 3\n"
@@ -80,7 +81,7 @@ def read(path: Path) -> tuple[Header, list[Block]]:
     Raises:
         UserError: if it is not one, or is damaged or unfinished.
     """
-    content = path.read_bytes()
+    content = bytes(read_bytes(path, "compressed images"))
     header, blocks = unpacked(path, content)
     if sum(block.images for block in blocks) != header.images:
         raise UserError(f"{path} is unfinished; compress the images again")
@@ -105,14 +106,30 @@ def unpacked(path: Path, content: bytes) -> tuple[Header, list[Block]]:
     try:
         values = json.loads(zlib.decompressobj().decompress(content[begin:end], LONGEST_HEADER))
         for images, size, initial, of_words, of_images in values.pop("blocks"):
+            if not all(type(number) is int and number >= 0 for number in (images, size, initial)):
+                raise damaged
             words = content[place : place + WORD * size]
             if checksum(words) != of_words or not 0 < images <= LARGEST_BLOCK:
                 raise damaged
             blocks.append(Block(np.frombuffer(words, "<u4").astype(np.uint32), images, initial, of_images))
             place += WORD * size
         header = Header(**{**values, "shape": tuple(values["shape"])})
+        valid = _is_valid(header)
     except (zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged from None
-    if place != len(content):
+    if place != len(content) or not valid:
         raise damaged
     return header, blocks
+
+
+def _is_valid(header: Header) -> bool:
+    """Whether the values have their types, and numbers are in their ranges."""
+    texts = header.run, header.weights, header.checksum, header.probe, header.machine
+    counts = *header.shape, header.samples, header.images, header.levels - 1
+    names = [header.names] if isinstance(header.names, str) else header.names
+    return (
+        all(isinstance(text, str) for text in (*texts, *names))
+        and len(header.shape) == 3
+        and all(type(count) is int and count > 0 for count in counts)
+        and (isinstance(header.names, str) or len(names) == header.images)
+    )

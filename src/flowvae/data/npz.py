@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -288,6 +289,10 @@ def _read_array(where: str, file: IO[bytes], length: int, kinds: str = NUMBERS) 
         raise ValueError(f"{where.partition(' in ')[0]} is not as long as its header says")
     file.seek(header.start)
     data = read_up_to(file, size)
+    if header.dtype.kind == "U":
+        characters = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(header.dtype.byteorder))
+        if np.any(characters > sys.maxunicode):
+            raise ValueError(f"{where.partition(' in ')[0]} has characters that do not exist")
     array = np.frombuffer(data, header.dtype).reshape(
         header.shape, order="F" if header.fortran_order else "C"
     )

@@ -14,6 +14,7 @@ from torch import nn
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System
 from flowvae.data import Dataset, load_configured
+from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 from flowvae.models import Model, Source
 from flowvae.models.registry import PRESETS, build_model
@@ -288,6 +289,7 @@ def _fill(model: nn.Module, path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path} is missing; train the run for at least one validation")
     try:
+        open_file(path).close()  # it may be a named pipe, which is waited for
         model.load_state_dict(safetensors.torch.load_file(path))
         # In the model's type: a number may be finite only in a wider one.
         for name, value in model.state_dict().items():

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.runs import BEGUN, judged_by, read_metrics, reason, replacing
@@ -84,7 +86,8 @@ class State:
         if not path.exists():
             raise UserError(f"{path} is missing; there is nothing to resume, train again with another --out")
         try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
+            with open_file(path) as file, warnings.catch_warnings(action="ignore"):
+                values = torch.load(file, map_location="cpu", weights_only=True)
             if "optimizer" in values:  # from a version in which every model was one player
                 values["optimizers"] = {"model": values.pop("optimizer")}
             values = self._checked({**BEFORE_SUMS, **values})
