@@ -48,8 +48,8 @@ class Reader:
     """of the cases, compared with other readers"""
     refused: Sequence[dict[str, bytes]] = ()
     """files that the usual options refuse"""
-    damaged: Sequence[str] = ()
-    """names of the files that are damaged; all by default"""
+    damaged: Sequence[str] | None = None
+    """names of the files that are damaged; None for all"""
     writes: bool = False
     """whether it may write among the files"""
     quiet: bool = True

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from campaigns import corpus, run_files
+from campaigns import corpus, run_files, words
 from campaigns.corpus import Reader
 from campaigns.mutate import FIFO, Files, mutated_files
 from campaigns.record import REPOSITORY
@@ -50,8 +50,9 @@ def case(reader: Reader, number: int) -> tuple[Files, Random | None]:
     if number < len(reader.seeds):
         return dict(reader.seeds[number]), None
     whole = random.choice([*reader.seeds, *reader.refused])
-    damaged = {name: content for name, content in whole.items() if name in (reader.damaged or whole)}
-    untouched = {name: content for name, content in whole.items() if name not in damaged}
+    chosen = whole.keys() if reader.damaged is None else reader.damaged
+    damaged = {name: content for name, content in whole.items() if name in chosen}
+    untouched = {name: content for name, content in whole.items() if name not in chosen}
     return {**untouched, **mutated_files(damaged, random, reader.tokens)}, random
 
 
@@ -165,7 +166,7 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def readers() -> list[Reader]:
     """Return all readers."""
-    return [*corpus.readers(), *run_files.readers()]
+    return [*corpus.readers(), *run_files.readers(), *words.readers()]
 
 
 def run(tries: int | None = None) -> dict[str, Any]:

@@ -233,6 +233,8 @@ def changed(values: Any, random: Random) -> Any:
 def mutated_files(files: Mapping[str, bytes], random: Random, tokens: Sequence[bytes] = ()) -> Files:
     """Change one or two files of a directory: their bytes, what they hold, their kind or their name."""
     made: Files = dict(files)
+    if not made:
+        return made
     others = [other for other in files.values() if other]
     change = functools.partial(mutated, random=random, tokens=tokens, others=others)
     for _ in range(random.choice((1, 1, 1, 2))):

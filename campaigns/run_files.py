@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -111,7 +112,8 @@ def complete() -> dict[str, bytes]:
                 valid = {"split": "valid", "step": step, "epoch": 0.5, "seconds": 1.5, "negative_elbo": 80.0}
                 metrics.write(record(step) + json.dumps(valid).encode() + b"\n")
             state.save(RUN, metrics)
-        scores = evaluate_run(RUN, 2, 6)
+        with contextlib.redirect_stderr(io.StringIO()):  # so few samples are warned of
+            scores = evaluate_run(RUN, 2, 6)
         write_json(
             RUN / "evaluation-ais.json", {**scores, "chains": 2, "gap": 0.1, "gap_standard_error": 0.1}
         )
@@ -123,7 +125,7 @@ def complete() -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def _continued() -> Iterator[tuple[Path, dict[str, bytes]]]:
+def continued() -> Iterator[tuple[Path, dict[str, bytes]]]:
     """Yield a working directory with the files of `complete`, and what has its files afterwards."""
     with made() as (folder, files), contextlib.chdir(folder):
         for name, content in complete().items():
@@ -227,19 +229,19 @@ def readers() -> Iterator[Reader]:
     shown = here(lambda: markdown([{**row.read(), "name": row.name}]))
     yield Reader("results", [done], shown, JSON_TOKENS, 0.5)
 
-    with _continued() as (_, compressed):
+    with continued() as (_, compressed):
         compress_images(RUN, ["images.npz"], Path("images.flowvae"))
     out = Path("../out")
     decompressed = here(lambda: decompress_images(Path("images.flowvae"), out / "restored.npz", RUN))
     yield Reader(
         "compressed", [compressed], decompressed, JSON_TOKENS, damaged=("images.flowvae",), quiet=False
     )
-    with _continued() as (_, encoded):
+    with continued() as (_, encoded):
         encode_images(RUN, ["images.npz"], 2, None, 0, Path("codes.npz"))
     decoded = here(lambda: decode_codes(RUN, Path("codes.npz"), 0, out / "decoded"))
     yield Reader("codes", [encoded], decoded, NPY_TOKENS, damaged=("codes.npz",), quiet=False)
 
-    with _continued() as (folder, files):
+    with continued() as (folder, files):
         for number in range(3):
             image = Image.fromarray(np.eye(8, k=number, dtype=np.uint8) * 255)
             (folder / "some").mkdir(exist_ok=True)
@@ -255,16 +257,16 @@ def readers() -> Iterator[Reader]:
     usual = commands.SECONDS_BETWEEN_LINES, commands.write_unfinished
     commands.SECONDS_BETWEEN_LINES, commands.write_unfinished = -1.0, interrupt
     try:
-        with _continued() as (folder, files), contextlib.suppress(KeyboardInterrupt):
+        with continued() as (folder, files), contextlib.suppress(KeyboardInterrupt):
             evaluate_run(RUN, 2, 6)
     finally:
         commands.SECONDS_BETWEEN_LINES, commands.write_unfinished = usual
     unfinished = tuple(name for name in files if "unfinished" in name)
-    continued = here(lambda: evaluate_run(RUN, 2, 6))
+    evaluated = here(lambda: evaluate_run(RUN, 2, 6))
     yield Reader(
         "unfinished",
         [files],
-        continued,
+        evaluated,
         SAFETENSORS_TOKENS,
         0.5,
         damaged=unfinished,

@@ -59,7 +59,7 @@ class _HangError(BaseException):
 
 
 class Watch:
-    """Notes whatever is written outside an allowed directory, started, or asked of the network."""
+    """Notes and prevents what is written outside an allowed directory, started, or asked of the network."""
 
     def __init__(self) -> None:
         self.allowed = ""
@@ -74,15 +74,17 @@ class Watch:
             if isinstance(path, str | bytes | os.PathLike) and isinstance(flags, int) and flags & WRITING:
                 self._note(event, path)
         elif event in CHANGES:
-            self._note(event, arguments[0])
+            for path in arguments[:2]:
+                self._note(event, path)
         elif event in FORBIDDEN:
             self.noted.append(f"{event} {arguments!r:.200}")
-            raise PermissionError(f"{event} in a case")
+            raise PermissionError(f"{event}, in a case")
 
     def _note(self, event: str, path: Any) -> None:
         name = os.path.abspath(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else ""
         if name and name != os.devnull and not f"{name}/".startswith(self.allowed):
             self.noted.append(f"{event} {name}")
+            raise PermissionError(f"{event} {name}, outside of a case")
 
 
 def run_cases(
