@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from campaigns import corpus, run_files, words
+from campaigns import corpus, run_files
 from campaigns.corpus import Reader
 from campaigns.mutate import FIFO, Files, mutated_files
 from campaigns.record import REPOSITORY
@@ -164,9 +164,16 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def of_files() -> list[Reader]:
+    """Return the readers of files."""
+    return [*corpus.readers(), *run_files.readers()]
+
+
 def readers() -> list[Reader]:
     """Return all readers."""
-    return [*corpus.readers(), *run_files.readers(), *words.readers()]
+    from campaigns import words  # imports whatever a command needs
+
+    return [*of_files(), *words.readers()]
 
 
 def run(tries: int | None = None) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _tried(number: int, read: Callable[[], None], allowed: Path, watch: Watch) -
     except _HangError as error:
         kind, detail = "slow", _place(error)
     except BaseException as error:
-        kind, detail = type(error).__name__, f"{_place(error)}: {str(error)[:200]}"
+        kind, detail = "does" if watch.noted else type(error).__name__, f"{_place(error)}: {str(error)[:200]}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         watch.allowed = ""

@@ -18,13 +18,13 @@ if not sys.platform.startswith("linux"):
 
 from campaigns import fuzz, sandbox
 from campaigns.corpus import Reader
-from campaigns.fuzz import campaign, case, readers, summary, table
+from campaigns.fuzz import campaign, case, of_files, summary, table
 from campaigns.sandbox import run_cases
 from flowvae.errors import UserError
 
 
 def test_a_thousand_cases():
-    every = readers()
+    every = of_files()
     found = summary(campaign(every, 1000))
     assert found["tried"] == pytest.approx(1000, abs=len(every))
     for name, row in found["readers"].items():
@@ -35,7 +35,7 @@ def test_a_thousand_cases():
 
 
 def test_a_case_is_always_the_same():
-    reader = readers()[0]
+    reader = of_files()[0]
     assert case(reader, 100)[0] == case(reader, 100)[0]
     assert case(reader, 100)[0] != case(reader, 101)[0]
 
