@@ -18,8 +18,10 @@ from PIL import Image
 
 from campaigns.corpus import IMAGE_TOKENS, NPY_TOKENS, Reader, made
 from campaigns.record import REPOSITORY
-from flowvae import commands
-from flowvae.commands import decode_codes, encode_images, evaluate_run, score_images
+from flowvae.commands import evaluating
+from flowvae.commands.coding import decode_codes, encode_images
+from flowvae.commands.evaluating import evaluate_run
+from flowvae.commands.scoring import score_images
 from flowvae.compressing import compress_images, decompress_images
 from flowvae.config import DataConfig
 from flowvae.config_files import read_config, read_rows
@@ -254,13 +256,13 @@ def readers() -> Iterator[Reader]:
         write_unfinished(path, *kept)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    usual = commands.SECONDS_BETWEEN_LINES, commands.write_unfinished
-    commands.SECONDS_BETWEEN_LINES, commands.write_unfinished = -1.0, interrupt
+    usual = evaluating.SECONDS_BETWEEN_LINES, evaluating.write_unfinished
+    evaluating.SECONDS_BETWEEN_LINES, evaluating.write_unfinished = -1.0, interrupt
     try:
         with continued() as (folder, files), contextlib.suppress(KeyboardInterrupt):
             evaluate_run(RUN, 2, 6)
     finally:
-        commands.SECONDS_BETWEEN_LINES, commands.write_unfinished = usual
+        evaluating.SECONDS_BETWEEN_LINES, evaluating.write_unfinished = usual
     unfinished = tuple(name for name in files if "unfinished" in name)
     evaluated = here(lambda: evaluate_run(RUN, 2, 6))
     yield Reader(

@@ -21,7 +21,10 @@ from PIL import Image
 from campaigns.corpus import Reader
 from campaigns.mutate import LONG
 from campaigns.run_files import continued
-from flowvae import cli, commands, few_labels, missing, reproduce, systems, training, wu_table1
+from flowvae import cli, few_labels, missing, reproduce, systems, training, wu_table1
+from flowvae.commands import demonstrating
+from flowvae.commands.coding import encode_images
+from flowvae.compressing import compress_images
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.explorer import page
@@ -190,7 +193,7 @@ def _without_work() -> None:
         return iter(())
 
     training.train, page.serve = build, serve
-    commands.run_demo = reproduce.reproduce_table = reproduce.reproduce_figure = nothing
+    demonstrating.run_demo = reproduce.reproduce_table = reproduce.reproduce_figure = nothing
     missing.reproduce_missing = systems.reproduce_systems = nothing
     few_labels.reproduce_few_labels = wu_table1.reproduce_wu_table1 = nothing
 
@@ -223,9 +226,6 @@ def _run(folder: Path, random: Random | None) -> None:
 
 def readers() -> Iterator[Reader]:
     """The reader of words."""
-    from flowvae.commands import encode_images
-    from flowvae.compressing import compress_images
-
     with continued() as (folder, files):
         (folder / "some").mkdir()
         for number in range(3):
