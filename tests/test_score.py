@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import contents, flowvae, is_refusal, succeeds, write_images
+from command_line import Result, contents, flowvae, is_refusal, succeeds, write_images
 from made_runs import SHAPE, moved_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import flowvae as package
-from flowvae.commands import evaluating, progress, scoring
+from flowvae.commands import continuing, progress, scoring
 from flowvae.data import Dataset
 from flowvae.data.dataset import Split
 from flowvae.data.named import named_images
@@ -187,7 +187,7 @@ def test_a_model_without_a_likelihood_says_so():
 )
 def test_a_stopped_evaluation_is_continued_to_the_same_bits(end, seconds, workspace, monkeypatch):
     """40 images are two batches; the first is finished when the evaluation ends."""
-    for module in (evaluating, progress):
+    for module in (continuing, progress):
         monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", seconds)
     words = ["evaluate", "plain", "--split", "train", "--samples", 6, "--images", 40]
     succeeds(*words)
@@ -207,6 +207,7 @@ def test_a_stopped_evaluation_is_continued_to_the_same_bits(end, seconds, worksp
     stopped = flowvae(*words)
     assert stopped.code != 0
     assert ("evaluating plain: 80%\n" in stopped.err) == (seconds == 0)
+    assert ("flowvae: interrupted; the same command continues\n" in stopped.err) == (seconds > 0)
     (kept,) = (workspace / "plain").glob("*.unfinished.safetensors")
     assert not (workspace / "plain" / "evaluation.json").exists()
     succeeds(*words)
@@ -265,7 +266,7 @@ def test_scoring_that_was_stopped_is_continued_to_the_same_table(workspace, file
     monkeypatch.setattr(scoring, "IMAGES_SCORED", 5)
     monkeypatch.setattr(scoring, "score", stopping)
     command = ("score", "flow", files, "--samples", 5, "--out", "parts.csv")
-    assert flowvae(*command).code == 130
+    assert flowvae(*command) == Result(130, "", "flowvae: interrupted; the same command continues\n")
     (unfinished,) = Path().glob("parts.csv.*.unfinished.safetensors")
     kept = unfinished.read_bytes()
     unfinished.write_bytes(b"damaged")

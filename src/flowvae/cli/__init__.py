@@ -77,8 +77,8 @@ def main() -> None:
         if not lacks_memory(error):
             raise
         _fail("out of memory; choose a smaller model, or fewer images or samples at a time")
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED, alike=True)
+    except KeyboardInterrupt as stop:
+        _fail("; ".join(["interrupted", *map(str, stop.args)]), INTERRUPTED, alike=True)
 
 
 def _run(words: list[str]) -> None:

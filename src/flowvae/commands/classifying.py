@@ -21,11 +21,7 @@ from flowvae.parts import LARGEST_SEED, MOST
 from flowvae.processes import joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
-from flowvae.runs.table import (
-    check_format,
-    comma_separated,
-    write_table,
-)
+from flowvae.runs.table import check_format, comma_separated, write_table
 
 
 def classify_images(

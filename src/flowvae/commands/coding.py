@@ -21,10 +21,7 @@ from flowvae.parts import LARGEST_SEED
 from flowvae.processes import joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
-from flowvae.runs.table import (
-    check_format,
-    write_table,
-)
+from flowvae.runs.table import check_format, write_table
 
 
 def encode_images(

@@ -7,11 +7,7 @@ from flowvae.commands.evaluating import evaluate_run
 from flowvae.commands.picturing import picture_interpolations, picture_reconstructions, picture_samples
 from flowvae.errors import UserError
 from flowvae.models.registry import preset
-from flowvae.runs.table import (
-    collect,
-    markdown,
-    write_table,
-)
+from flowvae.runs.table import collect, markdown, write_table
 from flowvae.training import train
 
 

@@ -5,32 +5,26 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flowvae import runs
+from flowvae.commands.continuing import continued
 from flowvae.commands.limits import MOST_IMAGES
-from flowvae.commands.progress import SECONDS_BETWEEN_LINES, Report, reporting
+from flowvae.commands.progress import Report, reporting
 from flowvae.data.cache import fingerprint
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import (
-    Annealing,
-    Finished,
-    evaluate,
-    evaluate_annealed,
-    evaluate_bracket,
-)
+from flowvae.evaluation import Annealing, Finished, evaluate, evaluate_annealed, evaluate_bracket
 from flowvae.evaluation.annealed_likelihood import check_annealed
 from flowvae.evaluation.reliability import caveat
 from flowvae.parts import LARGEST_SEED
-from flowvae.processes import is_first, joined, leave_to_first
+from flowvae.processes import joined, leave_to_first
 from flowvae.runs import Run
 from flowvae.runs.files import as_safetensors
-from flowvae.runs.scores import Scores, read_unfinished, write_scores, write_unfinished
+from flowvae.runs.scores import Scores, write_scores
 
 # Numbers of images by default, if there are as many.
 USUAL_EVALUATED = 1000
@@ -163,33 +157,13 @@ def _continued(
     Those of finished batches are kept in the run's directory, and the next measurement with the same weights
     and options continues from them. They are removed after the body, which saves what it needs.
     """
-    path = run.path / f"scores-{key_of(run, *options)}.unfinished.safetensors"
-    found = None if run.bundled else read_unfinished(path)
-    latest = None if found is None else Finished(dict(found[0]), found[1])
-    saved = time.monotonic()
-
-    def save() -> None:
-        if latest is not None and not run.bundled and is_first():
-            write_unfinished(path, *latest)
-
-    def keep(finished: Finished) -> None:
-        nonlocal latest, saved
-        latest = finished
-        if time.monotonic() - saved >= SECONDS_BETWEEN_LINES:
-            save()
-            saved = time.monotonic()
-
-    try:
+    path = None if run.bundled else run.path / f"scores-{key_of(run, *options)}.unfinished.safetensors"
+    with continued(path) as kept:
         with reporting(what) as report:
-            measured = measure(report, keep, latest)
+            measured = measure(report, kept, kept.latest)
         leave_to_first()
-        assert latest is not None, "there is at least one image"
-        yield measured, latest.scores
-    except KeyboardInterrupt:
-        save()
-        raise
-    if not run.bundled:
-        path.unlink(missing_ok=True)
+        assert kept.latest is not None, "there is at least one image"
+        yield measured, kept.latest.scores
 
 
 def key_of(run: Run, *options: object) -> str:

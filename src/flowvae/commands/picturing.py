@@ -14,19 +14,14 @@ from flowvae.commands.limits import MOST_IMAGES
 from flowvae.data import Dataset, as_float
 from flowvae.data.named import Named
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import (
-    interpolate,
-    nearest,
-)
+from flowvae.evaluation import interpolate, nearest
 from flowvae.evaluation.likelihood import at
 from flowvae.image_files import is_grid, save_images
 from flowvae.models import Coded, Inferring, Sampler
 from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
-from flowvae.runs.table import (
-    titles,
-)
+from flowvae.runs.table import titles
 
 USUAL_RECONSTRUCTED = 50
 USUAL_PAIRS = 8

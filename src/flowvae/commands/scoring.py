@@ -1,7 +1,6 @@
 """`flowvae score`: the likelihood of each image."""
 
 import hashlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,27 +9,20 @@ from torch import Tensor
 
 from flowvae import runs
 from flowvae.batch import Batch
+from flowvae.commands.continuing import Kept, continued
 from flowvae.commands.evaluating import key_of, warn
-from flowvae.commands.progress import SECONDS_BETWEEN_LINES, reporting
+from flowvae.commands.progress import reporting
 from flowvae.data.named import named_images, numbers_of
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation import (
-    MEASURES,
-    score,
-)
+from flowvae.evaluation import MEASURES, Finished, score
 from flowvae.evaluation.reliability import weight_diagnostics
 from flowvae.models import Bounded, Scored
 from flowvae.parts import LARGEST_SEED
-from flowvae.processes import is_first, joined, leave_to_first, spread
+from flowvae.processes import joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
-from flowvae.runs.scores import Scores, read_unfinished, scores_of, write_unfinished
-from flowvae.runs.table import (
-    check_format,
-    comma_separated,
-    read_evaluation,
-    write_table,
-)
+from flowvae.runs.scores import scores_of
+from flowvae.runs.table import check_format, comma_separated, read_evaluation, write_table
 
 IMAGES_SCORED = 16  # one by one, so that progress is seen
 
@@ -65,70 +57,59 @@ def score_images(
     found = named_images(sources, run.spec, run.config.data, split, seed)
     labels = None if label is None else labels_of(run, label, None, len(found.names))
     batch = found.batch._replace(labels=labels)
-    scores, unfinished = _scored(run, batch, num_samples, seed, out)
-    leave_to_first()
-    marginal = run.model.conditional and label is None
-    if (tested := _test_nll(run, "marginal_nll" if marginal else "nll")) is not None:
-        places = torch.searchsorted(tested, scores["nll"])
-        scores["share_of_test_lower"] = places.double() / len(tested)
-    columns = {name: values.tolist() for name, values in scores.items()}
-    rows = [
-        {
-            "name": name,
-            **{key: values[place] for key, values in columns.items() if values[place] == values[place]},
-        }
-        for place, name in enumerate(found.names)
-    ]
-    if "pareto_k" in scores:
-        weights = weight_diagnostics(scores["effective_sample_size"], scores["pareto_k"])
-        warn(run.name, {**weights, "samples": num_samples})
-    if out is None:
-        return comma_separated(rows)
-    write_table(rows, out)
-    if unfinished is not None:
-        unfinished.unlink(missing_ok=True)
+    with continued(None if out is None else _unfinished(run, batch, num_samples, seed, out)) as kept:
+        scores = _scored(run, batch, num_samples, seed, kept)
+        leave_to_first()
+        marginal = run.model.conditional and label is None
+        if (tested := _test_nll(run, "marginal_nll" if marginal else "nll")) is not None:
+            places = torch.searchsorted(tested, scores["nll"])
+            scores["share_of_test_lower"] = places.double() / len(tested)
+        columns = {name: values.tolist() for name, values in scores.items()}
+        rows = [
+            {
+                "name": name,
+                **{key: values[place] for key, values in columns.items() if values[place] == values[place]},
+            }
+            for place, name in enumerate(found.names)
+        ]
+        if "pareto_k" in scores:
+            weights = weight_diagnostics(scores["effective_sample_size"], scores["pareto_k"])
+            warn(run.name, {**weights, "samples": num_samples})
+        if out is None:
+            return comma_separated(rows)
+        write_table(rows, out)
     return f"{out}\n"
 
 
-def _scored(
-    run: Run, batch: Batch, num_samples: int, seed: int, out: Path | None
-) -> tuple[dict[str, Tensor], Path | None]:
-    """Score images in pieces; return the scores, and the file beside ``out`` that keeps finished pieces."""
-    content = numbers_of(batch)
+def _unfinished(run: Run, batch: Batch, num_samples: int, seed: int, out: Path) -> Path:
+    """Return the file beside ``out`` for scores of a part of the images."""
     given = () if batch.labels is None else tuple(batch.labels.tolist())
-    key = key_of(run, num_samples, seed, hashlib.sha256(content.numpy().tobytes()).hexdigest(), *given)
-    path = None if out is None else out.with_name(f"{out.name}.{key}.unfinished.safetensors")
-    kept = None if path is None else read_unfinished(path)
-    parts = [] if kept is None else [dict(kept[0])]
-    done = sum(len(part["content"]) for part in parts)
-    if kept is not None and not torch.equal(kept[0]["content"], content[:done]):
-        raise UserError(f"{path} has scores of other images; remove it")
-    saved = time.monotonic()
+    content = hashlib.sha256(numbers_of(batch).numpy().tobytes()).hexdigest()
+    key = key_of(run, num_samples, seed, content, *given)
+    return out.with_name(f"{out.name}.{key}.unfinished.safetensors")
+
+
+def _scored(run: Run, batch: Batch, num_samples: int, seed: int, kept: Kept) -> dict[str, Tensor]:
+    """Score the images that are not yet ``kept``, in pieces; return the scores of all."""
+    content = numbers_of(batch)
+    scores = {} if kept.latest is None else dict(kept.latest.scores)
+    done = len(scores["content"]) if scores else 0
+    if scores and not torch.equal(scores["content"], content[:done]):
+        raise UserError(f"{kept.path} has scores of other images; remove it")
 
     def scores_of_few(few: Batch) -> dict[str, Tensor]:
         noise = torch.Generator().manual_seed(seed)
         return score(run.model, few.images, num_samples, noise, **run.model.given(few))
 
     with reporting(f"scoring with {run.name}") as report:
-        try:
-            for scores in spread(list(batch.at(slice(done, None)).split(IMAGES_SCORED)), scores_of_few):
-                after = done + len(scores["nll"])
-                parts.append({**scores, "content": content[done:after], "index": torch.arange(done, after)})
-                done = after
-                report(done / len(content))
-                if path is not None and is_first() and time.monotonic() - saved >= SECONDS_BETWEEN_LINES:
-                    write_unfinished(path, _joined(parts), torch.empty(0, dtype=torch.uint8))
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            if path is not None and parts and is_first():
-                write_unfinished(path, _joined(parts), torch.empty(0, dtype=torch.uint8))
-            raise
-    joined = _joined(parts)
-    return {name: joined[name] for name in MEASURES if name in joined}, path
-
-
-def _joined(parts: Sequence[Scores]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        for new in spread(list(batch.at(slice(done, None)).split(IMAGES_SCORED)), scores_of_few):
+            after = done + len(new["nll"])
+            new = {**new, "content": content[done:after], "index": torch.arange(done, after)}
+            scores = {name: torch.cat([scores[name], new[name]]) if scores else new[name] for name in new}
+            done = after
+            kept(Finished(scores, torch.empty(0, dtype=torch.uint8)))
+            report(done / len(content))
+    return {name: scores[name] for name in MEASURES if name in scores}
 
 
 def _test_nll(run: Run, name: str) -> Tensor | None:
