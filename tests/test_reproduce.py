@@ -15,7 +15,7 @@ from flowvae.cli import train
 from flowvae.errors import UserError
 from flowvae.reproduce import TABLES, Budget, Row, Variant, reproduce_figure, reproduce_table
 from flowvae.runs import claim, read_json, read_metrics
-from flowvae.training.players import DIVERGED
+from flowvae.training.finite import DIVERGED
 
 VARIANTS = {"realnvp-2": TABLES["table1"]["realnvp-2"]}
 

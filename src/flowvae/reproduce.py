@@ -31,8 +31,8 @@ from flowvae.runs.capability import needs
 from flowvae.runs.table import check_scores, markdown, read_evaluation
 from flowvae.titles import title
 from flowvae.training.checkpoint import FILE as STATE_FILE
+from flowvae.training.finite import DIVERGED
 from flowvae.training.interrupt import interruptible
-from flowvae.training.players import DIVERGED
 from flowvae.training.schedule import spent
 
 MOST_SEEDS = 1000

@@ -17,6 +17,7 @@ from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 from flowvae.models import Model
 from flowvae.runs import BEGUN, judged_by, read_metrics, reason, replacing
+from flowvae.training.finite import broken, diverged
 from flowvae.training.form import fitted
 from flowvae.training.players import Player
 
@@ -56,6 +57,17 @@ class State:
     """number of these steps"""
     summed_seconds: float = 0.0
     """their time, without validation"""
+
+    def check(self) -> None:
+        """Check that all values are finite, before anything that depends on them is saved.
+
+        Raises:
+            UserError: names the first that is not.
+        """
+        optimizers = {name: player.optimizer for name, player in self.players.items()}
+        name = broken(self.model, optimizers, self.average.module)
+        if name is not None:
+            raise diverged(name, self.step)
 
     def save(self, run: Path, metrics: BinaryIO) -> None:
         """Write the state, with the length of metrics.jsonl, atomically."""

@@ -38,10 +38,11 @@ from flowvae.training.averaging import averaged
 from flowvae.training.callbacks import Callback, TrainingProgress, told_to_stop
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
+from flowvae.training.finite import diverged
 from flowvae.training.interrupt import interruptible
 from flowvae.training.lock import locked
 from flowvae.training.parallel import agreed, from_main
-from flowvae.training.players import diverged, make_players, refuse_unused, take_step
+from flowvae.training.players import make_players, refuse_unused, take_step
 from flowvae.training.progress import display
 from flowvae.training.records import Records
 from flowvae.training.schedule import rate_factor, spent, steps_within
@@ -241,12 +242,16 @@ def _take_steps(
             # A budget in minutes holds a validation at an epoch's end only if it holds the last one as well.
             after = spent(settings, state.step, per_epoch, state.seconds + ending, ending)
             validate = fraction >= 1 or (state.step % per_epoch == 0 and after < 1)
+            save = validate or stop or state.seconds - saved > SAVE_EVERY
+            if save:
+                state.check()
             if validate:
                 shown.busy("validating")
                 scores = _validate(state, dataset, settings, accelerator.device)
+                for name, value in scores.items():
+                    if not math.isfinite(value):
+                        raise diverged(f"{name} of validation images", state.step)
                 value = scores[model.best]
-                if not math.isfinite(value):  # before a state is saved that would be useless to resume
-                    raise diverged(f"{model.best} of validation images", state.step)
                 if value < state.best or model.draws_weights:
                     state.best = min(value, state.best)
                     if main:
@@ -260,11 +265,11 @@ def _take_steps(
                 )
                 wish = main and told_to_stop(callbacks, "on_validation", progress)
                 state.seconds, ending, stop = agreed(accelerator, state.seconds, ending, stop or wish)
-            if main and (validate or state.seconds - saved > SAVE_EVERY):
-                state.save(run, metrics)
+            if save:
                 saved = state.seconds
+                if main:
+                    state.save(run, metrics)
         if main and stop and fraction < 1:
-            state.save(run, metrics)
             if not (run / runs.WEIGHTS).exists():  # stopped before the first validation
                 runs.write_weights(run, state.average.module)
             path = shlex.quote(str(run))

@@ -12,11 +12,11 @@ from flowvae.config import TrainingConfig
 from flowvae.errors import UserError, did_you_mean
 from flowvae.models import Model, Update
 from flowvae.shares import ALL, Share, sharing
+from flowvae.training.finite import broken_gradient, broken_weight, diverged, largest_weight
 from flowvae.training.optimizer import Muon, adamw
 from flowvae.training.parallel import add_up
 
 LOSS = ""  # in `Player.sums`; no number that is shown has this name
-DIVERGED = "stopped being finite"
 
 
 @dataclass
@@ -39,23 +39,20 @@ class Player:
         for name, value in {LOSS: update.loss, **update.shown}.items():
             self.sums[name] = self.sums.get(name, 0) + weight * value.detach()
 
-    def step(self, factor: float, clipping: float) -> dict[str, Tensor] | None:
-        """Take a step at ``factor`` times the highest rate, with the gradients that all processes added.
-
-        Returns:
-            What was shown, summed over processes as well; None if loss or gradient are not finite in any of
-            the processes, none of which takes the step then.
-        """
+    def total(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Add up over processes; return the loss and what was shown, and the norm of the gradient."""
         sums, self.sums = self.sums, {}
-        add_up([*sums.values(), *(each.grad for each in self.parameters if each.grad is not None)])
-        norm = nn.utils.clip_grad_norm_(self.parameters, clipping)
-        finite = math.isfinite(sums.pop(LOSS).item() + norm.item())
-        if finite:
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = factor * rate
-            self.optimizer.step()
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
+        add_up([*sums.values(), *gradients])
+        return sums, nn.utils.get_total_norm(gradients)
+
+    def step(self, factor: float, norm: Tensor, clipping: float) -> None:
+        """Take a step at ``factor`` times the highest rate, with a gradient of this norm, clipped."""
+        nn.utils.clip_grads_with_norm_(self.parameters, clipping, norm)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = factor * rate
+        self.optimizer.step()
         self.optimizer.zero_grad()
-        return sums if finite else None
 
 
 def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
@@ -138,7 +135,7 @@ def take_step(
         portions: shares of the whole batch; the i-th of n has every n-th image of ``batch``, from the i-th.
 
     Raises:
-        UserError: as `updates`, and if a loss or a gradient is not finite.
+        UserError: as `updates`, and if a loss, a number that is shown, or a gradient is not finite.
     """
     of_portions = [
         updates(
@@ -166,14 +163,23 @@ def take_step(
                 return numbers
             players[update.player].add(update, share.weight)
         assert update is not None, "there is at least one portion"
-        shown = players[update.player].step(factor, settings.gradient_clipping)
-        if shown is None:
-            raise diverged(f"the loss of {update.player}", step)
-        numbers |= shown
+        player = players[update.player]
+        shown, norm = player.total()
+        if not all(math.isfinite(value.item()) for value in (*shown.values(), norm)):
+            raise _broken_step(model, players, update.player, shown, step)
+        player.step(factor, norm, settings.gradient_clipping)
+        numbers |= {name: value for name, value in shown.items() if name != LOSS}
 
 
-def diverged(what: str, step: int) -> UserError:
-    return UserError(
-        f"{what} {DIVERGED} at step {step}; lower --learning-rate, or the model's own rate, and train "
-        "again (what was saved is kept)"
-    )
+def _broken_step(
+    model: Model, players: Mapping[str, Player], name: str, shown: Mapping[str, Tensor], step: int
+) -> UserError:
+    """Say what made the loss of a player, a number that it shows, or its gradient not finite."""
+    weight = broken_weight(model, {name: player.optimizer for name, player in players.items()})
+    if weight is not None:
+        return diverged(weight, step)
+    for of_loss, value in shown.items():
+        if not value.isfinite():
+            what = f"{of_loss or 'the loss'} of {name}"
+            return diverged(what, step, largest_weight(model.players()[name]))
+    return diverged(broken_gradient(model) or f"the gradient of {name}", step)
