@@ -12,7 +12,7 @@ import torch
 
 from campaigns import record
 
-PARTS = ("coverage", "fuzz", "gpu")
+PARTS = ("coverage", "fuzz", "gpu", "round_trips")
 
 
 def main() -> None:

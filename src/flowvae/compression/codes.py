@@ -34,8 +34,11 @@ STEP_BITS = 9
 REACH = 8
 """of the steps, from 0 on both sides"""
 STEPS = 2 * REACH << (CELL_BITS - STEP_BITS)
-DIGITS, DIGIT_BITS = 3, 16
-"""of a number beyond, which is written out"""
+END = STEPS // 2 << STEP_BITS
+"""of the steps, in cells"""
+MOST_BITS = 48
+"""of the distance from the end of the steps"""
+DIGIT_BITS = 16
 
 
 def _normal_table() -> np.ndarray:
@@ -45,6 +48,8 @@ def _normal_table() -> np.ndarray:
 
 
 NORMAL = _normal_table()
+LENGTHS = np.array([0.5**length for length in range(MOST_BITS)])
+"""weights of the number of bits of the distance: any distance can be pushed, and what is popped is near"""
 
 
 def pop_normal(stack: Stack, shape: tuple[int, ...]) -> Integers:
@@ -52,26 +57,46 @@ def pop_normal(stack: Stack, shape: tuple[int, ...]) -> Integers:
     number = math.prod(shape)
     step = stack.pop(NORMAL, number)
     inside = stack.pop_uniform(np.where(step < STEPS, 1 << STEP_BITS, 1))
-    noise = (step - STEPS // 2 << STEP_BITS) + inside
+    noise = (step << STEP_BITS) - END + inside
     for place in np.flatnonzero(step == STEPS):
-        digits = stack.pop_uniform(np.full(DIGITS, 1 << DIGIT_BITS))
-        noise[place] = sum(int(digit) << DIGIT_BITS * k for k, digit in enumerate(digits)) - (
-            1 << DIGITS * DIGIT_BITS - 1
-        )
+        noise[place] = _pop_beyond(stack)
     return noise.reshape(shape)
 
 
 def push_normal(stack: Stack, noise: Integers) -> None:
     """Undo `pop_normal`."""
     noise = noise.reshape(-1)
-    step = (noise >> STEP_BITS) + STEPS // 2
+    step = noise + END >> STEP_BITS
     beyond = (step < 0) | (step >= STEPS)
     for place in np.flatnonzero(beyond)[::-1]:
-        number = int(noise[place]) + (1 << DIGITS * DIGIT_BITS - 1)
-        digits = np.array([number >> DIGIT_BITS * k & (1 << DIGIT_BITS) - 1 for k in range(DIGITS)])
-        stack.push_uniform(digits, np.full(DIGITS, 1 << DIGIT_BITS))
+        _push_beyond(stack, int(noise[place]))
     stack.push_uniform(noise & (1 << STEP_BITS) - 1, np.where(beyond, 1, 1 << STEP_BITS))
     stack.push(np.where(beyond, STEPS, step), NORMAL)
+
+
+def _pop_beyond(stack: Stack) -> int:
+    """Pop a number beyond the steps: its sign, the length of its distance from them, and the distance."""
+    sign, length = int(stack.pop_uniform(np.array([2]))[0]), int(stack.pop(LENGTHS, 1)[0])
+    digits = stack.pop_uniform(_digit_sizes(length))
+    distance = (1 << length) - 1 + sum(int(digit) << DIGIT_BITS * k for k, digit in enumerate(digits))
+    return END + distance if sign else -END - 1 - distance
+
+
+def _push_beyond(stack: Stack, number: int) -> None:
+    """Undo `_pop_beyond`."""
+    distance = number - END if number > 0 else -END - 1 - number
+    length = (distance + 1).bit_length() - 1
+    sizes, rest = _digit_sizes(length), distance + 1 - (1 << length)
+    digits = [rest >> DIGIT_BITS * k & (1 << DIGIT_BITS) - 1 for k in range(len(sizes))]
+    stack.push_uniform(np.array(digits, np.int64), sizes)
+    stack.push(np.array([length]), LENGTHS)
+    stack.push_uniform(np.array([number > 0], np.int64), np.array([2]))
+
+
+def _digit_sizes(length: int) -> Integers:
+    """Return the numbers of values of the digits of ``length`` bits, the lowest first."""
+    lengths = [min(DIGIT_BITS, length - begin) for begin in range(0, length, DIGIT_BITS)]
+    return 1 << np.array(lengths, np.int64)
 
 
 def as_floats(codes: Integers) -> Tensor:
