@@ -23,6 +23,7 @@ from flowvae.models.registry import preset
 from flowvae.runs import METRICS, WEIGHTS
 
 PROCESSES = (1, 2)
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
 
 ALL_REDUCE = """
 import json, sys, time
@@ -162,7 +163,7 @@ def _measure(
 def _flowvae(processes: int, *arguments: object) -> None:
     start = [sys.executable, "-m"]
     if processes > 1:
-        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "-m"]
+        start += [*TORCHRUN, str(processes), "-m"]
     command = [*start, "flowvae", *map(str, arguments), "--device", "cpu"]
     subprocess.run(command, env=_environment(), check=True, capture_output=True)
 
@@ -181,9 +182,8 @@ def _exchange(numbers: int, repeats: int = 50) -> float:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "all_reduce.py"
         script.write_text(ALL_REDUCE)
-        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
         done = subprocess.run(
-            [*start, str(script), str(numbers), str(repeats)],
+            [sys.executable, "-m", *TORCHRUN, "2", str(script), str(numbers), str(repeats)],
             env=_environment(),
             check=True,
             capture_output=True,

@@ -257,6 +257,7 @@ def test_slope_of_a_square_is_two():
     assert math.isclose(_slope([2, 4, 8], [0.4, 1.6, 6.4]), 2)
 
 
+@pytest.mark.slow
 def test_processes():
     from benchmarks import processes
 
