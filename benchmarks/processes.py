@@ -77,10 +77,10 @@ CLUSTER_BATCHES = (128, 4096, 32_768)
 
 def measure(
     names: Sequence[str] = ("vae", "realnvp-5"),
-    batches: Sequence[int] = (128, 512),
-    steps: int = 150,
-    images: tuple[int, int] = (50, 450),
-    rounds: int = 3,
+    batches: Sequence[int] = (128, 256),
+    steps: int = 75,
+    images: tuple[int, int] = (50, 250),
+    rounds: int = 2,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Train and evaluate each preset with one and with two processes of one thread, by turns.
 
