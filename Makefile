@@ -40,7 +40,7 @@ docs: $(VENV)/.installed-docs ## build the site in site/, warnings are errors; r
 benchmark: $(VENV)/.installed-benchmark ## measure against peers and the machine; PARTS="planar coupling" for some
 	@$(BIN)/python -m benchmarks $(PARTS)
 
-reliability: $(VENV)/.installed-development ## try what is promised, for hours; PARTS="coverage" for some
+reliability: $(VENV)/.installed-reliability ## try what is promised, for hours; PARTS="coverage" for some
 	@$(BIN)/python -m campaigns $(PARTS)
 
 fuzz: $(VENV)/.installed-development ## read 100,000 damaged files: half an hour, to be interrupted and continued
@@ -66,6 +66,10 @@ $(VENV)/.installed-development: pyproject.toml constraints.txt
 	@echo "Installing flowvae, its pinned dependencies and the tools of its tests in $(VENV): a minute or more"
 	@$(INSTALL) -e '.[data,dev,oracles,onnx]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-reliability: $(VENV)/.installed-development
+	@$(INSTALL) -e '.[mutation]'
+	@touch $(VENV)/.installed $(VENV)/.installed-development $@
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt
 	@$(virtual_environment)
