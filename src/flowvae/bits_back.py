@@ -1,11 +1,15 @@
 """The table of compressed test images: bits of models, beside their bounds, and of general compressors."""
 
 import bz2
+import importlib
 import io
 import lzma
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +27,25 @@ from flowvae.errors import check_range
 from flowvae.evaluation.likelihood import bounds
 from flowvae.models import Bounded, Compressible, Scored
 from flowvae.parts import MOST
+from flowvae.reproduce import Budget, Row, Variant, reproduce_table
 from flowvae.runs import Run
 from flowvae.runs.folder import WEIGHTS
 from flowvae.runs.table import markdown, titles
+from flowvae.systems import GREY
 
 RUNS = ("runs/table1/runs/vae-seed0", "runs/table1/runs/realnvp-20-seed0", "density-mnist")
+TRAINED = {
+    "vae-grey": replace(GREY["vae-grey"], data="mnist"),
+    "density-small-omniglot": Variant("density-small", data="omniglot"),
+    "realnvp-density-cifar10": Variant(
+        "realnvp-density-cifar10", "--batch-size 16"
+    ),  # more steps in a short time
+}
+SCORED_SAMPLES, SCORED_IMAGES = 100, 500
+"""by which -log p(x) of trained rows is estimated"""
 COLUMNS = {
     "dataset": "",
+    "binarization": "",
     "images": ",d",
     "samples": "d",
     "bits_per_dim": ".4f",
@@ -46,19 +62,22 @@ AT_ONCE = 100
 
 def reproduce_bits_back(
     folder: Path,
+    budget: Budget,
     rows: Sequence[str] = (),
     data: str | None = None,
     num_images: int = 10_000,
     num_samples: int = 1,
 ) -> None:
-    """Compress test images with runs and with general compressors, restore them, and write the table.
+    """Compress test images with models and with general compressors, restore them, and write the table.
 
-    Finished rows are kept. Seconds are those of one processor.
+    Finished rows are kept, and the table has all rows of the folder. Seconds are those of one processor.
 
     Args:
-        folder: directory for ``table.json``, ``table.md`` and a file per row.
-        rows: directories of runs, and names of bundled models; by default, `RUNS`.
-        data: data set in place of those of the runs.
+        folder: directory for ``table.json``, ``table.md``, a file per row, and the runs under ``training/``.
+        budget: training budget of each of the rows that are trained.
+        rows: names of `TRAINED`, directories of runs, and names of bundled models; by default, `RUNS` and all
+            of `TRAINED`.
+        data: data set in place of those of the rows.
         num_images: number of random test images, the same for all rows on a data set.
         num_samples: S; with more than 1, models that have codes are measured with S samples as well.
 
@@ -68,33 +87,60 @@ def reproduce_bits_back(
     check_range("images", num_images, 1, MOST)
     check_range("samples", num_samples, 1, MOST_SAMPLES)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [Path(row) for row in rows or RUNS]
-    found: list[dict[str, Any]] = []
+    rows = rows or (*RUNS, *TRAINED)
+    paths = [Path(row) for row in rows if row not in TRAINED]
+    opened = {name: Run(path) for name, path in zip(titles(paths), paths, strict=True)}
+    variants = {name: TRAINED[name] for name in rows if name in TRAINED}
+    if data is not None:
+        variants = {name: replace(variant, data=data) for name, variant in variants.items()}
+    if variants:
+        training = folder / "training"
+        reproduce_table(
+            training,
+            budget,
+            variants=variants,
+            num_samples=SCORED_SAMPLES,
+            num_images=min(num_images, SCORED_IMAGES),
+        )
+        opened |= {name: Run(Row(name, variant, 0, training).run) for name, variant in variants.items()}
     of_data: dict[str, Chosen] = {}
-    for name, path in zip(titles(paths), paths, strict=True):
-        run = Run(path)
+    for name, run in opened.items():
         chosen = _chosen(run, data, num_images)
-        of_data.setdefault(chosen.asked["dataset"], chosen)
+        of_data.setdefault(chosen.name, chosen)
         several = num_samples > 1 and isinstance(run.model, Compressible) and run.model.code_size > 0
         for samples in (1, num_samples) if several else (1,):
             own = name if samples == 1 else f"{name}-{samples}-samples"
-            row = _kept(folder, own, chosen, lambda of=chosen, by=run, s=samples: _by_model(by, of, s))
-            found.append({**row, "system": name, "samples": samples})
+            measure = partial(_by_model, run, chosen, samples)
+            _keep(folder / f"{own}-{chosen.name}.json", name, chosen, measure)
     for dataset, chosen in of_data.items():
-        others = [
-            _kept(folder, name, chosen, lambda of=chosen, by=compressor: _by_other(by, of))
-            for name, compressor in COMPRESSORS.items()
-        ]
-        best = min(row["bits_per_dim"] for row in others)
-        for row in found:
-            if row["dataset"] == dataset and row["bits_per_dim"] < best:
-                saved = chosen.levels[0].numel() * (best - row["bits_per_dim"])
-                row["images_until_weights_pay"] = math.ceil(8 * row["weights_bytes"] / saved)
-        found += others
-    runs.write_json(folder / "table.json", found)
-    text = markdown([{"name": row["system"], **row} for row in found], COLUMNS)
+        for name, compressor in _compressors().items():
+            _keep(folder / f"{name}-{dataset}.json", name, chosen, partial(_by_other, compressor, chosen))
+    table = _table([runs.read_json(path) for path in folder.glob("*-*.json")])
+    runs.write_json(folder / "table.json", table)
+    text = markdown([{"name": row["system"], **row} for row in table], COLUMNS)
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text, end="")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Sort rows by data set and size, and add from how many images on a file with the weights is smaller.
+
+    Smaller, that is, than the file of the best general compressor.
+    """
+    ordered = sorted(rows, key=lambda row: (row["dataset"], row["binarization"], row["bits_per_dim"]))
+    table: list[dict[str, Any]] = []
+    for row in ordered:
+        others = [
+            other["bits_per_dim"]
+            for other in ordered
+            if other["dataset"] == row["dataset"] and "weights_bytes" not in other
+        ]
+        added = {}
+        if "weights_bytes" in row and row["bits_per_dim"] < min(others, default=0):
+            saved = row["values"] * (min(others) - row["bits_per_dim"])
+            added["images_until_weights_pay"] = math.ceil(8 * row["weights_bytes"] / saved)
+        table.append({**row, **added})
+    return table
 
 
 class Chosen(NamedTuple):
@@ -105,24 +151,26 @@ class Chosen(NamedTuple):
     number_of_levels: int
     asked: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.asked["dataset"]
+
 
 def _chosen(run: Run, data: str | None, num_images: int) -> Chosen:
     dataset = run.read_dataset(data)
     places = torch.randperm(len(dataset.test.images), generator=torch.Generator().manual_seed(0))[:num_images]
     levels = coding_of(run).levels
+    images = (dataset.batch("test", places).images * (levels - 1)).round().long()
     asked = {"dataset": dataset.name, "binarization": dataset.binarization, "images": len(places)}
-    return Chosen((dataset.batch("test", places).images * (levels - 1)).round().long(), levels, asked)
+    return Chosen(images, levels, {**asked, "values": images[0].numel()})
 
 
-def _kept(folder: Path, name: str, chosen: Chosen, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of a file if it is of the same images; otherwise measure and write it."""
-    path = folder / f"{name}-{chosen.asked['dataset']}.json"
+def _keep(path: Path, name: str, chosen: Chosen, measure: Callable[[], dict[str, Any]]) -> None:
+    """Write a row, unless the file has that of the same images."""
     row = runs.read_json(path) if path.exists() else None
-    if isinstance(row, dict) and all(row.get(key) == value for key, value in chosen.asked.items()):
-        return row
-    row = {"system": name, **chosen.asked, **measure()}
-    runs.write_json(path, row)
-    return row
+    if not isinstance(row, dict) or any(row.get(key) != value for key, value in chosen.asked.items()):
+        runs.write_json(path, {"system": name, **chosen.asked, **measure()})
 
 
 def _by_model(run: Run, chosen: Chosen, samples: int) -> dict[str, Any]:
@@ -217,11 +265,32 @@ def _as_picture(format: str, **options: Any) -> Compressor:
     return Compressor(compress, lambda packed: Image.open(io.BytesIO(packed)).load())
 
 
-COMPRESSORS = {
-    "png": _as_picture("PNG", optimize=True),
-    "webp": _as_picture("WEBP", lossless=True, quality=100, method=6, exact=True),
-    "xz": Compressor(
-        lambda *images: lzma.compress(_as_bytes(*images), preset=9 | lzma.PRESET_EXTREME), lzma.decompress
-    ),
-    "bz2": Compressor(lambda *images: bz2.compress(_as_bytes(*images), 9), bz2.decompress),
-}
+def _compressors() -> dict[str, Compressor]:
+    """Return the compressors of Python and Pillow, and those of libraries that happen to be installed.
+
+    These are oxipng (``pyoxipng``), JPEG XL (``pillow-jxl-plugin``) and Zstandard (``zstandard``).
+    """
+    png = _as_picture("PNG", optimize=True)
+    found = {
+        "png": png,
+        "webp": _as_picture("WEBP", lossless=True, quality=100, method=6, exact=True),
+        "xz": Compressor(
+            lambda *images: lzma.compress(_as_bytes(*images), preset=9 | lzma.PRESET_EXTREME), lzma.decompress
+        ),
+        "bz2": Compressor(lambda *images: bz2.compress(_as_bytes(*images), 9), bz2.decompress),
+    }
+    with suppress(ImportError):
+        oxipng = importlib.import_module("oxipng")
+        found["oxipng"] = png._replace(
+            compress=lambda *images: oxipng.optimize_from_memory(png.compress(*images), level=6)
+        )
+    with suppress(ImportError):
+        importlib.import_module("pillow_jxl")  # makes Pillow know the format
+        found["jpeg-xl"] = _as_picture("JXL", lossless=True, effort=9)
+    with suppress(ImportError):
+        zstandard = importlib.import_module("zstandard")
+        found["zstd"] = Compressor(
+            lambda *images: zstandard.ZstdCompressor(level=19).compress(_as_bytes(*images)),
+            zstandard.ZstdDecompressor().decompress,
+        )
+    return found

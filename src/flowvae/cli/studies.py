@@ -25,7 +25,10 @@ def reproduce(
     what: Annotated[str, Positional, arg(metavar="TABLE|FILE", help_behavior_hint="(required)")],
     out: Annotated[Path | None, shown_default("runs/ and the name of the table or file")] = None,
     minutes: Annotated[
-        float | None, shown_default("10 without --epochs; of systems, 60; of wu-table1, that of the presets")
+        float | None,
+        shown_default(
+            "10 without --epochs; of systems, 60; of bits-back, 15; of wu-table1, that of the presets"
+        ),
     ] = None,
     epochs: int | None = None,
     rows: Annotated[tuple[str, ...], shown_default("all rows of the table")] = (),
@@ -58,7 +61,7 @@ def reproduce(
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
-        rows: names of the rows to train; of bits-back, directories of trained runs
+        rows: names of the rows to train; of bits-back, also directories of trained runs
         seeds: number of random seeds, 0 and up, to train each row with
         workers: number of rows to train in parallel
         data: another data set or path to train and score on
@@ -85,14 +88,12 @@ def reproduce(
     if what != "systems" and (unused := [name for name, value in of_systems.items() if value is not None]):
         raise UserError(f"only systems are measured in these ways; remove --{', --'.join(unused)}")
     if what == "bits-back":
-        from flowvae.bits_back import reproduce_bits_back
-
-        of_training = {"--minutes": (minutes, None), "--epochs": (epochs, None), **usual}
-        del of_training["--images"], of_training["--samples"]
-        if unused := [name for name, (value, default) in of_training.items() if value != default]:
-            raise UserError(f"bits-back compresses with trained runs; remove {', '.join(unused)}")
-        images, samples = 10_000 if images is None else images, 1 if samples is None else samples
-        reproduce_bits_back(out or Path("runs") / what, rows, data, images, samples)
+        del usual["--images"], usual["--samples"]
+        if unused := [name for name, (value, default) in usual.items() if value != default]:
+            raise UserError(
+                f"bits-back trains one row after the other with one seed; remove {', '.join(unused)}"
+            )
+        _reproduce_bits_back(out, rows, data, epochs, minutes, samples, images)
         return
     if what == "few-labels":
         if unused := [name for name, (value, default) in usual.items() if value != default]:
@@ -165,6 +166,31 @@ def reproduce(
         **scored,
     )
     print((out / "table.md").read_text(encoding="utf-8"), end="")
+
+
+def _reproduce_bits_back(
+    out: Path | None,
+    rows: tuple[str, ...],
+    data: str | None,
+    epochs: int | None,
+    minutes: float | None,
+    samples: int | None,
+    images: int | None,
+) -> None:
+    from flowvae.bits_back import TRAINED, reproduce_bits_back
+    from flowvae.reproduce import Budget
+
+    trains = not rows or any(name in TRAINED for name in rows)
+    if not trains and (minutes is not None or epochs is not None):
+        raise UserError(f"only {', '.join(TRAINED)} are trained; remove --minutes and --epochs")
+    reproduce_bits_back(
+        out or Path("runs") / "bits-back",
+        Budget(minutes=15.0 if minutes is None and epochs is None else minutes, epochs=epochs),
+        rows,
+        data,
+        10_000 if images is None else images,
+        1 if samples is None else samples,
+    )
 
 
 def _reproduce_few_labels(
