@@ -149,6 +149,30 @@ def test_draws_follow_the_masses(channels):
     torch.testing.assert_close(counts.double(), expected, atol=0.015, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_tables_of_levels_multiply_to_the_density(channels):
+    """No channels: independent pixels."""
+    torch.manual_seed(0)
+    number, height, width = 50, 2, 3
+    wide = torch.randn(1, number, 4, max(channels, 1), height, width, dtype=torch.float64)
+    if channels:
+        below = wide[:, :, :, :1].expand(-1, -1, -1, channels * (channels - 1) // 2, -1, -1)
+        distribution = LogisticMixture(Components(wide[:, :, :, 0], wide.flip(2), wide - 2, below), 256)
+    else:
+        distribution = DiscretizedLogistic(wide[:, :, 0], wide[:, :, 1] - 2, 256)
+    images = (distribution.sample()[0] * 255).round().long()
+    log_prob, portions = torch.zeros(number, dtype=torch.float64), distribution.values(images)
+
+    def choose(table: Tensor) -> Tensor:
+        levels = next(portions)
+        torch.testing.assert_close(table.sum(2), torch.ones_like(table[:, :, 0]))
+        log_prob.add_(table.gather(2, levels.unsqueeze(2)).log().sum((1, 2)))
+        return levels
+
+    assert torch.equal(distribution.walk(choose), images)
+    torch.testing.assert_close(log_prob, distribution.log_prob(images / 255)[0], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(("location", "log_scale"), SETTINGS)
 def test_the_mean_is_within_half_a_level_of_that_of_the_masses(location, log_scale):
     pixels = grid(256).view(-1, 1, 1, 1)

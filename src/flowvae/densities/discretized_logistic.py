@@ -36,9 +36,19 @@ def log_mass(level: Tensor, location: Tensor, log_scale: Tensor, levels: int) ->
     return within - above - below
 
 
-def all_levels(levels: int, like: Tensor) -> Tensor:
-    """Return the values of all levels on the scale [-1, 1], [levels]."""
-    return torch.arange(levels, dtype=like.dtype, device=like.device) * (2 / (levels - 1)) - 1
+def below_levels(location: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """Compute ``P(round(clip(X)) < level)`` of all levels but the lowest, [..., levels - 1]."""
+    edges = torch.arange(1, levels, dtype=location.dtype, device=location.device) * 2 - 1
+    above = edges / (levels - 1) - 1 - location.unsqueeze(-1)
+    return above.mul_((-log_scale).exp().unsqueeze(-1)).sigmoid_()
+
+
+def of_levels(below: Tensor) -> Tensor:
+    """Return the probabilities of all levels, given those of `below_levels`.
+
+    Improbable levels have no accurate ones, unlike by `log_mass`, which takes five times as long.
+    """
+    return F.pad(below, (0, 1), value=1.0) - F.pad(below, (1, 0))
 
 
 def clipped_mean(location: Tensor, log_scale: Tensor) -> Tensor:
@@ -97,10 +107,8 @@ class DiscretizedLogistic(PartlyObserved, Tabulated):
         return 0.5 * (draw_level(location, log_scale, self.levels, noise) + 1)
 
     def walk(self, choose: Choose) -> Tensor:
-        location, log_scale = (
-            each.flatten(0, 1).flatten(1).unsqueeze(2) for each in (self.location, self.log_scale)
-        )
-        table = log_mass(all_levels(self.levels, location), location, log_scale, self.levels).exp()
+        location, log_scale = (each.flatten(0, 1).flatten(1) for each in (self.location, self.log_scale))
+        table = of_levels(below_levels(location, log_scale, self.levels))
         return choose(table).unflatten(1, self.event_shape)
 
     def values(self, images: Tensor) -> Iterator[Tensor]:

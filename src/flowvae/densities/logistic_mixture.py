@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from flowvae.densities.discretized_logistic import (
     LOWEST_LOG_SCALE,
-    all_levels,
+    below_levels,
     clipped_mean,
     draw_level,
     log_mass,
     mean_and_log_scale,
+    of_levels,
 )
 from flowvae.densities.likelihood import Likelihood, PartlyObserved
 from flowvae.densities.tabulated import Choose, Tabulated
@@ -129,16 +130,17 @@ class LogisticMixture(PartlyObserved, Tabulated):
         chosen: list[Tensor] = []
         before: list[Tensor] = []
         for channel in range(self.event_shape[0]):
-            location = self._location(channel, before).unsqueeze(-1)
-            log_scale = self.components.log_scale.select(-3, channel).unsqueeze(-1)
-            mass = log_mass(all_levels(self.levels, location), location, log_scale, self.levels)
-            of_levels = torch.logsumexp(weights.unsqueeze(-1) + mass, -4)  # [S, B, H, W, levels]
-            table = of_levels - weights.logsumexp(-3).unsqueeze(-1)
-            levels = choose(table.exp().flatten(0, 1).flatten(1, 2))
-            chosen.append(levels.unflatten(1, self.event_shape[1:]))
-            index = levels.view(*weights.shape[:-3], 1, *self.event_shape[1:], 1)
-            weights = weights + mass.gather(-1, index.expand(*mass.shape[:-1], 1)).squeeze(-1)
-            before.append((index.squeeze(-1) * (2 / (self.levels - 1)) - 1).to(weights.dtype))
+            location = self._location(channel, before)
+            log_scale = self.components.log_scale.select(-3, channel)
+            below = location.new_zeros(())
+            parameters = weights.softmax(-3), location, log_scale
+            for weight, *component in zip(*(each.unbind(-3) for each in parameters), strict=True):
+                below = below + weight.unsqueeze(-1) * below_levels(*component, self.levels)
+            levels = choose(of_levels(below).flatten(0, 1).flatten(1, 2)).unflatten(1, self.event_shape[1:])
+            chosen.append(levels)
+            value = (levels * (2 / (self.levels - 1)) - 1).to(weights.dtype).view_as(weights.select(-3, 0))
+            before.append(value.unsqueeze(-3))
+            weights = weights + log_mass(before[-1], location, log_scale, self.levels)
         return torch.stack(chosen, 1)
 
     def values(self, images: Tensor) -> Iterator[Tensor]:
