@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 from flowvae.errors import UserError
 
 SECONDS = 10.0
-"""longest time of a case"""
+"""longest time of a case, of the processor: others use it as well"""
+WAITING = 60.0
+"""longest time until a case ends, in seconds"""
 MEMORY = 2**30
 """most bytes of memory that a case may take, over what the process had before"""
 LONGEST_LINE = 1100
@@ -50,6 +52,7 @@ class Outcome(NamedTuple):
     """read, refused, or how it failed"""
     detail: str
     seconds: float
+    """of the processor"""
     memory: int
     """bytes at its peak, over what the process had before"""
 
@@ -112,7 +115,7 @@ def run_cases(
         left = left[len(found) :]
         if left and status:
             ended = "hangs" if status == signal.SIGKILL else f"ends the process, status {status}"
-            yield Outcome(left.pop(0), "dead", ended, 2 * SECONDS, 0)
+            yield Outcome(left.pop(0), "dead", ended, 0.0, 0)
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -126,7 +129,7 @@ def _waited(child: int, report: Path) -> int:
             return status
         if (now := report.stat().st_size) != size:
             size, since = now, time.monotonic()
-        elif time.monotonic() - since > 2 * SECONDS + 5:
+        elif time.monotonic() - since > 2 * WAITING:
             os.kill(child, signal.SIGKILL)
         time.sleep(0.01)
 
@@ -137,7 +140,8 @@ def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool) -
     os.dup2(spilt, 1)
     os.dup2(spilt, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
-    signal.signal(signal.SIGALRM, _hang)
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _hang)
     virtual = _memory("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (virtual + 3 * MEMORY, virtual + 3 * MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -166,10 +170,11 @@ def _tried(number: int, read: Callable[[], None], allowed: Path, watch: Watch) -
     before = _memory("VmRSS")
     watch.noted.clear()
     watch.allowed = f"{allowed}/"
-    begun = time.monotonic()
+    begun = time.process_time()
     kind, detail = "read", ""
     try:
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
         read()
     except UserError as error:
         kind, detail = "refused", str(error)
@@ -180,9 +185,10 @@ def _tried(number: int, read: Callable[[], None], allowed: Path, watch: Watch) -
     except BaseException as error:
         kind, detail = "does" if watch.noted else type(error).__name__, f"{_place(error)}: {str(error)[:200]}"
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         watch.allowed = ""
-    seconds = time.monotonic() - begun
+    seconds = time.process_time() - begun
     memory = max(0, _memory("VmHWM") - before)
     if kind in ("read", "refused"):
         if watch.noted:

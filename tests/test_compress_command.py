@@ -127,6 +127,13 @@ def test_headers_that_no_one_wrote_are_refused(workspace, changes):
     assert not Path("back").exists()
 
 
+def test_paths_that_are_no_files(workspace):
+    is_refusal(flowvae("decompress", "."), "Is a directory")
+    is_refusal(flowvae("compress", "plain", "images.npz", "--out", "."), ". is not a file")
+    os.mkfifo("pipe")
+    is_refusal(flowvae("compress", "plain", "images.npz", "--out", "pipe"), "pipe is not a file")
+
+
 def test_a_machine_that_computes_other_numbers_is_refused(workspace, monkeypatch):
     succeeds("compress", "plain", "images.npz", "--out", "images.flowvae")
     monkeypatch.setattr(compressing.Coding, "probe", lambda self: "0")

@@ -34,6 +34,14 @@ def test_a_thousand_cases():
     assert f"| all | {found['tried']:,} | | | 0 |" in table(found)
 
 
+def test_the_watch_ends_what_waits(monkeypatch):
+    monkeypatch.setattr(sandbox, "WAITING", 0.5)
+    entry = campaign([Reader("waiting", [{"a": b"1"}], lambda folder, random: time.sleep(60))], 2)["waiting"]
+    ((said, numbers),) = entry["failures"].items()
+    assert said.startswith("slow: ")
+    assert numbers == [0, 1]
+
+
 def test_a_case_is_always_the_same():
     reader = of_files()[0]
     assert case(reader, 100)[0] == case(reader, 100)[0]
@@ -59,6 +67,11 @@ def kill(folder: Path, random: Random | None) -> None:
     os._exit(3)
 
 
+def run_on(folder: Path, random: Random | None) -> None:
+    while True:
+        pass
+
+
 MISTAKES = {
     "read": lambda folder, random: None,
     "refused": refuse("it is empty; write it again"),
@@ -66,7 +79,7 @@ MISTAKES = {
     "does": write_beside,
     "memory": take_memory,
     "prints": lambda folder, random: print("spilt"),
-    "slow": lambda folder, random: time.sleep(5),
+    "slow": run_on,
     "dead": kill,
     "ZeroDivisionError": lambda folder, random: 1 / 0,
 }

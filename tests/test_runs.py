@@ -385,3 +385,11 @@ def test_a_folder_goes_before_a_model_that_comes_with_the_package(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"config\.json is missing"):
         load("density-mnist")
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        write_json(tmp_path / "pipe", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert not (tmp_path / "pipe").is_file()

@@ -82,6 +82,8 @@ def compress_images(
     run = Run(path)
     coding = coding_of(run, samples)
     out = out or run.place_for("images.flowvae")
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out} is not a file; choose another path")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is not a directory; create it first, or choose another path")
     found = named_images(sources, run.spec, run.config.data, split, seed)
@@ -136,11 +138,11 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
     Raises:
         UserError: if the file is damaged, the run is another one, or this machine computes other numbers.
     """
+    header, blocks = read(file)
     if out is None:
         out = file.with_name(f"{file.name}-restored")
     elif not out.is_dir() and out.suffix not in ("", ".npz"):
         raise UserError(f"{out} ends in {quoted(out.suffix)}; choose a directory or an .npz file")
-    header, blocks = read(file)
     check_range(f"samples of {file}", header.samples, 1, MOST_SAMPLES)
     try:
         run = Run(path or header.run)

@@ -171,13 +171,13 @@ def picture_interpolations(
     They stand side by side in a grid, or one by one in a directory or an .npz file, named by pair and step.
     """
     panels, opened = {}, [Run(path) for path in compared]
+    out = out or opened[0].place_for("interpolations.png")
+    grid = is_grid(out)
     check_range("steps", steps, 2, MOST_IMAGES)  # both ends are among them
     if pairs is None:
         pairs = up_to(2 * USUAL_PAIRS, opened, data, least=2) // 2
     check_range("pairs", pairs, 1, MOST_IMAGES)
     check_range("pairs times steps", pairs * steps, 1, MOST_IMAGES)
-    out = out or opened[0].place_for("interpolations.png")
-    grid = is_grid(out)
     for title, run in zip(titles(compared), opened, strict=True):
         chosen = (_same_label if keep_label else test_images)(run, 2 * pairs, seed, data)
         ends, model = chosen.images, needs(Coded, run)

@@ -1,6 +1,7 @@
 """Atomic writing of files, and reading with errors of one line."""
 
 import contextlib
+import errno
 import glob
 import json
 import math
@@ -37,6 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> path.read_text()
     '1 2 3'
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a device would be lost
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(OSError):  # another process may remove it as well
             if time.time() - partial.stat().st_mtime > LEFT_OVER:
