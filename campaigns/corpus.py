@@ -52,6 +52,8 @@ class Reader:
     """names of the files that are damaged; None for all"""
     writes: bool = False
     """whether it may write among the files"""
+    places: Sequence[str] = ()
+    """other directories that it may write to"""
     quiet: bool = True
     """whether it prints nothing; otherwise it prints no warnings and tracebacks"""
 

@@ -49,7 +49,7 @@ def case(reader: Reader, number: int) -> tuple[Files, Random | None]:
     random = Random(f"{reader.name} {number}")
     if number < len(reader.seeds):
         return dict(reader.seeds[number]), None
-    whole = random.choice([*reader.seeds, *reader.refused])
+    whole = random.choice([*reader.seeds, *reader.refused] or [{}])
     chosen = whole.keys() if reader.damaged is None else reader.damaged
     damaged = {name: content for name, content in whole.items() if name in chosen}
     untouched = {name: content for name, content in whole.items() if name not in chosen}
@@ -76,7 +76,7 @@ def cases(reader: Reader, numbers: Sequence[int]) -> list[Outcome]:
         return read, (folder if reader.writes else out)
 
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as name:
-        return list(run_cases(numbers, prepare, Path(name).resolve(), reader.quiet))
+        return list(run_cases(numbers, prepare, Path(name).resolve(), reader.quiet, reader.places))
 
 
 def campaign(chosen: Iterable[Reader], tries: int, progress: Path | None = None) -> dict[str, Any]:
@@ -171,9 +171,9 @@ def of_files() -> list[Reader]:
 
 def readers() -> list[Reader]:
     """Return all readers."""
-    from campaigns import words  # imports whatever a command needs
+    from campaigns import requests, words  # which import whatever commands and the page need
 
-    return [*of_files(), *words.readers()]
+    return [*of_files(), *words.readers(), *requests.readers()]
 
 
 def run(tries: int | None = None) -> dict[str, Any]:

@@ -64,8 +64,8 @@ class _HangError(BaseException):
 class Watch:
     """Notes and prevents what is written outside an allowed directory, started, or asked of the network."""
 
-    def __init__(self) -> None:
-        self.allowed = ""
+    def __init__(self, places: Sequence[str] = ()) -> None:
+        self.allowed, self.places = "", tuple(f"{place}/" for place in places)
         self.noted: list[str] = []
         sys.addaudithook(self._hear)
 
@@ -85,18 +85,18 @@ class Watch:
 
     def _note(self, event: str, path: Any) -> None:
         name = os.path.abspath(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else ""
-        if name and name != os.devnull and not f"{name}/".startswith(self.allowed):
+        if name and name != os.devnull and not f"{name}/".startswith((self.allowed, *self.places)):
             self.noted.append(f"{event} {name}")
             raise PermissionError(f"{event} {name}, outside of a case")
 
 
 def run_cases(
-    numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool = True
+    numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool = True, places: Sequence[str] = ()
 ) -> Iterator[Outcome]:
     """Try cases in another process, with ``folder``, which is empty, to work in.
 
     A process that ends or hangs in a case is replaced. Cases may print only if they are not ``quiet``, and
-    never warnings or tracebacks.
+    never warnings or tracebacks, and write to ``places`` beside the directory of `Prepare`.
     """
     left = list(numbers)
     while left:
@@ -106,7 +106,7 @@ def run_cases(
         if not child:
             code = 1
             with contextlib.suppress(BaseException):
-                _work(left, prepare, folder, quiet)
+                _work(left, prepare, folder, quiet, places)
                 code = 0
             os._exit(code)
         status = _waited(child, report)
@@ -134,7 +134,7 @@ def _waited(child: int, report: Path) -> int:
         time.sleep(0.01)
 
 
-def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool) -> None:
+def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool, places: Sequence[str]) -> None:
     reported = os.open(folder / "report", os.O_WRONLY | os.O_APPEND)
     spilt = os.open(folder / "spilt", os.O_RDWR | os.O_CREAT)
     os.dup2(spilt, 1)
@@ -145,7 +145,7 @@ def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool) -
     virtual = _memory("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (virtual + 3 * MEMORY, virtual + 3 * MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    watch = Watch()
+    watch = Watch(places)
     warnings.simplefilter("always")
     warnings.showwarning = lambda message, kind, *_: watch.noted.append(f"{kind.__name__}: {message}")
     for number in numbers:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,14 @@ def test_headers_that_no_one_wrote_are_refused(workspace, changes):
     Path("made").write_bytes(start + bytes.fromhex(checksum(start)) + content[end + CHECKSUM :])
     is_refusal(flowvae("decompress", "made", "--out", "back"))
     assert not Path("back").exists()
+
+
+def test_words_that_end_in_zero_are_refused(workspace):
+    succeeds("compress", "plain", "images.npz", "--out", "images.flowvae")
+    header, (block,) = read(Path("images.flowvae"))
+    words = np.append(block.words, np.uint32(0))
+    Path("made").write_bytes(packed(header, [replace(block, words=words)]))
+    is_refusal(flowvae("decompress", "made", "--out", "back"), "made is damaged")
 
 
 def test_paths_that_are_no_files(workspace):

@@ -574,3 +574,16 @@ def test_libtiff_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
     path.write_bytes(path.read_bytes().replace(packed[2:6], b"\xff" * 4))
     assert "cannot be read as an image" in user_error(tmp_path)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_that_overflow_are_refused_without_a_warning(tmp_path: Path, dtype: type) -> None:
+    np.save(tmp_path / "set.npy", np.full((6, 4, 4), np.finfo(dtype).max, dtype))
+    assert "not 8-bit levels" in user_error(tmp_path / "set.npy")
+    with pytest.raises(UserError, match=r"must contain all values|no value"):
+        load_dataset(str(tmp_path / "set.npy"), value_range=(0, 100))
+
+
+def test_a_range_beyond_half_precision(tmp_path: Path) -> None:
+    np.save(tmp_path / "set.npy", np.full((6, 4, 4), 1000, np.float16))
+    assert load_dataset(str(tmp_path / "set.npy"), "none", value_range=(0, 1e5)).values == (3, 3)

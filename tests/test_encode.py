@@ -169,3 +169,8 @@ def test_names_that_no_file_can_have(workspace, name, part):
 def test_names_of_characters_that_do_not_exist(workspace):
     np.savez("codes.npz", codes=np.zeros((1, 3)), names=np.array([2**21], np.uint32).view("U1"))
     is_refusal(flowvae("decode", "plain", "codes.npz"), "characters that do not exist")
+
+
+def test_codes_that_overflow_are_refused_without_a_warning(workspace):
+    np.savez("codes.npz", codes=np.full((1, 3), 1e300))
+    is_refusal(flowvae("decode", "plain", "codes.npz"), "codes that are finite")

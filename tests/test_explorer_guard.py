@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import math
 import re
 import socket
 import subprocess
@@ -121,7 +122,9 @@ def join(page: Page, **fields: Any) -> Any:
 
 def finished_call(page: Page, number: int, data: list[Any]) -> dict[str, Any]:
     """What a listener answers, as the page's script asks it."""
-    assert join(page, fn_index=number, data=data).status_code == 200
+    asked = json.dumps({"session_hash": "s", "fn_index": number, "data": data})  # which may have NaN
+    headers = {"content-type": "application/json"}
+    assert page.client.post("/gradio_api/queue/join", content=asked, headers=headers).status_code == 200
     with page.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "s"}) as answer:
         for line in answer.iter_lines():
             message = json.loads(line.removeprefix("data: ") or "{}")
@@ -280,6 +283,27 @@ def test_errors_name_no_file(page):
         assert not answer["success"]
         assert str(page.cache) not in json.dumps(answer)
         assert str(page.secret) not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[1], "", ""],
+        [7, "", ""],
+        [None, "", ""],
+        [0, 3, ""],
+        [0, {"a": [1]}, ""],
+        [0, ""],
+        [],
+        [math.nan] * 3,
+    ],
+)
+def test_values_that_a_control_cannot_have_are_refused_without_a_traceback(page, values):
+    listeners = {each["api_name"]: each["id"] for each in page.told["dependencies"]}
+    answer = finished_call(page, listeners["measure"], values)
+    assert not answer["success"]
+    assert answer["output"]["error"], answer
+    assert "Traceback" not in (page.secret.parent / "log.txt").read_text()
 
 
 def test_large_requests_are_refused(page):

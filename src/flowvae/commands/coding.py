@@ -148,7 +148,8 @@ def _read_codes(path: Path, run: Run, label: str | None) -> tuple[list[str], Ten
         raise UserError(
             f"{path} has no array codes; write it with: flowvae encode {run.path} IMAGES --out {path}"
         )
-    codes = torch.from_numpy(arrays["codes"].astype(np.float32))
+    with np.errstate(over="ignore"):  # infinite codes are refused below
+        codes = torch.from_numpy(arrays["codes"].astype(np.float32))
     blank = labelled(torch.zeros(1, dtype=torch.int64) if run.model.conditional else None)
     dimension = needs(Coded, run).center(torch.zeros(1, *run.spec.shape), **blank).shape[1]
     if codes.ndim not in (2, 3) or codes.shape[-1] != dimension or not codes.numel():

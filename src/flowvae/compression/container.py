@@ -109,8 +109,8 @@ def unpacked(path: Path, content: bytes) -> tuple[Header, list[Block]]:
             if not all(type(number) is int and number >= 0 for number in (images, size, initial)):
                 raise damaged
             words = content[place : place + WORD * size]
-            if checksum(words) != of_words or not 0 < images <= LARGEST_BLOCK:
-                raise damaged
+            if checksum(words) != of_words or not 0 < images <= LARGEST_BLOCK or not any(words[-WORD:]):
+                raise damaged  # the coder's words never end in zero
             blocks.append(Block(np.frombuffer(words, "<u4").astype(np.uint32), images, initial, of_images))
             place += WORD * size
         header = Header(**{**values, "shape": tuple(values["shape"])})

@@ -164,6 +164,7 @@ def check_finite(where: object, values: np.ndarray) -> None:
         raise UserError(f"{where} has values that are infinite; replace them, or leave images out")
 
 
+@np.errstate(over="ignore")  # an end of the range may be infinite in the type of the values
 def to_255(where: object, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Scale values so that the ends of ``value_range`` become 0 and 255, in float64.
 
@@ -181,6 +182,7 @@ def to_255(where: object, values: np.ndarray, value_range: ValueRange) -> np.nda
     return (values.astype(np.float64) - low) * 255 / (high - low)
 
 
+@np.errstate(over="ignore")
 def _are_levels(array: np.ndarray, factor: int) -> bool:
     """Whether the array holds k / factor for whole k from 0 to 255, up to the rounding of its type."""
     allowed = ROUNDING.get(array.dtype.itemsize, 1e-3) if factor > 1 else 0

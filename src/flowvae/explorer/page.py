@@ -98,6 +98,7 @@ def build_app(explored: Sequence[Explored], hosts: Sequence[str] = ()) -> Any:
     from fastapi import FastAPI
     from gradio.themes import Default
 
+    from flowvae.explorer.values import check_values
     from flowvae.explorer.views import VIEWS
 
     # Uploads are kept for an hour.
@@ -112,6 +113,7 @@ def build_app(explored: Sequence[Explored], hosts: Sequence[str] = ()) -> Any:
                 if shown := view.runs(explored):
                     with gradio.Tab(title, id=title) as tab:
                         view.build(tab, shown)
+    check_values(page)
     app = FastAPI(openapi_url=None)
     app.add_middleware(Guard, cache=cache, hosts=hosts)
     return gradio.mount_gradio_app(
