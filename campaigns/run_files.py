@@ -18,9 +18,8 @@ from PIL import Image
 
 from campaigns.corpus import IMAGE_TOKENS, NPY_TOKENS, Reader, made
 from campaigns.record import REPOSITORY
-from flowvae.commands import evaluating
 from flowvae.commands.coding import decode_codes, encode_images
-from flowvae.commands.evaluating import evaluate_run
+from flowvae.commands.evaluating import evaluate_run, key_of
 from flowvae.commands.scoring import score_images
 from flowvae.compressing import compress_images, decompress_images
 from flowvae.config import DataConfig
@@ -185,6 +184,11 @@ def _resume() -> None:
     _state().restore(RUN)
 
 
+def _evaluate() -> None:
+    evaluate_run(RUN, 2, 6)
+    assert not list(RUN.glob("*.unfinished.*")), "it continues, and they are removed"
+
+
 def _explore() -> None:
     (run,) = open_runs([RUN])
     assert run.sample_codes.isfinite().all()
@@ -252,19 +256,14 @@ def readers() -> Iterator[Reader]:
     some = tuple(name for name in files if name.startswith("some/"))
     yield Reader("named images", [files], scored, IMAGE_TOKENS, damaged=some, quiet=False)
 
-    def interrupt(path: Path, *kept: object) -> None:
-        write_unfinished(path, *kept)  # type: ignore[arg-type]
-        raise KeyboardInterrupt
+    with continued() as (_, files):
+        run = Run(RUN)
+        key = key_of(run, run.dataset.name, "static", "test", 2, 6, 0)
+        few = {name: values[:4] for name, values in (read_scores(run) or {}).items()}
+        write_unfinished(RUN / f"scores-{key}.unfinished.safetensors", few, torch.Generator().get_state())
 
-    usual = evaluating.SECONDS_BETWEEN_LINES, evaluating.write_unfinished
-    evaluating.SECONDS_BETWEEN_LINES, evaluating.write_unfinished = -1.0, interrupt
-    try:
-        with continued() as (folder, files), contextlib.suppress(KeyboardInterrupt):
-            evaluate_run(RUN, 2, 6)
-    finally:
-        evaluating.SECONDS_BETWEEN_LINES, evaluating.write_unfinished = usual
     unfinished = tuple(name for name in files if "unfinished" in name)
-    evaluated = here(lambda: evaluate_run(RUN, 2, 6))
+    evaluated = here(_evaluate)
     yield Reader(
         "unfinished",
         [files],

@@ -182,7 +182,7 @@ def to_255(where: object, values: np.ndarray, value_range: ValueRange) -> np.nda
     return (values.astype(np.float64) - low) * 255 / (high - low)
 
 
-@np.errstate(over="ignore")
+@np.errstate(over="ignore", invalid="ignore")  # what is infinite, and then no number, is no level
 def _are_levels(array: np.ndarray, factor: int) -> bool:
     """Whether the array holds k / factor for whole k from 0 to 255, up to the rounding of its type."""
     allowed = ROUNDING.get(array.dtype.itemsize, 1e-3) if factor > 1 else 0
