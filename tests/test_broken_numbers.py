@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command_line import contents, flowvae
@@ -16,10 +17,14 @@ from torch import Tensor
 
 import flowvae.training.loop as loop
 from flowvae.batch import Batch
+from flowvae.commands.evaluating import evaluate_run
+from flowvae.config import TrainingConfig
 from flowvae.data import load_configured, training_batch
 from flowvae.errors import UserError
+from flowvae.flows import ActNorm
 from flowvae.models import VAE, Update
-from flowvae.runs import read_metrics
+from flowvae.networks.normalization import ActivationNorm, BatchNorm
+from flowvae.runs import load, read_metrics
 from flowvae.shares import ALL
 from flowvae.training import Callback, TrainingProgress, train
 from flowvae.training.checkpoint import State
@@ -234,3 +239,141 @@ def test_a_number_beside_the_loss_stops_the_run_as_well(shown, halves, tmp_path,
     with pytest.raises(UserError, match=f"^{shown} of validation images stopped being finite at step 5;"):
         train(tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
+
+
+# Images with nothing to learn.
+
+
+@pytest.fixture(scope="session")
+def degenerate(tmp_path_factory) -> dict[str, Path]:
+    """Data sets of fewer images than a batch has, with labels, and of grey pixels."""
+    folder, random = tmp_path_factory.mktemp("degenerate"), np.random.default_rng(0)
+    drawn = random.integers(2, 256, (20, 8, 8)).astype(np.uint8)
+    paths = {}
+    for name, images in {
+        "white": np.full_like(drawn, 255),
+        "grey": np.full_like(drawn, 128),
+        "two": drawn[:2],
+        "one": drawn[:1],
+    }.items():
+        labels = np.arange(len(images)) % 2
+        splits: dict[str, Any] = {}
+        for split in ("train", "valid", "test"):
+            splits |= {split: images, f"{split}_labels": labels}
+        paths[name] = folder / f"{name}.npz"
+        np.savez(paths[name], **splits)
+    return paths
+
+
+REFUSALS = ("a single class", "labels_used is 10", "batch norm cannot be trained with one image per step")
+
+
+@pytest.mark.parametrize("data", ["white", "one"])
+def test_images_that_do_not_vary_are_trained_on_and_scored_or_refused(name, data, degenerate, tmp_path):
+    row = TABLE[name]
+    options = {"precision": "bfloat16"} if data == "white" else {}
+    try:
+        train(tmp_path / "run", row.config(degenerate[data], steps=6, **options))
+    except UserError as error:
+        if not any(part in str(error) for part in REFUSALS):
+            raise
+        return
+    scores = evaluate_run(tmp_path / "run", num_samples=1, num_images=None)
+    assert all(math.isfinite(value) for value in scores.values() if isinstance(value, float))
+
+
+@pytest.mark.parametrize("data", ["grey", "two"])
+@pytest.mark.parametrize("name", ["vae-realnvp-of-noise", "vae-mixture-of-maps", "realnvp"], indirect=True)
+def test_act_norm_starts_from_images_that_do_not_vary(name, data, degenerate, tmp_path):
+    """Scaled to a variance of 1, they would be a thousand times as far apart as they are."""
+    row = TABLE[name]
+    train(tmp_path / "run", row.config(degenerate[data], steps=6))
+    assert evaluate_run(tmp_path / "run", num_samples=1, num_images=None)
+
+
+@pytest.mark.parametrize("make", [ActNorm, ActivationNorm])
+def test_act_norm_only_shifts_what_does_not_vary(make):
+    norm = make(3)
+    norm.starting = True
+    values = torch.tensor([0.5, -2.0, 7.0]) + torch.tensor([1.0, 0.0, 0.0]) * torch.randn(50, 1)
+    out = norm(values[None] if make is ActNorm else values)
+    varying, *constant = (out[0][0] if make is ActNorm else out).T
+    torch.testing.assert_close(varying.std(correction=0), torch.tensor(1.0), atol=1e-4, rtol=0)
+    assert all(values.abs().max() < 1e-5 for values in constant)
+    gain = norm.log_gain.exp() if make is ActNorm else norm.gain
+    torch.testing.assert_close(gain[1:], torch.ones(2), atol=1e-5, rtol=0)
+
+
+def test_batch_norm_needs_two_values_to_train_and_none_to_evaluate():
+    norm = BatchNorm(3)
+    with pytest.raises(UserError, match="batch norm cannot be trained with one image per step; choose"):
+        norm(torch.zeros(1, 3))
+    assert norm(torch.zeros(1, 3, 2, 2)).shape == (1, 3, 2, 2), "several places are several values"
+    assert norm.eval()(torch.zeros(1, 3)).isfinite().all()
+
+
+# Extremes of options.
+
+
+EXTREME: dict[str, dict[str, Any]] = {
+    "no code to speak of": {"latent": 1},
+    "a full covariance of one number": {
+        "latent": 1,
+        "posterior": "planar",
+        "flow_of": "noise",
+        "covariance": "full",
+    },
+    "iaf of one number": {"latent": 1, "posterior": "iaf", "hidden": 8},
+    "planar, K = 64": {"posterior": "planar", "transformations": 64, "precision": "bfloat16"},
+    "iaf, K = 64": {"posterior": "iaf", "transformations": 64, "hidden": 8},
+    "realnvp, K = 64": {"posterior": "realnvp", "transformations": 64, "hidden": 8},
+    "prior, K = 64": {"prior": "realnvp", "prior_transformations": 64, "prior_hidden": 8},
+    "one sample": {"objective": "importance-weighted", "samples": 1},
+    "free bits": {"free_bits": 1e18},
+    "a small gradient": {"gradient_clipping": 1e-18},
+    "a large gradient": {"gradient_clipping": 1e18, "learning_rate": 1.0},
+    "one image per step": {"batch_size": 1},
+    "no time": {"steps": None, "minutes": 1e-12},
+}
+
+
+@pytest.mark.parametrize("case", EXTREME)
+def test_extremes_of_options_are_trained_and_scored(case, halves, tmp_path):
+    config = TABLE["vae"].config(halves).revised(**{"steps": 3, **EXTREME[case]})
+    train(tmp_path / "run", config)
+    scores = evaluate_run(tmp_path / "run", num_samples=1, num_images=None)
+    assert all(math.isfinite(value) for value in scores.values() if isinstance(value, float))
+    model = load(tmp_path / "run")
+    assert isinstance(model, VAE)
+    for temperature in (0.0, 1e18):
+        assert model.sample(2, torch.Generator(), temperature=temperature).isfinite().all()
+
+
+def test_a_very_large_learning_rate_ends_in_the_same_line(name, halves, tmp_path):
+    """Or in numbers, where steps have a bounded effect."""
+    row = TABLE[name]
+    rate = "step_size" if row.system == "bayesian-gan" else "learning_rate"
+    config = row.config(halves).revised(**{rate: 1e15})
+    try:
+        train(tmp_path / "run", config)
+    except UserError as error:
+        if "stopped being finite at step" not in str(error):
+            raise
+        assert not (tmp_path / "run" / "model.safetensors").exists() or load(tmp_path / "run")
+    else:
+        lines = read_metrics(tmp_path / "run")
+        assert lines
+        assert all(math.isfinite(line[row.best]) for line in lines if line["split"] == "valid")
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, 1e30, math.nan, math.inf])
+def test_a_learning_rate_that_is_none_is_refused(rate):
+    with pytest.raises(UserError, match="learning_rate is "):
+        TrainingConfig(learning_rate=rate)
+
+
+@pytest.mark.parametrize("code", ["vector", "map"])
+def test_couplings_of_one_number_are_refused(code, halves, tmp_path):
+    config = TABLE["vae"].config(halves).revised(code=code, posterior="realnvp", hidden=8, latent=1)
+    with pytest.raises(UserError, match="latent is 1; it must be at least 2 for coupling layers"):
+        train(tmp_path / "run", config)

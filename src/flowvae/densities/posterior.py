@@ -168,7 +168,8 @@ class GaussianPosterior(Posterior):
         with torch.no_grad():
             weight[dimension:] *= 0.1
             bias[dimension:] = -1.0
-        self.below = nn.Linear(features, dimension * (dimension - 1) // 2) if full else None
+        below = dimension * (dimension - 1) // 2
+        self.below = nn.Linear(features, below) if full and below else None
         if self.below is not None:
             for parameter in self.below.parameters():
                 nn.init.zeros_(parameter)

@@ -12,7 +12,8 @@ class ActNorm(Flow):
 
     Starts as the identity. Each use in either direction while ``starting`` is true first sets g and b such
     that the output has mean 0 and variance 1 in each feature, and sets the saved buffer ``initialized``.
-    After that they are ordinary parameters, and an output never depends on its batch.
+    After that they are ordinary parameters, and an output never depends on its batch. A feature whose
+    standard deviation is below 0.001, as with a single image, is only shifted.
 
     Args:
         features: size of the first event axis.
@@ -30,7 +31,7 @@ class ActNorm(Flow):
     @torch.no_grad()
     def _start(self, z: Tensor, inverse: bool) -> None:
         variance, mean = torch.var_mean(z, dim=(0, 1, *range(3, z.ndim)), correction=0)
-        log_scale = 0.5 * (variance + 1e-6).log()
+        log_scale = 0.5 * (torch.where(variance > 1e-6, variance, 1.0) + 1e-6).log()
         self.log_gain.copy_(log_scale if inverse else -log_scale)
         self.bias.copy_(mean if inverse else -mean * (-log_scale).exp())
         self.initialized.fill_(True)

@@ -44,7 +44,7 @@ class Couplings:
 
     def flow(self, code: CodeShape) -> Flow:
         """Build the flow of codes: it couples halves of a vector, or checkerboards and channels of maps."""
-        if code.channels < 2 and code.sides is None:
+        if code.channels < 2:
             raise UserError("latent is 1; it must be at least 2 for coupling layers")
         if code.sides is not None:
             return self._of_maps(code.channels, *code.sides)

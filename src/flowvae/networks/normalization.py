@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import weight_norm
 
+from flowvae.errors import UserError
 from flowvae.shares import current, var_mean, whole_of
 
 Normalization = Literal["none", "weight", "batch", "act"]
@@ -47,11 +48,21 @@ class BatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None: ...
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalize [N, features, ...].
+
+        Raises:
+            UserError: in training mode, if each feature has a single value, which does not vary.
+        """
+        number = input[:, 0].numel() // len(input) * whole_of(len(input))
+        if self.training and number == 1:
+            raise UserError(
+                "batch norm cannot be trained with one image per step; choose a larger --batch-size, give "
+                "more images, or choose another --normalization"
+            )
         if current() is None or not self.training:
             return super().forward(input)
         variance, mean = var_mean(input, (0, *range(2, input.ndim)))
         with torch.no_grad():
-            number = input[:, 0].numel() // len(input) * whole_of(len(input))
             for running, value in (
                 (self.running_mean, mean),
                 (self.running_var, variance * (number / (number - 1))),
@@ -67,7 +78,8 @@ class ActivationNorm(nn.Module):
     """``x * gain + bias`` per feature, [N, features, ...] (Kingma & Dhariwal 2018, section 3.1).
 
     Each use while ``starting`` is true first sets gain and bias such that the output has mean 0 and variance
-    1 in each feature, and sets the saved buffer ``initialized``. After that they are ordinary parameters.
+    1 in each feature, and sets the saved buffer ``initialized``. After that they are ordinary parameters. A
+    feature whose standard deviation is below 0.001, as with a single image, is only shifted.
     """
 
     initialized: Tensor
@@ -82,7 +94,7 @@ class ActivationNorm(nn.Module):
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
         variance, mean = torch.var_mean(x, dim=(0, *range(2, x.ndim)), correction=0)
-        self.gain.copy_((variance + 1e-6).rsqrt())
+        self.gain.copy_((torch.where(variance > 1e-6, variance, 1.0) + 1e-6).rsqrt())
         self.bias.copy_(-mean * self.gain)
         self.initialized.fill_(True)
 
