@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from made_runs import contents, message
+from made_runs import CONFIG, SPEC, contents, message
 from tiny_runs import STEPS, assert_ended_as, configuration, files, start, state_of, wait_for
 
 from flowvae.errors import UserError
@@ -66,7 +66,7 @@ def test_a_run_killed_before_its_first_state_is_begun_again(halves, unbroken, tm
 
 def test_beginning_again_and_failing_deletes_nothing(halves, tmp_path):
     run, config = tmp_path / "run", configuration(halves, learning_rate=1e18)
-    claim(run)
+    claim(run, CONFIG, SPEC, "vae")
     (run / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="finite"):
         train(run, config)
@@ -89,7 +89,7 @@ def test_of_two_that_begin_a_run_at_once_one_trains_it(halves, unbroken, tmp_pat
 def test_one_makes_the_folder(tmp_path):
     def made(_: int) -> bool:
         try:
-            return claim(tmp_path / "above" / "run")
+            return claim(tmp_path / "above" / "run", CONFIG, SPEC, "vae")
         except UserError:
             return False
 
@@ -122,9 +122,9 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link", "."):
         with pytest.raises(UserError, match="already exists"):
-            claim(tmp_path / name)
+            claim(tmp_path / name, CONFIG, SPEC, "vae")
     with pytest.raises(OSError, match=r"file/run|file'"):
-        claim(tmp_path / "file" / "run")
+        claim(tmp_path / "file" / "run", CONFIG, SPEC, "vae")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 
 

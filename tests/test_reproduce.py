@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import flowvae, is_refusal
+from made_runs import CONFIG, SPEC
 
 from flowvae import figures
 from flowvae.cli import train
@@ -37,7 +38,7 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data, capsys):
         )
 
     row = Row("realnvp-2", VARIANTS["realnvp-2"], 0, folder)
-    claim(row.run)
+    claim(row.run, CONFIG, SPEC, "vae")
     (row.run / "notes.txt").write_text("a row that was killed at once begins again, and loses nothing")
     reproduce(epochs=3)
     assert (row.run / "notes.txt").exists()

@@ -106,7 +106,7 @@ def terminal() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_first(terminal, halves, unbroken, tmp_path, monkeypatch, capsys, kind):
     """Also before the first validation, and the step that it met is finished."""
     run, config = tmp_path / "run", configuration(halves)
@@ -190,3 +190,16 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(step, halves, unbro
     assert all(value.isfinite().all() for value in load(run).state_dict().values())
     train(run, config, resume=True)
     assert_ended_as(run, unbroken)
+
+
+def test_an_ignored_signal_stays_ignored(halves, unbroken, tmp_path, monkeypatch):
+    """As SIGHUP does under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        wrapped = once(lambda *given: given[3] == 7, raising(signal.SIGHUP), training_batch)
+        monkeypatch.setattr(loop, "training_batch", wrapped)
+        assert train(tmp_path / "run", configuration(halves)) is True
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert_ended_as(tmp_path / "run", unbroken)

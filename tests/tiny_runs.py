@@ -25,9 +25,8 @@ IMAGES, BATCH, STEPS = 160, 8, 100
 PER_EPOCH = IMAGES // BATCH
 
 
-@pytest.fixture(scope="session")
-def halves(tmp_path_factory) -> Path:
-    """Grey images of bright left or bright right halves, so that there is something to learn, with labels."""
+def write_halves(path: Path) -> None:
+    """Write grey images of bright left or right halves, so that there is something to learn, with labels."""
     random = np.random.default_rng(0)
 
     def draw(split: str, count: int) -> dict[str, Any]:
@@ -36,8 +35,13 @@ def halves(tmp_path_factory) -> Path:
             image[:, 4 * right : 4 * right + 4] += 200
         return {split: pixels.astype(np.uint8), f"{split}_labels": labels}
 
-    path = tmp_path_factory.mktemp("data") / "halves.npz"
     np.savez(path, **draw("train", IMAGES), **draw("valid", 40), **draw("test", 40))
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "halves.npz"
+    write_halves(path)
     return path
 
 

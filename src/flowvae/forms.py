@@ -65,8 +65,8 @@ def read_training(config: Config, words: list[str], program: str) -> Chosen:
         "Train a preset into a new directory, or resume a run.\n\n"
         "Start with: flowvae train PRESET [options], or flowvae train --config FILE [options]. "
         "Resume exactly where it stopped with: flowvae train "
-        "--resume RUN; add a budget to change it. Ctrl-C or SIGTERM saves the state and stops. A run that "
-        "was killed before it saved anything is started again, with either command."
+        "--resume RUN; add a budget to change it. Ctrl-C, SIGTERM or SIGHUP saves the state and stops. A run "
+        "that was killed before it saved anything is started again, with either command."
     )
     parsed = parse(kind, words, program)
     if model is not None:

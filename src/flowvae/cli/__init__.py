@@ -134,8 +134,11 @@ def _help() -> str:
 
 def _file_trouble(error: OSError) -> str:
     """Say what went wrong with a file, and what to do."""
+    space = "free some disk space and run the command again"
     remedies = {
-        errno.ENOSPC: "free some disk space and run the command again",
+        errno.ENOSPC: space,
+        errno.EDQUOT: space,
+        errno.EIO: "check the disk, and run the command again",
         errno.ENOENT: "create the directory first, or choose another path",
     }
     place = f"{error.filename}: " if error.filename else ""

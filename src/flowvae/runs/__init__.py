@@ -1,6 +1,6 @@
 """Runs, which are directories: reading, writing and comparing them."""
 
-from flowvae.runs.files import read_json, reason, replacing, write_json
+from flowvae.runs.files import read_json, reason, replacing, sync, write_json
 from flowvae.runs.folder import (
     ANNEALED_EVALUATION,
     ANNEALED_SCORES,
@@ -47,6 +47,7 @@ __all__ = [
     "replacing",
     "revise",
     "save_model",
+    "sync",
     "write_json",
     "write_weights",
 ]

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and reading with errors of one line."""
+"""Atomic and durable writing of files, and reading with errors of one line."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -27,9 +28,10 @@ LEFT_OVER = 3600.0  # seconds without a write after which a partial file counts 
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path`` to write to, which replaces ``path`` on success.
 
-    If several processes write the same file, the last to finish wins. Temporary files of killed processes are
-    removed after an hour. An OSError is made to name ``path``: by itself it names the temporary file, or, if
-    the disk is full, no file.
+    The contents are on the disk before the name is, and the name before the end: a power failure leaves the
+    old file or the new one. If several processes write the same file, the last to finish wins. Temporary
+    files of killed processes are removed after an hour. An OSError is made to name ``path``: by itself it
+    names the temporary file, or, if the disk is full, no file.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -40,20 +42,53 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):  # a device would be lost
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with contextlib.suppress(OSError):  # another process may remove it as well
-            if time.time() - partial.stat().st_mtime > LEFT_OVER:
-                partial.unlink()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    partial = partial_name(path)
     try:
         yield partial
+        sync(partial)
         os.replace(partial, path)
+        sync(path.parent)
     except OSError as error:
         error.filename = str(path)
         raise
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never created
             partial.unlink()
+
+
+def partial_name(path: Path) -> Path:
+    """Return a new name next to ``path``, and remove what killed processes left under such names."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # another process may remove it as well
+            if time.time() - partial.stat().st_mtime > LEFT_OVER:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+
+
+def sync(path: Path) -> None:
+    """Wait until the contents of a file, or the names in a directory, are on the disk.
+
+    Names are left to the system on Windows, and on file systems that refuse to sync a directory.
+    """
+    directory = path.is_dir()
+    if directory and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if directory else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not directory or error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory with those above it, durably; do nothing if it exists."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def write_json(path: Path, values: Any) -> None:

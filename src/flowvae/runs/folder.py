@@ -2,7 +2,6 @@
 
 import functools
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,15 @@ from flowvae.errors import UserError
 from flowvae.models import Model, Source
 from flowvae.models.registry import PRESETS, build_model
 from flowvae.parts import shaping
-from flowvae.runs.files import as_safetensors, reason, replacing, write_json
+from flowvae.runs.files import (
+    as_safetensors,
+    make_directory,
+    partial_name,
+    reason,
+    replacing,
+    sync,
+    write_json,
+)
 from flowvae.runs.formats import Described, read_description, written
 from flowvae.runs.metrics import METRICS, read_metrics
 
@@ -156,8 +163,8 @@ def load(run: str | Path, model: Model | None = None) -> Model:
     return Run(run).model if model is None else Run(run).fill(model)
 
 
-def claim(path: Path) -> bool:
-    """Create the directory of a new run, or find one whose run saved nothing, to start it again.
+def claim(path: Path, config: Config, spec: DataSpec, system: str) -> bool:
+    """Create the directory of a new run with its configuration, or find one whose run saved nothing.
 
     Returns:
         Whether this call created the directory; of several processes, one does.
@@ -166,13 +173,15 @@ def claim(path: Path) -> bool:
         UserError: if the directory exists, with a run that saved something.
     """
     if not os.path.lexists(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # In one step, with its file: killed between two, a process would leave an unusable directory.
-        partial = path.parent / f".{secrets.token_hex(8)}.partial"
+        make_directory(path.parent)
+        # In one step, with its files: killed between two, a process would leave an unusable directory.
+        partial = partial_name(path)
         try:
             partial.mkdir()
             (partial / BEGUN).touch()
+            write_json(partial / CONFIG, written(config, spec, system))
             partial.rename(path)
+            sync(path.parent)
             return True
         except OSError as error:
             if not os.path.lexists(path):
@@ -186,20 +195,16 @@ def claim(path: Path) -> bool:
 
 
 def create(path: Path, config: Config, spec: DataSpec, system: str) -> None:
-    """Create the directory of a new run as `claim` does, with its configuration, no metrics and no weights.
+    """Create the directory of a new run as `claim` does, or start it again with another configuration.
 
     Raises:
         UserError: as in `claim`.
     """
-    made = claim(path)
-    try:
-        for name in (METRICS, WEIGHTS):  # of a killed attempt; other files are overwritten
-            (path / name).unlink(missing_ok=True)
-        write_json(path / CONFIG, written(config, spec, system))
-    except BaseException:
-        if made:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
+    if claim(path, config, spec, system):
+        return
+    for name in (METRICS, WEIGHTS):  # of a killed attempt; other files are overwritten
+        (path / name).unlink(missing_ok=True)
+    write_json(path / CONFIG, written(config, spec, system))
 
 
 def revise(run: Run, config: Config) -> None:

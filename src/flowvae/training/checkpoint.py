@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 from flowvae.models import Model
-from flowvae.runs import BEGUN, judged_by, read_metrics, reason, replacing
+from flowvae.runs import BEGUN, judged_by, read_metrics, reason, replacing, sync
 from flowvae.training.finite import broken, diverged
 from flowvae.training.form import fitted
 from flowvae.training.players import Player
@@ -70,8 +71,9 @@ class State:
             raise diverged(name, self.step)
 
     def save(self, run: Path, metrics: BinaryIO) -> None:
-        """Write the state, with the length of metrics.jsonl, atomically."""
+        """Write the state, with the length of metrics.jsonl, atomically, once that file is on the disk."""
         metrics.flush()
+        os.fsync(metrics.fileno())
         self.metrics_bytes = metrics.tell()
         values = {
             "model": self.model.state_dict(),
@@ -80,13 +82,17 @@ class State:
             "sums": self.sums,
             **{name: getattr(self, name) for name in NUMBERS},
         }
-        (run / FILE).parent.mkdir(exist_ok=True)
+        if not (run / FILE).parent.exists():
+            (run / FILE).parent.mkdir()
+            sync(run)
         # To memory first: on a full disk, torch.save itself fails with an unrelated message.
         buffer = io.BytesIO()
         torch.save(values, buffer)
         with replacing(run / FILE) as partial:
             partial.write_bytes(buffer.getbuffer())
-        (run / BEGUN).unlink(missing_ok=True)
+        if (run / BEGUN).exists():
+            (run / BEGUN).unlink()
+            sync(run)
 
     def restore(self, run: Path) -> None:
         """Load the output of `save`: all of it, or nothing if any of it does not fit.

@@ -1,11 +1,13 @@
-"""Ctrl-C and SIGTERM, as schedulers and containers send it, as requests that never interrupt a step."""
+"""Ctrl-C, a scheduler's SIGTERM and a closing terminal, as requests that never interrupt a step."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(  # SIGHUP, of a terminal that closes, is not on Windows
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 @contextmanager
@@ -22,9 +24,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         kind = signal.Signals(signal_number)
         signal.signal(kind, previous[kind])
 
-    previous = {kind: signal.signal(kind, remember) for kind in SIGNALS}
+    # Under nohup, SIGHUP is ignored, and stays so.
+    kinds = [kind for kind in SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]
+    previous = {kind: signal.signal(kind, remember) for kind in kinds}
     try:
         yield lambda: asked
     finally:
-        for kind in SIGNALS:
+        for kind in kinds:
             signal.signal(kind, previous[kind])

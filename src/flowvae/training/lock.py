@@ -44,10 +44,10 @@ def locked(run: Path) -> Iterator[None]:
                     raise
             if not _is_at(file, path):  # removed by the previous holder after it was opened here
                 continue
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
             try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
                 yield
             finally:
                 path.unlink(missing_ok=True)

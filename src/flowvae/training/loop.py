@@ -62,7 +62,7 @@ def train(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
 ) -> bool:
-    """Train into the directory ``run`` until the budget is used up, or until Ctrl-C, SIGTERM or a callback.
+    """Train into the directory ``run`` until the budget is used up, or until a signal or a callback.
 
     Writes the averaged weights with the best validation score (``model.safetensors``), the metrics, and after
     every epoch and every minute the state to resume from. Batches and noise are a pure function of (seed,
@@ -111,7 +111,7 @@ def train(
     dataset = load_configured(config.data)
     with torch.random.fork_rng():
         state = _start(config, dataset, accelerator.device, resume, model)
-        made = main and not resume and runs.claim(run)
+        made = main and not resume and runs.claim(run, config, dataset.spec, system)
         with locked(run) if main else nullcontext(), _removed_unless_saved(run, made):
             accelerator.wait_for_everyone()  # for the lock: another process may have saved a state before
             if resume:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -25,17 +26,31 @@ class Display:
         left = int(seconds * (1 - fraction) / fraction) if fraction else 0
         speed = "" if rate is None else f"  {rate:5.0f} images/s"
         numbers = f"epoch {epoch}  {_first(shown)}{speed}  {left // 60}:{left % 60:02d} left"
-        self._progress.update(self._task, completed=fraction, numbers=numbers)
+        self._update(completed=fraction, numbers=numbers)
 
     def busy(self, doing: str) -> None:
         """Show what is done between two steps, such as validating, until the next update."""
-        self._progress.update(self._task, numbers=doing, refresh=True)
+        self._update(numbers=doing, refresh=True)
 
     def validation(self, step: int, epoch: float, scores: Mapping[str, float]) -> None:
         self.line(f"step {step:6d}  epoch {epoch:6.2f}  validation  {_first(scores)}")
 
     def line(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with _or_silently(self._progress.console):
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _update(self, **values: Any) -> None:
+        with _or_silently(self._progress.console):
+            self._progress.update(self._task, **values)
+
+
+@contextmanager
+def _or_silently(console: Console) -> Iterator[None]:
+    """Show nothing from now on if writing fails, as to a terminal that was closed: training must not end."""
+    try:
+        yield
+    except OSError:
+        console.quiet = True
 
 
 def _first(numbers: Mapping[str, float]) -> str:
@@ -52,5 +67,11 @@ def display(name: str, visible: bool = True) -> Iterator[Display]:
         TextColumn("{task.fields[numbers]}"),
     )
     console = Console(stderr=True, quiet=not visible)
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+    progress = Progress(*columns, console=console, refresh_per_second=4)
+    with _or_silently(console):
+        progress.start()
+    try:
         yield Display(progress, name)
+    finally:
+        with _or_silently(console):
+            progress.stop()
