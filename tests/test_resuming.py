@@ -1,9 +1,13 @@
 """Runs that are stopped in every way there is, and resumed."""
 
 import dataclasses
+import errno
+import io
 import json
 import math
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -203,3 +207,32 @@ def test_an_ignored_signal_stays_ignored(halves, unbroken, tmp_path, monkeypatch
     finally:
         signal.signal(signal.SIGHUP, before)
     assert_ended_as(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_directory_that_goes_is_said_to_be_gone(renamed, halves, unbroken, tmp_path, monkeypatch):
+    run, config = tmp_path / "run", configuration(halves)
+
+    def go() -> None:
+        run.rename(tmp_path / "elsewhere") if renamed else shutil.rmtree(run)
+
+    with monkeypatch.context() as patch:
+        wrapped = once(lambda *given: given[3] == PER_EPOCH + 3, go, training_batch)
+        patch.setattr(loop, "training_batch", wrapped)
+        with pytest.raises(UserError, match=f"{run} was removed or renamed in training; resume it where"):
+            train(run, config)
+    assert not run.exists()
+    if renamed:
+        train(tmp_path / "elsewhere", config, resume=True)
+        assert_ended_as(tmp_path / "elsewhere", unbroken)
+
+
+class ClosedTerminal(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_display_that_is_gone_does_not_end_training(halves, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", ClosedTerminal())
+    assert train(tmp_path / "run", configuration(halves, steps=3))
+    assert state_of(tmp_path / "run")["step"] == 3

@@ -85,7 +85,8 @@ def train(
 
     Raises:
         UserError: if the directory exists (with ``resume``, if it has nothing to resume), another process
-            trains the run, the data or the initial weights cannot be read, or a loss stops being finite.
+            trains the run, the data or the initial weights cannot be read, a loss stops being finite, or the
+            directory is removed.
     """
     run, settings = Path(run), config.training
     system = _system(config, model)
@@ -128,6 +129,12 @@ def train(
             except shares.SeparateError as error:
                 raise UserError(
                     "this loss depends on all images of a batch at once; remove --gradient-accumulation"
+                ) from error
+            except FileNotFoundError as error:
+                if run.exists():
+                    raise
+                raise UserError(
+                    f"{run} was removed or renamed in training; resume it where it is now, or train again"
                 ) from error
             except ProcessEndedError as error:
                 raise UserError(
