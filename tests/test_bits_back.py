@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,3 +78,17 @@ def test_mistakes(workspace):
     is_refusal(flowvae("reproduce", "bits-back", "--rows", "flow", "--epochs", 3), "remove --minutes")
     is_refusal(flowvae("reproduce", "bits-back", "--rows", "flow", "--seeds", 3), "remove --seeds")
     is_refusal(flowvae("reproduce", "bits-back", "--rows", "no", "--out", "t"), "no is not a directory")
+
+
+def test_the_results_page_has_the_sizes_that_were_measured():
+    root = Path(__file__).parents[1]
+    page = (root / "docs/results.md").read_text(encoding="utf-8")
+    measured = json.loads((root / "results/bits-back/table1/table.json").read_text())
+    rows = [row for row in measured if row.get("samples") == 1]
+    assert len(rows) == 9
+    for row in rows:
+        name, seed = row["system"].split("-seed")
+        begin = f"| `{name}` |" if seed == "0" else f"| `{name}`, seed {seed} |"
+        (line,) = (line for line in page.splitlines() if line.startswith(begin) and line.count("|") > 10)
+        nats = row["bits_per_dim"] * row["values"] * math.log(2)
+        assert f"** | {nats:.2f} |" in line
