@@ -133,7 +133,8 @@ def _put(owner: ModuleType | type, other: ModuleType | type) -> bool:
             if new_function.__module__ == other.__dict__.get("__module__", other.__name__):
                 changed |= _put_function(old_function, new_function)
         elif isinstance(old, type) and isinstance(new, type):
-            if old is not new and new.__module__ == old.__module__:
+            nested = f"{owner.__qualname__}.{name}" if isinstance(owner, type) else name
+            if old is not new and new.__qualname__ == nested:  # not what refers back to its owner
                 changed |= _put(old, new)
         elif not name.startswith("__") and type(old) in PLAIN and type(new) in PLAIN and old != new:
             for one in _holders(owner, name, old):

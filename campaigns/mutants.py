@@ -91,10 +91,10 @@ class Covered:
                     passed = {name for name in names if name in self.seconds}
                     self.lines[source].setdefault(int(line), set()).update(passed)
 
-    def tests(self, source: str, mutation: Mutation) -> list[pytest.Item]:
-        """Choose the tests of a mutant: those of its statement, or its function, or its file."""
+    def tests(self, source: str, spans: Sequence[tuple[int, int]] = ()) -> list[pytest.Item]:
+        """Choose the tests of a mutant: of the first of its spans that tests execute, or of its file."""
         lines = self.lines[source]
-        for first, last in (*mutation.spans, (0, sys.maxsize)):
+        for first, last in (*spans, (0, sys.maxsize)):
             names = set().union(*(tests for line, tests in lines.items() if first <= line <= last))
             if names:
                 return [self.items[name] for name in self._first(names)]
@@ -137,37 +137,45 @@ def sampled(found: Mapping[str, Sequence[Mutation]], seed: int = SEED) -> Iterat
         yield from (one for one in turn if one)
 
 
-def _trial(source: str, text: str, items: Sequence[pytest.Item]) -> list[Tried] | None:
-    """Run tests with a mutant in place; None if it is none after all."""
+def _trial(source: str, text: str, items: Sequence[pytest.Item]) -> tuple[bool, list[Tried]]:
+    """Put another text of a file in place and run tests; whether anything was changed, and what they said."""
     try:
-        if not put_in(sys.modules[module_name(Path(source))], text):
-            return None
+        changed = put_in(sys.modules[module_name(Path(source))], text)
     except Exception as error:  # the module could not be imported
-        return [Tried(f"import: {error!r}", False, 0)]
-    return run_tests(items, stop=True)
+        return True, [Tried(f"import: {error!r}", False, 0)]
+    return changed, run_tests(items, stop=True)
 
 
 def _outcome(source: str, mutation: Mutation, covered: Covered) -> dict[str, Any] | None:
     text = mutation.text()
     if text is None:
         return None
-    items = covered.tests(source, mutation)
+    items = covered.tests(source, mutation.spans)
     if not items:
         return {"killed": False, "by": "no test executes it"}
     seconds = sum(covered.seconds[item.nodeid] for item in items)
-    answer = in_fork(lambda: (_trial(source, text, items),), 20 + 3 * seconds)
+    answer = in_fork(partial(_trial, source, text, items), 20 + 3 * seconds)
     if answer is None:
         return {"killed": True, "by": "time, memory or a crash"}
-    (tried,) = answer
-    if tried is None:
-        return None
+    changed, tried = answer
     last = tried[-1]
-    return {"killed": not last.passed, "by": "" if last.passed else last.name}
+    return {"killed": not last.passed, "by": "" if last.passed else last.name} if changed else None
+
+
+def _check_unchanged(covered: Covered) -> None:
+    """Check that tests pass in a fork if nothing is changed: else they would seem to notice everything."""
+    for source in SOURCES:
+        items = covered.tests(source)[:10]
+        text = (REPOSITORY / source).read_text(encoding="utf-8")
+        _, tried = (items and in_fork(partial(_trial, source, text, items), 20 + 5 * SECONDS)) or (False, [])
+        if items and not (tried and all(one.passed for one in tried)):
+            raise RuntimeError(f"{source}: without a change, {tried[-1].name if tried else 'all'} failed")
 
 
 def _try(items: Sequence[pytest.Item], number: int, rows: list[dict[str, Any]]) -> None:
     """Append what became of the first mutants of the sample; what earlier runs killed is not tried again."""
     covered = Covered(items)
+    _check_unchanged(covered)
     digests = {source: _digest(source) for source in SOURCES}
     tried = KEPT / "tried.jsonl"
     lines = tried.read_text(encoding="utf-8").splitlines() if tried.exists() else []

@@ -34,9 +34,9 @@ class Mutation(NamedTuple):
 def mutations(text: str) -> list[Mutation]:
     """List the changes of a file, from the top to the bottom.
 
-    Annotations, imports, docstrings, what is raised, ``__all__``, decorators, defaults of fields of
-    dataclasses and named tuples, and what only type checkers see are left as they are; so are the calls of
-    ``len`` and ``isinstance``, which mutmut never changes.
+    Annotations, names of types, imports, docstrings, what is raised, ``__all__``, decorators, defaults of
+    fields of dataclasses and named tuples, and what only type checkers see are left as they are; so are the
+    calls of ``len`` and ``isinstance``, which mutmut never changes.
     """
     wrapper = MetadataWrapper(cst.parse_module(text))
     places = _Places(wrapper.resolve(PositionProvider))
@@ -100,6 +100,8 @@ class _Places(cst.CSTVisitor):
                 return True
             case cst.Assign(targets=[cst.AssignTarget(target=cst.Name("__all__"))]):
                 return True
+            case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(name))]) if name[0].isupper():
+                return len(self._around) == 2 and not name.isupper()  # a module's name of a type
             case cst.AnnAssign():
                 return self._is_field()
             case cst.If(test=cst.Name("TYPE_CHECKING")):

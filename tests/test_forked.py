@@ -34,6 +34,7 @@ class Base:
 
 class Pair(Base):
     size = 2
+    base = Base
 
     def __init__(self, first, second=1):
         self.values = first, second
@@ -48,6 +49,9 @@ class Pair(Base):
 
     def name(self):
         return super().name() + "!"
+
+
+Base.pair = Pair  # in a circle
 
 
 @kept
