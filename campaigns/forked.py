@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
-from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -168,8 +167,3 @@ def _put_function(old: FunctionType, new: FunctionType) -> bool:
     with contextlib.suppress(ValueError):  # a change that leaves out `super()` has other variables
         old.__code__ = new.__code__
     return True
-
-
-def module_name(path: Path) -> str:
-    """Name a module of the package, from the path of its file."""
-    return ".".join(path.with_suffix("").parts[path.parts.index("src") + 1 :])

@@ -14,6 +14,7 @@ from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.data import load_dataset
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds, evaluate, interpolate
+from flowvae.flows import ActNorm
 from flowvae.models.real_nvp import MARGIN, RealNVPDensity, RealNVPDensityOptions
 from flowvae.runs import load
 from flowvae.training import train
@@ -119,6 +120,20 @@ def test_log_determinant_is_that_of_autograds_jacobian(shape):
 def test_scales_go_on_while_sides_are_even(shape, scales):
     model = build(shape, transformations=1, hidden=4)
     assert len(model.scales) == scales
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("event", [(5,), (4, 2, 3)])
+def test_act_norm_starts_with_mean_0_and_variance_1_in_the_direction_of_its_use(event, inverse):
+    torch.manual_seed(0)
+    z = 0.3 * torch.randn(6, 7, *event).double() + torch.arange(event[0]).view(-1, *[1] * (len(event) - 1))
+    flow = ActNorm(event[0]).double()
+    flow.starting = True
+    moved, _ = flow.inverse(z) if inverse else flow(z)
+    variance, mean = torch.var_mean(moved.movedim(2, 0).flatten(1), dim=1, correction=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean))
+    torch.testing.assert_close(variance, torch.ones_like(mean), atol=1e-4, rtol=0)
+    assert flow.initialized
 
 
 def test_act_norm_starts_from_images():
