@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
@@ -139,7 +140,7 @@ def sampled(found: Mapping[str, Sequence[Mutation]], seed: int = SEED) -> Iterat
 
 
 def _module(source: str) -> ModuleType:
-    return sys.modules[".".join(Path(source).with_suffix("").parts[1:])]
+    return import_module(".".join(Path(source).with_suffix("").parts[1:]))
 
 
 def _trial(source: str, text: str, items: Sequence[pytest.Item]) -> tuple[bool, list[Tried]]:
@@ -171,9 +172,11 @@ def _check_unchanged(covered: Covered) -> None:
     """Check that tests pass with every file put in as it is: else they would seem to notice everything."""
     items = {item.nodeid: item for source in SOURCES for item in covered.tests(source)[:2]}
 
+    modules = {source: _module(source) for source in SOURCES}  # some are imported late
+
     def trial() -> list[Tried]:
-        for source in SOURCES:
-            put_in(_module(source), (REPOSITORY / source).read_text(encoding="utf-8"))
+        for source, module in modules.items():
+            put_in(module, (REPOSITORY / source).read_text(encoding="utf-8"))
         return run_tests(list(items.values()), stop=True)
 
     tried = in_fork(trial, 900)
