@@ -73,15 +73,15 @@ def in_fork(work: Callable[[], Any], seconds: float) -> Any:
 
 def run_tests(
     items: Sequence[pytest.Item],
+    seconds: float | None = None,
     before: Callable[[str], None] | None = None,
-    stop: bool = False,
 ) -> list[Tried]:
     """Run collected tests, silently; to be called in a fork.
 
     Args:
         items: the tests.
+        seconds: if given, stop after a test that fails, or when the processor has worked so long.
         before: called with the name of each test before it.
-        stop: whether to stop after one that fails.
     """
     tried: list[Tried] = []
     failed: set[str] = set()
@@ -95,14 +95,15 @@ def run_tests(
     plugins = items[0].config.pluginmanager
     plugins.unregister(name="terminalreporter")
     plugins.register(Reports())
+    start = time.process_time()
     for item, following in zip(items, [*items[1:], None], strict=True):
         if before:
             before(item.nodeid)
         began = time.process_time()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        seconds = round(time.process_time() - began, 4)
-        tried.append(Tried(item.nodeid, item.nodeid not in failed, seconds))
-        if stop and failed:
+        now = time.process_time()
+        tried.append(Tried(item.nodeid, item.nodeid not in failed, round(now - began, 4)))
+        if seconds is not None and (failed or now - start > seconds):
             break
     return tried
 

@@ -65,7 +65,8 @@ TESTS = (
 """files of tests that execute them"""
 MUTANTS = 600
 SEED = 0
-SECONDS = 4.0  # of tests for each mutant: of each test function one case, then a second, the fastest first
+SECONDS = 4.0
+"""of the processor, of tests for each mutant: of each function one case, then a second, the fastest first"""
 KEPT = REPOSITORY / ".mutants"  # results so far: a campaign that was stopped continues
 REASONS = Path(__file__).with_name("survivors.toml")
 
@@ -118,7 +119,7 @@ def _measured(items: Sequence[pytest.Item]) -> dict[str, Any]:
     paths = {str(REPOSITORY / source): source for source in SOURCES}
     measuring = coverage.Coverage(data_file=None, include=list(paths), config_file=False)
     measuring.start()
-    tried = run_tests(items, measuring.switch_context)
+    tried = run_tests(items, before=measuring.switch_context)
     measuring.stop()
     data = measuring.get_data()
     lines = {source: data.contexts_by_lineno(path) for path, source in paths.items()}
@@ -149,7 +150,7 @@ def _trial(source: str, text: str, items: Sequence[pytest.Item]) -> tuple[bool, 
         changed = put_in(_module(source), text)
     except Exception as error:  # the module could not be imported
         return True, [Tried(f"import: {error!r}", False, 0)]
-    return changed, run_tests(items, stop=True)
+    return changed, run_tests(items, SECONDS)
 
 
 def _outcome(source: str, mutation: Mutation, covered: Covered) -> dict[str, Any] | None:
@@ -159,8 +160,7 @@ def _outcome(source: str, mutation: Mutation, covered: Covered) -> dict[str, Any
     items = covered.tests(source, mutation.spans)
     if not items:
         return {"killed": False, "by": "no test executes it"}
-    seconds = sum(covered.seconds[item.nodeid] for item in items)
-    answer = in_fork(partial(_trial, source, text, items), 20 + 3 * seconds)
+    answer = in_fork(partial(_trial, source, text, items), 20 + 3 * SECONDS)
     if answer is None:
         return {"killed": True, "by": "time, memory or a crash"}
     changed, tried = answer
@@ -177,7 +177,7 @@ def _check_unchanged(covered: Covered) -> None:
     def trial() -> list[Tried]:
         for source, module in modules.items():
             put_in(module, (REPOSITORY / source).read_text(encoding="utf-8"))
-        return run_tests(list(items.values()), stop=True)
+        return run_tests(list(items.values()), sys.maxsize)
 
     tried = in_fork(trial, 900)
     if not (tried and all(one.passed for one in tried)):
