@@ -123,21 +123,6 @@ def test_the_last_of_three_channels_sums_to_the_density_of_two():
         )
 
 
-def test_each_channel_moves_with_those_before_it_by_coefficients_of_its_own():
-    """``P(r) P(g | r) P(b | r, g)`` of each component, written out."""
-    distribution = mixture(3, 8)
-    colours = all_pixels(3, 8)
-    logits, location, log_scale, coefficients = (value[0, 0, ..., 0, 0] for value in distribution.components)
-    red, green, blue = (2 * colours[:, :, 0, 0, None] - 1).unbind(1)
-    of_green, of_blue_by_red, of_blue_by_green = coefficients.unbind(1)
-    mass = log_mass(red, location[:, 0], log_scale[:, 0], 8)
-    mass += log_mass(green, location[:, 1] + of_green * red, log_scale[:, 1], 8)
-    moved = location[:, 2] + of_blue_by_red * red + of_blue_by_green * green
-    mass += log_mass(blue, moved, log_scale[:, 2], 8)
-    expected = (logits.log_softmax(0) + mass).logsumexp(1)
-    torch.testing.assert_close(distribution.log_prob(colours)[0], expected)
-
-
 def test_later_channels_follow_earlier_ones():
     """A coefficient of 1 and a narrow scale make green a copy of red."""
     wide = torch.tensor([0.0, -6.0, -6.0]).view(1, 1, 1, 3, 1, 1)
