@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from flowvae.batch import Batch, DataSpec, Given, Labelled, labelled
+from flowvae.data.named import number_of
 from flowvae.densities import BernoulliLikelihood, GaussianPosterior, Posterior, StandardNormal
 from flowvae.errors import UserError
 from flowvae.evaluation import bounds, log_marginal, score
+from flowvae.evaluation.imputed import missing_scores
 from flowvae.models import VAE, Bounded, Completing, Model, Scored
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.registry import build_model
@@ -92,6 +94,45 @@ def test_completions_are_draws_from_the_exact_conditional(exact, row):
     # The weighted moments of all candidates are more precise.
     torch.testing.assert_close(found.mean.flatten(1)[:, ~known].mean(0), mean, atol=0.02, rtol=0)
     torch.testing.assert_close(found.spread.flatten(1)[:, ~known].mean(0), deviation, atol=0.02, rtol=0.02)
+
+
+def test_scores_of_completions_are_those_of_their_definitions():
+    model, observed = linear_gaussian(exact=False), MASKS.view(-1, *SHAPE)
+    images, weight = drawn_images(model), weight_of(model)
+    found = missing_scores(model, images, observed, num_samples=1000, completions=(1, 3), seed=2)
+    for row, (image, known) in enumerate(zip(images, MASKS, strict=True)):
+        whole = exact_log_prob(weight, image, torch.ones_like(known))
+        expected = exact_log_prob(weight, image, known) - whole
+        assert (found["missing_nll"][row] - expected).abs() <= 4 * found["missing_nll_error"][row] + 1e-9
+        noise = seeded(number_of(torch.cat([image[None], known.view(1, *SHAPE).double()]), seed=2))
+        completed = model.impute(image[None], known.view(1, *SHAPE), 3, 1000, noise)
+        hidden = (~known).sum().clamp(min=1)
+        wrong = (completed.images[:, 0] - image).flatten(1).abs().sum(1) / hidden
+        assert found["best_of_1"][row] == wrong[0]
+        assert found["best_of_3"][row] == wrong.min()
+        assert found["error"][row] == (completed.mean[0] - image).abs().sum() / hidden
+        assert found["effective_sample_size"][row] == completed.effective_sample_size[0]
+    assert found["best_of_1"][2] == 0  # nothing is hidden
+
+
+def test_the_error_of_a_difference_is_that_of_both_estimates():
+    """The spread over repetitions is the standard error."""
+    model = linear_gaussian(exact=False)
+    images, observed = drawn_images(model)[:1], MASKS[:1].view(-1, *SHAPE)
+    rows = [missing_scores(model, images, observed, 300, (1,), seed) for seed in range(100)]
+    values = torch.cat([row["missing_nll"] for row in rows])
+    errors = torch.cat([row["missing_nll_error"] for row in rows])
+    assert 0.7 < errors.mean() / values.std() < 1.4
+
+
+def test_binary_images_are_completed_with_whole_values():
+    model = linear_gaussian(exact=True)
+    images, observed = drawn_images(model).gt(0).double(), MASKS.view(-1, *SHAPE)
+    model.levels = 2
+    found = missing_scores(model, images, observed, 50, (1,))
+    hidden = (~MASKS).sum(1)
+    wrong = torch.stack([found["error"], found["best_of_1"]]) * hidden
+    torch.testing.assert_close(wrong, wrong.round(), atol=1e-6, rtol=0)
 
 
 def test_without_weights_a_wrong_posterior_fills_in_wrongly():
