@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+from causal_networks import gated_network
 from torch import Tensor
+from torch.distributions import Distribution
 
 from flowvae.densities import (
     DiscretizedLogistic,
@@ -15,8 +17,11 @@ from flowvae.densities import (
     LogisticMixture,
     LogisticMixtureLikelihood,
 )
+from flowvae.densities.causal import CausalImages
 from flowvae.densities.discretized_logistic import log_mass
+from flowvae.densities.likelihood import BinaryImages
 from flowvae.densities.logistic_mixture import Components
+from flowvae.densities.tabulated import Tabulated
 from flowvae.models.vae import VAEOptions
 from flowvae.parts import from_dict
 
@@ -123,6 +128,21 @@ def test_the_last_of_three_channels_sums_to_the_density_of_two():
         )
 
 
+def test_each_channel_moves_with_those_before_it_by_coefficients_of_its_own():
+    """``P(r) P(g | r) P(b | r, g)`` of each component, written out."""
+    distribution = mixture(3, 8)
+    colours = all_pixels(3, 8)
+    logits, location, log_scale, coefficients = (value[0, 0, ..., 0, 0] for value in distribution.components)
+    red, green, blue = (2 * colours[:, :, 0, 0, None] - 1).unbind(1)
+    of_green, of_blue_by_red, of_blue_by_green = coefficients.unbind(1)
+    mass = log_mass(red, location[:, 0], log_scale[:, 0], 8)
+    mass += log_mass(green, location[:, 1] + of_green * red, log_scale[:, 1], 8)
+    moved = location[:, 2] + of_blue_by_red * red + of_blue_by_green * green
+    mass += log_mass(blue, moved, log_scale[:, 2], 8)
+    expected = (logits.log_softmax(0) + mass).logsumexp(1)
+    torch.testing.assert_close(distribution.log_prob(colours)[0], expected)
+
+
 def test_later_channels_follow_earlier_ones():
     """A coefficient of 1 and a narrow scale make green a copy of red."""
     wide = torch.tensor([0.0, -6.0, -6.0]).view(1, 1, 1, 3, 1, 1)
@@ -149,28 +169,54 @@ def test_draws_follow_the_masses(channels):
     torch.testing.assert_close(counts.double(), expected, atol=0.015, rtol=0)
 
 
-@pytest.mark.parametrize("channels", [0, 1, 3])
-def test_tables_of_levels_multiply_to_the_density(channels):
-    """No channels: independent pixels."""
+def of_many_pixels(kind: str, channels: int, levels: int) -> Distribution:
+    """A distribution of four images of 2 x 6 pixels, each with parameters of its own."""
     torch.manual_seed(0)
-    number, height, width = 50, 2, 3
-    wide = torch.randn(1, number, 4, max(channels, 1), height, width, dtype=torch.float64)
-    if channels:
-        below = wide[:, :, :, :1].expand(-1, -1, -1, channels * (channels - 1) // 2, -1, -1)
-        distribution = LogisticMixture(Components(wide[:, :, :, 0], wide.flip(2), wide - 2, below), 256)
-    else:
-        distribution = DiscretizedLogistic(wide[:, :, 0], wide[:, :, 1] - 2, 256)
-    images = (distribution.sample()[0] * 255).round().long()
-    log_prob, portions = torch.zeros(number, dtype=torch.float64), distribution.values(images)
+    shape = (1, 4, channels, 2, 6)
+    if kind == "binary":
+        return BinaryImages(torch.randn(shape).double())
+    if kind == "causal":
+        network = gated_network((2, 6), 5, blocks=2, condition=3, orders=2).double().eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+        orders = torch.tensor([[0, 1, 1, 0]])
+        return CausalImages(network, torch.randn(1, 4, 3, 1, 3).double(), shape[2:], orders)
+    if kind == "logistic":
+        return DiscretizedLogistic(torch.randn(shape).double(), torch.randn(shape).double() - 1, levels)
+    sizes = (3,), (3, channels), (3, channels), (3, channels * (channels - 1) // 2)
+    return LogisticMixture(Components(*(torch.randn(1, 4, *size, 2, 6).double() for size in sizes)), levels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "levels"),
+    [
+        ("binary", 1, 2),
+        ("causal", 1, 2),
+        ("logistic", 3, 5),
+        ("logistic", 1, 256),
+        ("mixture", 3, 5),
+        ("mixture", 1, 256),
+        ("mixture", 3, 256),
+    ],
+)
+def test_the_probability_is_the_product_of_those_of_the_values_one_by_one(kind, channels, levels):
+    distribution = of_many_pixels(kind, channels, levels)
+    assert isinstance(distribution, Tabulated)
+    images = (distribution.sample()[0] * (levels - 1)).round().long()
+    portions = distribution.values(images)
+    of_values: list[Tensor] = []
 
     def choose(table: Tensor) -> Tensor:
-        levels = next(portions)
-        torch.testing.assert_close(table.sum(2), torch.ones_like(table[:, :, 0]))
-        log_prob.add_(table.gather(2, levels.unsqueeze(2)).log().sum((1, 2)))
-        return levels
+        values = next(portions)
+        torch.testing.assert_close(table.sum(2), torch.ones_like(table[..., 0]))
+        of_values.append(table.gather(2, values.unsqueeze(2)).log().flatten(1).sum(1))
+        return values
 
     assert torch.equal(distribution.walk(choose), images)
-    torch.testing.assert_close(log_prob, distribution.log_prob(images / 255)[0], atol=1e-4, rtol=0)
+    assert next(portions, None) is None
+    expected = distribution.log_prob(images.double() / (levels - 1))[0]
+    torch.testing.assert_close(torch.stack(of_values).sum(0), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("location", "log_scale"), SETTINGS)

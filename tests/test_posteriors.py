@@ -166,6 +166,18 @@ def test_flow_density_is_that_of_the_noise_over_the_jacobian_of_the_draw(kind, f
         torch.testing.assert_close(log_density.sum(), expected)
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "realnvp", "iaf"])
+@ORDERS
+@COVARIANCES
+def test_the_density_at_given_codes_is_that_of_draws_there(kind, flow_of, covariance):
+    if kind == "gaussian":
+        posterior, features = gaussian(full=covariance == "full")
+    else:
+        posterior, features = flow_posterior(kind, flow_of, covariance)
+    z, log_density = posterior(features, SAMPLES)
+    torch.testing.assert_close(posterior.density(features)(z), log_density)
+
+
 def gradients_of_elbo(posterior: Posterior, features: Tensor, path: bool) -> Tensor:
     """Of -log q(z|x) - |z - 1|^2, by one draw for each row of features [N, F]: [N, F]."""
     if path:
