@@ -249,6 +249,7 @@ def table(found: Mapping[str, Any]) -> str:
         text.append(f"| `{name}` | {of_file['made']} | {of_file['killed']} |\n")
     share = found["killed"] / found["made"]
     text.append(f"| all | {found['made']} | {found['killed']} ({share:.1%}) |\n")
+    text.append(f"\n{found['made']} of {found['possible']:,} possible changes were drawn.\n")
     survivors = sorted(found["survivors"], key=lambda one: "reason" in one)
     text.append("\n| survivor | change | why it makes no difference |\n|---|---|---|\n")
     for one in survivors:

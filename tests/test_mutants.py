@@ -71,8 +71,10 @@ def test_survivors_are_listed_with_their_reasons():
     assert (found["made"], found["killed"]) == (3, 1)
     assert found["files"] == {"a.py": {"made": 3, "killed": 1}}
     assert [one.get("reason") for one in found["survivors"]] == ["x is not used", None]
-    assert "| all | 3 | 1 (33.3%) |" in mutants.table(found)
-    assert "| `a.py:3` | `1 -> 3` | **not known** |" in mutants.table(found)
+    text = mutants.table({**found, "possible": 5000})
+    assert "| all | 3 | 1 (33.3%) |" in text
+    assert "3 of 5,000 possible changes" in text
+    assert "| `a.py:3` | `1 -> 3` | **not known** |" in text
 
 
 def test_reasons_belong_to_lines_that_exist():
