@@ -21,6 +21,7 @@ from flowvae.commands.evaluating import evaluate_run
 from flowvae.config import TrainingConfig
 from flowvae.data import load_configured, training_batch
 from flowvae.errors import UserError
+from flowvae.evaluation import bounds, evaluate, score
 from flowvae.flows import ActNorm
 from flowvae.models import VAE, Update
 from flowvae.networks.normalization import ActivationNorm, BatchNorm
@@ -377,3 +378,31 @@ def test_couplings_of_one_number_are_refused(code, halves, tmp_path):
     config = TABLE["vae"].config(halves).revised(code=code, posterior="realnvp", hidden=8, latent=1)
     with pytest.raises(UserError, match="latent is 1; it must be at least 2 for coupling layers"):
         train(tmp_path / "run", config)
+
+
+# Scores.
+
+
+@pytest.mark.parametrize("measure", [evaluate, score])
+def test_a_bound_that_is_infinite_is_no_score_even_if_the_estimate_is_finite(measure, halves, monkeypatch):
+    """One of the samples has the likelihood 0."""
+    row = TABLE["vae"]
+    model, data = started(row, halves).model, load_configured(row.config(halves).data)
+    drawing = VAE.draws_for
+
+    def draws_for(self: VAE, images: Tensor, *arguments: Any, **given: Any) -> Any:
+        draw = drawing(self, images, *arguments, **given)
+
+        def impossible(count: int) -> Any:
+            densities = draw(count)
+            densities.likelihood[0] = -math.inf
+            return densities
+
+        return impossible
+
+    monkeypatch.setattr(VAE, "draws_for", draws_for)
+    images = data.batch("test", torch.arange(4)).images
+    assert isinstance(model, VAE)
+    assert bounds(model, images, 5).negative_log_marginal.isfinite().all()
+    with pytest.raises(UserError, match=r"is not finite; train again with a lower --learning-rate$"):
+        measure(model, data if measure is evaluate else images, num_samples=5)

@@ -15,6 +15,7 @@ from flowvae.evaluation.likelihood import at, bounds
 from flowvae.models import Bounded, Model, Scored
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
+from flowvae.titles import title
 
 MEASURES = (
     "negative_elbo",
@@ -91,8 +92,11 @@ def score(
                 rows.append(_bounded(model, one, num_samples, random, own))
             report(len(rows) / len(images))
     scores = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
-    if rows and not scores["nll"].isfinite().all():
-        raise UserError("-log p(x) of an image is not finite; train again with a lower --learning-rate")
+    for name, values in scores.items():
+        if name in ("negative_elbo", "nll") and not values.isfinite().all():
+            raise UserError(
+                f"{title(name)} of an image is not finite; train again with a lower --learning-rate"
+            )
     if rows and model.levels not in (None, 2):
         scores["bits_per_dim"] = scores["nll"] / math.log(2) / _known(images, given.get("observed"))
     return scores
