@@ -272,7 +272,8 @@ def reproduce_table(
     for row in rows:
         row.is_done(request)  # raises for a damaged result before anything is trained
     evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    threads = max(1, (os.cpu_count() or 1) // workers)  # unless the user has said how many
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     failed: list[Row] = []
     scored: dict[str, dict[str, Any]] = {}
 
