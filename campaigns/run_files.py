@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,16 @@ from random import Random
 
 import numpy as np
 import torch
-from command_line import write_images
-from made_runs import CONFIG, SPEC, moved_model, record, trained_state
 from PIL import Image
 
-from campaigns.corpus import IMAGE_TOKENS, NPY_TOKENS, Reader, made
 from campaigns.record import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "tests"))  # which has small runs
+
+from command_line import write_images
+from made_runs import CONFIG, SPEC, moved_model, record, trained_state
+
+from campaigns.corpus import IMAGE_TOKENS, NPY_TOKENS, Reader, made
 from flowvae.commands.coding import decode_codes, encode_images
 from flowvae.commands.evaluating import evaluate_run, key_of
 from flowvae.commands.scoring import score_images

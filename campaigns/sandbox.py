@@ -147,6 +147,7 @@ def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool, p
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch = Watch(places)
     warnings.simplefilter("always")
+    warnings.simplefilter("ignore", ResourceWarning)  # as by default, and of what was there before the case
     warnings.showwarning = lambda message, kind, *_: watch.noted.append(f"{kind.__name__}: {message}")
     for number in numbers:
         case = folder / str(number)
