@@ -116,14 +116,13 @@ async def load(page: Served, clients: int, seconds: float) -> dict[str, Any]:
                 times.append(time.monotonic() - since)
                 found["wrong"] += answer != expected[place]
 
-        async def watch() -> float:
-            most = before
+        async def watch() -> None:
             while time.monotonic() < end:
-                most = max(most, memory(page))
+                taken.append(memory(page))
                 await asyncio.sleep(0.2)
-            return most
 
-        *_, most = await asyncio.gather(*(ask(number) for number in range(clients)), watch())
+        taken = [before]
+        await asyncio.gather(*(ask(number) for number in range(clients)), watch())
     return {
         "clients": clients,
         "seconds": seconds,
@@ -131,7 +130,7 @@ async def load(page: Served, clients: int, seconds: float) -> dict[str, Any]:
         **found,
         "median_seconds": round(statistics.median(times), 3) if times else None,
         "slowest_seconds": round(max(times), 3) if times else None,
-        "memory_mebibytes": [round(before), round(most)],
+        "memory_mebibytes": [round(before), round(max(taken))],
         "open_files": [files, open_files(page)],
     }
 
@@ -157,11 +156,12 @@ def steady(page: Served, minutes: int) -> Iterator[dict[str, Any]]:
 def table(found: Mapping[str, Any]) -> str:
     """Return what was found, as Markdown."""
     many = found["many"]
+    before, most = many["memory_mebibytes"]
     lines = [
         f"{many['clients']} clients for {many['seconds']:.0f} s: {many['answers']:,} answers, "
         f"{many['lost']} lost, {many['wrong']} wrong; the median took {many['median_seconds']} s, the "
-        f"slowest {many['slowest_seconds']} s. The process took {many['memory_mebibytes'][0]} MiB before and at most "
-        f"{many['memory_mebibytes'][1]} MiB.\n\n",
+        f"slowest {many['slowest_seconds']} s. "
+        f"The process took {before} MiB before and at most {most} MiB.\n\n",
         "| minute | answers | lost | wrong | memory, MiB | open files |\n|---:|---:|---:|---:|---:|---:|\n",
     ]
     shown = [row for row in found["long"] if row["minute"] in (1, 5, 10)] or found["long"]

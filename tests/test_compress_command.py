@@ -136,6 +136,16 @@ def test_words_that_end_in_zero_are_refused(workspace):
     is_refusal(flowvae("decompress", "made", "--out", "back"), "made is damaged")
 
 
+def test_a_coder_that_finds_no_probability_is_refused(workspace, monkeypatch):
+    succeeds("compress", "plain", "images.npz", "--out", "images.flowvae")
+
+    def fail(*arguments: object) -> None:
+        raise KeyError("Tried to encode symbol that has zero probability under the used entropy model.")
+
+    monkeypatch.setattr(compressing.Coding, "decompress", fail)
+    is_refusal(flowvae("decompress", "images.flowvae", "--out", "back"), "gives other images")
+
+
 def test_paths_that_are_no_files(workspace):
     is_refusal(flowvae("decompress", "."), "Is a directory")
     is_refusal(flowvae("compress", "plain", "images.npz", "--out", "."), ". is not a file")

@@ -308,6 +308,27 @@ def test_values_that_a_control_cannot_have_are_refused_without_a_traceback(page,
     assert log.read_text() == before, "nothing is printed"
 
 
+def test_requests_that_gradio_fails_at_are_one_line(page):
+    log = page.secret.parent / "log.txt"
+    before = log.read_text()
+    part = (
+        b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nPNG\r\n--x--\r\n'  # without a file name
+    )
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answers = [page.client.post("/gradio_api/upload", content=part, headers=kind)]
+    for text in (
+        '{"data": [NaN], "fn_index": "x"}',
+        '{"data": {"run": 3}, "component_id": 1, "fn_name": "decode_code"}',
+    ):
+        for path in ("queue/join", "component_server"):
+            headers = {"content-type": "application/json"}
+            answers.append(page.client.post(f"/gradio_api/{path}", content=text, headers=headers))
+    assert all(400 <= answer.status_code < 500 for answer in answers)
+    said = log.read_text().removeprefix(before).splitlines()
+    assert said
+    assert all(line.startswith("flowvae: a request failed (") for line in said), said
+
+
 def test_large_requests_are_refused(page):
     def parts() -> Iterator[bytes]:  # without a content-length
         yield from (bytes(2**20) for _ in range(LIMIT // 2**20 + 2))

@@ -301,6 +301,8 @@ def test_any_result_of_a_row_is_read_or_refused(tmp_path, text):
         (json.dumps({**SCORES, "nll": 10**400}), "nll is 1000"),
         (json.dumps({**SCORES, "nll": 7e77}).replace("7e+77", "1e400"), "not valid JSON"),
         (json.dumps({**SCORES, "new": [1]}), "new is [1]"),
+        (json.dumps({**SCORES, LONG: [1]}), "... is [1]"),
+        (json.dumps({**SCORES, "a\nb": [1]}), r"'a\nb' is [1]"),
         (json.dumps({"kl": 10.0}), "lacks dataset, binarization, split"),
         (json.dumps({**SCORES, "dataset": 7}), "dataset is 7"),
         ('{"nll": 1' + "0" * 5000 + "}", "not valid JSON"),
@@ -311,6 +313,8 @@ def test_an_evaluation_that_a_card_cannot_show_leaves_no_folder(text, part, run)
     with pytest.raises(UserError, match=r"evaluation\.json") as error:
         save_pretrained(run, run.parent / "model")
     assert part in str(error.value)
+    assert len(str(error.value)) < 1000
+    assert "\n" not in str(error.value)
     assert not (run.parent / "model").exists()
 
 

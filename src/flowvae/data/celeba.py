@@ -78,7 +78,8 @@ def _read_partition(path: Path) -> list[list[str]]:
 def _stamps(directory: Path) -> dict[str, tuple[int, int]]:
     """Return size and modification time of every file, which tell whether the cache is still valid."""
     with os.scandir(directory) as entries:
-        return {entry.name: (entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries}
+        files = [entry for entry in entries if entry.is_file()]  # a link may lead nowhere
+        return {entry.name: (entry.stat().st_size, entry.stat().st_mtime_ns) for entry in files}
 
 
 def _read_split(directory: Path, stamps: dict[str, tuple[int, int]], names: list[str], side: int) -> Split:

@@ -7,6 +7,7 @@ answers under any ``Host``, so another site whose name resolves to 127.0.0.1 cou
 
 import json
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
 from pathlib import Path, PurePath
@@ -17,6 +18,9 @@ from flowvae.errors import UserError
 
 LIMIT = 20 * 2**20
 """Maximum size of a request's body, and so of an upload, in bytes"""
+
+LONGEST = 200
+"""characters of an error that are printed"""
 
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 ASKED = {
@@ -67,7 +71,21 @@ class Guard:
                 receive = await self._checked(scope, receive)
             except _RefusedError as refused:
                 return await _answer(send, refused)
-        await self.app(scope, receive, send)
+        answering = False
+
+        async def sending(message: Message) -> None:
+            nonlocal answering
+            answering = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception as error:  # gradio's routes raise at what its scripts never send
+            if answering:
+                raise
+            said = " ".join(str(error).split())[:LONGEST]
+            print(f"flowvae: a request failed ({type(error).__name__}: {said})", file=sys.stderr)
+            await _answer(send, _RefusedError(400, "the request cannot be answered"))
 
     async def _checked(self, scope: Message, receive: Receive) -> Receive:
         """Check a request; return what the application receives it from."""

@@ -60,6 +60,8 @@ COLUMNS: dict[str, str] = {
     "training_seconds": ".0f",
     "training_steps": ",d",
 }
+LONGEST = 100
+"""characters of a name that a message quotes as it is"""
 MEASURED = ".4g"  # what only some systems are measured by
 
 
@@ -226,7 +228,8 @@ def check_scores(path: Path, values: Mapping[str, Any]) -> None:
             kinds = (int,) if columns[key].endswith("d") else (int, float)
         too_large = type(value) is int and abs(value) >= 2**63
         if value is not None and (type(value) not in kinds or too_large):
-            raise UserError(f"{path}: {key} is {quoted(value)}; evaluate the run again")
+            name = key if key.isidentifier() and len(key) < LONGEST else quoted(key)
+            raise UserError(f"{path}: {name} is {quoted(value)}; evaluate the run again")
 
 
 def markdown(
