@@ -276,6 +276,14 @@ def test_bad_partition(tmp_path: Path, case: str) -> None:
     assert expected in message
 
 
+def test_celeba_with_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    folder = celeba(tmp_path)
+    image = folder / "img_align_celeba" / "000003.jpg"
+    image.unlink()
+    image.symlink_to("gone.jpg")
+    assert "such as '000003.jpg'" in user_error(folder)
+
+
 def test_celeba_without_its_images(tmp_path: Path) -> None:
     folder = celeba(tmp_path)
     (folder / "img_align_celeba").rename(folder / "elsewhere")

@@ -1,5 +1,6 @@
 """Whatever a file holds, it is read or refused: a thousand cases, and what the watch on them sees."""
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # campaigns/ is not part of 
 if not sys.platform.startswith("linux"):
     pytest.skip("cases are watched by what Linux says of a process", allow_module_level=True)
 
-from campaigns import fuzz, sandbox
+from campaigns import fuzz, page, sandbox
 from campaigns.corpus import Reader
 from campaigns.fuzz import campaign, case, of_files, summary, table
 from campaigns.sandbox import run_cases
@@ -137,3 +138,13 @@ def test_a_campaign_continues(tmp_path):
     found = campaign([Reader("slow", [{"a": b"1"}], MISTAKES["read"])], 300, progress)
     assert found["slow"]["tried"] == 300
     assert not progress.exists()
+
+
+@pytest.mark.slow
+def test_the_page_under_load():
+    with page.served() as served:
+        found = asyncio.run(page.load(served, 5, 3.0))
+    assert found["answers"] > 0
+    assert (found["lost"], found["wrong"]) == (0, 0)
+    row = {"minute": 1, "memory_mebibytes": 400, "open_files": 10, "answers": 7, "lost": 0, "wrong": 0}
+    assert "| 1 | 7 | 0 | 0 | 400 | 10 |" in page.table({"many": found, "long": [row]})

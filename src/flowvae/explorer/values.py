@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 
-def check_values(page: gr.Blocks) -> None:
-    """Make a page refuse values that its controls cannot have with a message, before its functions run."""
+def check_values(page: Any) -> None:
+    """Make a page of gradio refuse, with a message, values that its controls cannot have."""
     page.preprocess_data = functools.partial(_checked, page.preprocess_data)
 
 
