@@ -43,7 +43,7 @@ benchmark: $(VENV)/.installed-benchmark ## measure against peers and the machine
 reliability: $(VENV)/.installed-reliability ## try what is promised, for hours; PARTS="coverage" for some
 	@$(BIN)/python -m campaigns $(PARTS)
 
-fuzz: $(VENV)/.installed-development ## read 100,000 damaged files: half an hour, to be interrupted and continued
+fuzz: $(VENV)/.installed-development ## try 100,000 damaged files, hostile words and requests; continues if interrupted
 	@$(BIN)/python -m campaigns fuzz
 
 gpu: $(VENV)/.installed-development ## try what is promised of a GPU, on the one that is here, if any
