@@ -15,7 +15,7 @@ from flowvae.densities import (
     StandardNormal,
     take_path_derivative,
 )
-from flowvae.flows import Chain, RealNVP
+from flowvae.flows import AffineStep, Chain, RealNVP
 from flowvae.models.couplings import CodeShape
 from flowvae.models.posteriors import GaussianOptions, RealNVPOptions, build_posterior
 from flowvae.models.vae import VAEOptions
@@ -176,6 +176,22 @@ def test_the_density_at_given_codes_is_that_of_draws_there(kind, flow_of, covari
         posterior, features = flow_posterior(kind, flow_of, covariance)
     z, log_density = posterior(features, SAMPLES)
     torch.testing.assert_close(posterior.density(features)(z), log_density)
+
+
+@pytest.mark.parametrize("kind", ["realnvp", "iaf"])
+@ORDERS
+@COVARIANCES
+def test_steps_lead_from_the_noise_to_the_draw(kind, flow_of, covariance):
+    posterior, features = flow_posterior(kind, flow_of, covariance)
+    noise = torch.randn(SAMPLES, IMAGES, DIMENSION).double()
+    z, log_density = posterior(features, SAMPLES, noise)
+    moved, total = noise, Normal(0, 1).log_prob(noise).sum(2)
+    for step in posterior.steps(features):
+        assert isinstance(step, AffineStep)
+        log_scale, shift = (each.expand_as(moved) for each in step.parameters(moved))
+        moved, total = moved * log_scale.exp() + shift, total - log_scale.sum(2)
+    torch.testing.assert_close(moved, z)
+    torch.testing.assert_close(total, log_density)
 
 
 def gradients_of_elbo(posterior: Posterior, features: Tensor, path: bool) -> Tensor:
