@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself, from the pinned versions in constraints.txt.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check docs benchmark reliability fuzz gpu wheel
+.PHONY: help demo test slow check docs benchmark reliability fuzz gpu wheel torture
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,9 @@ reliability: $(VENV)/.installed-reliability ## try what is promised, for hours; 
 
 fuzz: $(VENV)/.installed-development ## try 100,000 damaged files, hostile words and requests; continues if interrupted
 	@$(BIN)/python -m campaigns fuzz
+
+torture: $(VENV)/.installed-development ## kill runs of every system at every kind of moment, and resume them
+	@$(BIN)/python -m campaigns kills
 
 gpu: $(VENV)/.installed-development ## try what is promised of a GPU, on the one that is here, if any
 	@$(BIN)/python -m campaigns gpu
