@@ -76,7 +76,7 @@ CLUSTER_BATCHES = (128, 4096, 32_768)
 
 
 def measure(
-    names: Sequence[str] = ("vae", "realnvp-5"),
+    names: Sequence[str] = ("vae",),
     batches: Sequence[int] = (128, 256),
     steps: int = 75,
     images: tuple[int, int] = (50, 250),
