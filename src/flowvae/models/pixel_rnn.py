@@ -87,12 +87,17 @@ class PixelRNNOptions(System):
 
 
 _TRAINING = TrainingConfig(
-    batch_size=64, optimizer="adamw", learning_rate=4e-3, weight_decay=0.01, minutes=180.0
+    batch_size=64,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=0.01,
+    gradient_clipping=50.0,
+    minutes=180.0,
 )
 
 PRESETS: dict[str, Config] = {
-    "pixelrnn-row": Config(model=PixelRNNOptions(RowOptions(), dropout=0.15, orders=8), training=_TRAINING),
+    "pixelrnn-row": Config(model=PixelRNNOptions(RowOptions(), dropout=0.1, orders=4), training=_TRAINING),
     "pixelrnn-diagonal": Config(
-        model=PixelRNNOptions(DiagonalOptions(), dropout=0.15, orders=8), training=_TRAINING
+        model=PixelRNNOptions(DiagonalOptions(), dropout=0.1, orders=4), training=_TRAINING
     ),
 }
