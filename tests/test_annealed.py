@@ -25,7 +25,7 @@ import flowvae as package
 from flowvae.batch import Given, labelled
 from flowvae.densities import BernoulliLikelihood, GaussianPosterior, StandardNormal, log_prob
 from flowvae.errors import UserError
-from flowvae.evaluation import annealed_likelihood
+from flowvae.evaluation import annealed, annealed_likelihood
 from flowvae.evaluation.annealed import Position, anneal, leapfrog, move, sigmoid_schedule
 from flowvae.evaluation.annealed_likelihood import (
     Annealing,
@@ -133,6 +133,23 @@ def test_a_proposal_without_a_finite_density_is_rejected():
         noise = torch.Generator().manual_seed(seed)
         position, _ = move(position, torch.full((4,), 0.3).double(), 1.0, 5, walled, noise)
     assert (position.z[..., 0] > 0).all()
+
+
+def test_first_step_sizes_are_uniform_within_a_fifth(monkeypatch):
+    seen: list[Tensor] = []
+
+    def recording(position, step_size, *arguments):
+        seen.append(step_size)
+        return move(position, step_size, *arguments)
+
+    monkeypatch.setattr(annealed, "move", recording)
+    noise = torch.Generator().manual_seed(0)
+    start = torch.randn(1, 400, 2, dtype=torch.float64, generator=noise)
+    anneal(start, two_gaussians, sigmoid_schedule(2), noise=noise)
+    factors = seen[0] / annealed.FIRST_STEP
+    assert 0.8 <= factors.min() < 0.81
+    assert 1.19 < factors.max() <= 1.2
+    assert factors.mean().item() == pytest.approx(1, abs=4 * 0.4 / math.sqrt(12 * 400))
 
 
 def test_weights_estimate_the_normalizing_constant_in_both_directions():
