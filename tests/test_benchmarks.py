@@ -275,6 +275,7 @@ def test_a_ring_of_processes_costs_what_its_messages_do():
     assert math.isclose(cost.speedup(40, 4), 5 / 17)
 
 
+@pytest.mark.slow
 def test_startup():
     from benchmarks import startup
 

@@ -52,6 +52,7 @@ def test_codes_are_the_centers_with_names_and_the_same_twice(files):
     np.testing.assert_array_equal(one["codes"], expected.numpy())
 
 
+@pytest.mark.slow
 def test_codes_equal_those_of_the_exported_encoder_without_noise(files, tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

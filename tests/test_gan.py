@@ -172,8 +172,10 @@ def test_each_player_moves_alone(regularization, optimizer):
     for step in range(2):
         for update in updates(model, players, batch(), step, half=False):
             before = states()
-            players[update.player].add(update)
-            assert players[update.player].step(1.0, 200.0) is not None
+            player = players[update.player]
+            player.add(update)
+            _, norm = player.total()
+            player.step(1.0, norm, 200.0)
             after = states()
             (other,) = before.keys() - {update.player}
             assert_equal(before[other], after[other], other)
@@ -193,8 +195,10 @@ def test_presets_build_and_take_a_step(name):
     model = build_model(config.model, DataSpec(shape))
     players = make_players(model, config.training)
     for update in updates(model, players, batch(shape, 4), 0, half=False):
-        players[update.player].add(update)
-        assert players[update.player].step(1.0, 200.0) is not None
+        player = players[update.player]
+        player.add(update)
+        _, norm = player.total()
+        player.step(1.0, norm, 200.0)
     model.eval()
     assert model.validate(batch(shape, 3))["energy_score"].shape == (3,)
 

@@ -146,8 +146,10 @@ def test_codes_start_as_principal_components():
 def take_step(model: GLO, batch: Batch) -> None:
     players = make_players(model, TrainingConfig())
     for update in model.updates(batch, 0):
-        players[update.player].add(update)
-        assert players[update.player].step(1.0, 200.0) is not None
+        player = players[update.player]
+        player.add(update)
+        _, norm = player.total()
+        player.step(1.0, norm, 200.0)
     model.after_step()
 
 

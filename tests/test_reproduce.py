@@ -135,6 +135,7 @@ def test_rows_of_other_data_are_not_taken_for_these(tmp_path, data):
     assert (folder / "realnvp-2-seed0.json").read_text() == result
 
 
+@pytest.mark.slow
 def test_every_seed_is_a_row_and_the_curves_are_those_of_the_first(tmp_path, data, monkeypatch):
     drawn: list[str] = []
     monkeypatch.setattr(figures, "save_curves", lambda curves, path, over: drawn.extend([*curves, over]))
