@@ -93,9 +93,9 @@ def scores_of(run: Run, evaluation: Mapping[str, object], name: str = SCORES) ->
     if scores is None or "nll" not in scores or len(scores["nll"]) != evaluation.get("images"):
         return None
     mean = evaluation.get("nll")
-    comparable = isinstance(mean, int | float) and abs(mean) < 2**63  # which a float can hold
-    same = comparable and math.isclose(scores["nll"].mean().item(), mean, rel_tol=1e-9)
-    return scores if same else None
+    if not isinstance(mean, int | float) or abs(mean) >= 2**63:  # more than a float can hold
+        return None
+    return scores if math.isclose(scores["nll"].mean().item(), mean, rel_tol=1e-9) else None
 
 
 def paired(first: Scores, other: Scores) -> tuple[Scores, Scores] | None:
