@@ -12,7 +12,7 @@ import torch
 
 from campaigns import record
 
-PARTS = ("coverage", "fuzz", "gpu", "kills", "long_runs", "mutants", "page", "round_trips")
+PARTS = ("coverage", "fuzz", "gpu", "kills", "long_runs", "mutants", "page", "processes", "round_trips")
 
 
 def main() -> None:

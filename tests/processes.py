@@ -54,9 +54,10 @@ def run(*words: Any, **options: Any) -> Ended:
     return end_of(start(*words, **options))
 
 
-def end_of(process: subprocess.Popen[str]) -> Ended:
+def end_of(process: subprocess.Popen[str], limit: float = 120) -> Ended:
+    """Wait for the end, of an endless program for ``limit`` seconds."""
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.terminate()  # it ends its own processes then
         raise AssertionError(process.communicate()) from None
