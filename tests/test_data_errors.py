@@ -1,5 +1,6 @@
 """Bad input: each is one line that names the file and says what to do (``user_error`` sees to the form)."""
 
+import contextlib
 import gzip
 import io
 import os
@@ -210,6 +211,20 @@ def test_npz_whose_header_is_longer_than_headers_are(tmp_path: Path) -> None:
     magic = b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**26)
     path = write_npy_members(tmp_path / "set.npz", magic, rest=b" " * 2**26)
     assert "cannot be read as an .npz file" in frugal_user_error(path, 2**24)
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [("(40L, 8L, 8L)", True), ("(40, 8, 8), '\\\x17': 1", False)],
+    ids=["python 2", "escape"],
+)
+def test_the_text_of_a_header_causes_no_warning(shape: str, read: bool, tmp_path: Path) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    length = len(header).to_bytes(2, "little")
+    path = tmp_path / "old.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + length + header + bytes(range(256)) * 10)
+    with contextlib.nullcontext() if read else pytest.raises(UserError, match=r"old\.npy"):
+        assert len(load_dataset(str(path), "none").train.images) > 0
 
 
 def test_npz_of_structures(tmp_path: Path) -> None:

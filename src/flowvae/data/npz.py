@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -255,10 +256,12 @@ def _header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header | None
 def _read_header(file: Readable) -> Header:
     head = io.BytesIO(read_up_to(file, LONGEST_HEADER))
     version = np.lib.format.read_magic(head)
-    if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
-    else:
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(head)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about arrays of Python 2, and about the text of damaged headers
+        if version == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(head)
     return Header(shape, fortran_order, dtype, head.tell())
 
 
