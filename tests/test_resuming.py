@@ -104,10 +104,14 @@ def raising(*signals: signal.Signals) -> Callable[[], None]:
 
 @pytest.fixture
 def terminal() -> Iterator[None]:
-    """Ctrl-C as in a terminal; what runs in a shell's background is born with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals as in a terminal; in a shell's background Ctrl-C is ignored, and under nohup SIGHUP."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
