@@ -4,6 +4,7 @@ Linux only: it forks, and asks /proc how much memory was used.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from flowvae.errors import UserError
 
+LIBC = ctypes.CDLL(None)
 SECONDS = 10.0
 """longest time of a case, of the processor: others use it as well"""
 WAITING = 60.0
@@ -167,6 +169,8 @@ def _work(numbers: Sequence[int], prepare: Prepare, folder: Path, quiet: bool, p
 
 
 def _tried(number: int, read: Callable[[], None], allowed: Path, watch: Watch) -> Outcome:
+    if hasattr(LIBC, "malloc_trim"):  # glibc may keep what was freed, and a case could use it unseen
+        LIBC.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before = _memory("VmRSS")
     watch.noted.clear()
