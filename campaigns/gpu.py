@@ -8,7 +8,6 @@ against that of the CPU.
 import contextlib
 import copy
 import io
-import itertools
 import platform
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from flowvae.training.checkpoint import FILE as STATE
 
 sys.path.insert(0, str(REPOSITORY / "tests"))  # which has one of every flow
 
-from flow_constructors import FLOWS, context_for, event_of, make
+from flow_constructors import FLOWS, context_for, event_of, log_determinant_by_autograd, make
 
 STEPS, WARM_UP = 20, 5  # of training, and before its speed is measured
 DTYPES = (torch.float32, torch.float64)
@@ -105,7 +104,7 @@ def law(name: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     moved, log_determinant = flow(moving, given)
     found = {
         "value": max(map(_error, (moved, log_determinant), expected)),
-        "determinant": _error(log_determinant, _by_autograd(moved, moving)),
+        "determinant": _error(log_determinant, log_determinant_by_autograd(moved, moving)),
     }
     if "planar" not in name:  # which has no inverse
         found["inverse"] = _error(flow.inverse(moved.detach(), given)[0], z)
@@ -117,16 +116,6 @@ def _error(found: Tensor, expected: Tensor) -> float:
     expected = expected.detach().cpu().double()
     difference = (found.detach().cpu().double() - expected).abs().max()
     return (difference / expected.abs().max().clamp(min=1)).item()
-
-
-def _by_autograd(moved: Tensor, z: Tensor) -> Tensor:
-    """log|det d moved/d z| [S, B]."""
-    flat = moved.flatten(2)
-    jacobian = flat.new_zeros(*flat.shape, flat.shape[2])
-    for s, b, i in itertools.product(*map(range, flat.shape)):
-        (gradient,) = torch.autograd.grad(flat[s, b, i], z, retain_graph=True)
-        jacobian[s, b, i] = gradient[s, b].flatten()
-    return torch.linalg.slogdet(jacobian)[1]
 
 
 class _Stop(Callback):

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from campaigns.record import REPOSITORY
 from flowvae.runs import read_metrics
 
@@ -17,6 +15,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))  # which has a small form of every
 from processes import ROWS, end_of
 from processes import start as start_two
 from system_table import TABLE
+from tiny_runs import write_halves
 
 OF_TIME = {"seconds", "images_per_second", "split"}
 ROUNDING = 1e-4
@@ -33,12 +32,7 @@ def compared(names: Sequence[str]) -> list[dict[str, Any]]:
     """Train rows of the table in one process and in two, and compare all lines of their metrics."""
     with tempfile.TemporaryDirectory() as folder:
         data, program = Path(folder) / "images.npz", Path(folder) / "rows.py"
-        random = np.random.default_rng(0)
-        splits: dict[str, Any] = {}
-        for split, count in (("train", 160), ("valid", 40), ("test", 40)):
-            splits[split] = random.integers(0, 256, (count, 8, 8), dtype=np.uint8)
-            splits[f"{split}_labels"] = random.integers(0, 2, count)
-        np.savez(data, **splits)
+        write_halves(data)
         program.write_text(ROWS)
         one, two = Path(folder) / "one", Path(folder) / "two"
         ended = end_of(start_two(data, two, *names, program=(str(program),)), limit=60 + 20 * len(names))

@@ -1,5 +1,6 @@
 """Every flow, small, with parameters away from the identity: the table that the laws run over."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -140,3 +141,13 @@ def context_for(name: str, flow: Flow, images: int) -> torch.Tensor | None:
         return None
     places = MAPS[1:] if "maps" in name else ()
     return torch.randn(images, flow.context_features, *places, dtype=torch.float64)
+
+
+def log_determinant_by_autograd(moved: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """log|det d moved/d z| [S, B], from the Jacobian of each sample of each image."""
+    moved = moved.flatten(2)
+    jacobian = torch.zeros(*moved.shape, moved.shape[2], dtype=z.dtype, device=z.device)
+    for s, b, i in itertools.product(*map(range, moved.shape)):
+        gradient = torch.autograd.grad(moved[s, b, i], z, retain_graph=True)[0]
+        jacobian[s, b, i] = gradient[s, b].flatten()
+    return torch.linalg.slogdet(jacobian)[1]

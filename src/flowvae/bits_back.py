@@ -25,7 +25,7 @@ from flowvae.compression import Coding
 from flowvae.compression.container import LARGEST_BLOCK
 from flowvae.errors import check_range
 from flowvae.evaluation.likelihood import bounds
-from flowvae.models import Bounded, Compressible, Scored
+from flowvae.models import Bounded, CompressibleWithCode, Scored
 from flowvae.parts import MOST
 from flowvae.reproduce import Budget, Row, Variant, reproduce_table
 from flowvae.runs import Run
@@ -107,7 +107,7 @@ def reproduce_bits_back(
     for name, run in opened.items():
         chosen = _chosen(run, data, num_images)
         of_data.setdefault(chosen.name, chosen)
-        several = num_samples > 1 and isinstance(run.model, Compressible) and run.model.code_size > 0
+        several = num_samples > 1 and isinstance(run.model, CompressibleWithCode)
         for samples in (1, num_samples) if several else (1,):
             own = name if samples == 1 else f"{name}-{samples}-samples"
             measure = partial(_by_model, run, chosen, samples)

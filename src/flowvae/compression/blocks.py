@@ -24,7 +24,7 @@ from flowvae.compression.codes import as_floats, do, pop_normal, push_normal, un
 from flowvae.compression.stack import Integers, Stack
 from flowvae.compression.values import pop_values, push_values
 from flowvae.errors import UserError
-from flowvae.models import Compressible, Model, Normalizing
+from flowvae.models import Compressible, CompressibleWithCode, Model, Normalizing
 
 WEIGHTS = 1 << 18
 """of all values of a pixel together, which are rounded to whole numbers of at least 1"""
@@ -53,7 +53,8 @@ class Coding:
         self.model: Any = copy.deepcopy(model).to("cpu", torch.float64).eval()
         self._density = self.model if isinstance(model, Normalizing) else None
         self._compressible: Compressible = self.model
-        if samples > 1 and (self._density is not None or not self._compressible.code_size):
+        self._coded = self.model if isinstance(model, CompressibleWithCode) else None
+        if samples > 1 and self._coded is None:
             raise UserError("the model has no code, of which samples could be drawn; omit --samples")
         self.samples = samples
 
@@ -132,8 +133,8 @@ class Coding:
         for portion, table in zip(reversed(values), reversed(tables), strict=True):
             stack.push(portion.flatten().numpy(), _weights(table.flatten(0, 1)))
         stack.push_uniform(orders, np.full(len(orders), model.pixel_orders))
-        if model.code_size:
-            push_normal(stack, do(stack, codes, model.from_codes()))
+        if self._coded is not None:
+            push_normal(stack, do(stack, codes, self._coded.from_codes()))
         stack.push_uniform(index, np.full(len(index), self.samples))
 
     def _pop(self, stack: Stack, number: int) -> Tensor:
@@ -142,9 +143,10 @@ class Coding:
             return pop_values(stack, self._density, number, self.levels)
         model = self._compressible
         index = stack.pop_uniform(np.full(number, self.samples))
-        codes = np.zeros((1, number, model.code_size), np.int64)
-        if model.code_size:
-            codes = undo(stack, pop_normal(stack, codes.shape), model.from_codes())
+        codes = np.zeros((1, number, 0), np.int64)
+        if self._coded is not None:
+            noise = pop_normal(stack, (1, number, self._coded.dimension))
+            codes = undo(stack, noise, self._coded.from_codes())
         orders = stack.pop_uniform(np.full(number, model.pixel_orders))
         pixels = model.pixels(as_floats(codes)[0], torch.from_numpy(orders))
 
@@ -162,25 +164,25 @@ class Coding:
 
     def _drawn(self, stack: Stack, samples: int, seen: Tensor) -> tuple[Integers, Integers]:
         """Pop codes [S, B, D] and orders [S, B] of images."""
-        model = self._compressible
-        codes = np.zeros((samples, len(seen), model.code_size), np.int64)
-        if model.code_size:
-            codes = do(stack, pop_normal(stack, codes.shape), model.to_codes(seen))
-        table = np.tile(_weights(model.order_probabilities(seen)), (samples, 1))
+        codes = np.zeros((samples, len(seen), 0), np.int64)
+        if self._coded is not None:
+            noise = pop_normal(stack, (samples, len(seen), self._coded.dimension))
+            codes = do(stack, noise, self._coded.to_codes(seen))
+        table = np.tile(_weights(self._compressible.order_probabilities(seen)), (samples, 1))
         return codes, stack.pop(table).reshape(samples, -1)
 
     def _undrawn(self, stack: Stack, codes: Integers, orders: Integers, seen: Tensor) -> None:
         """Undo `_drawn`."""
-        model = self._compressible
-        stack.push(orders.reshape(-1), np.tile(_weights(model.order_probabilities(seen)), (len(orders), 1)))
-        if model.code_size:
-            push_normal(stack, undo(stack, codes, model.to_codes(seen)))
+        table = np.tile(_weights(self._compressible.order_probabilities(seen)), (len(orders), 1))
+        stack.push(orders.reshape(-1), table)
+        if self._coded is not None:
+            push_normal(stack, undo(stack, codes, self._coded.to_codes(seen)))
 
     def _chosen_table(self, seen: Tensor, codes: Integers, orders: Integers) -> NDArray[np.float64]:
         """Return the weights of the samples [B, S]."""
-        if self.samples == 1:
+        if self._coded is None or self.samples == 1:
             return np.ones((len(seen), 1))
-        log_weights = self._compressible.log_weights(seen, as_floats(codes), torch.from_numpy(orders))
+        log_weights = self._coded.log_weights(seen, as_floats(codes), torch.from_numpy(orders))
         return _weights(log_weights.softmax(0).mT)
 
 

@@ -22,7 +22,7 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError
 from flowvae.flows import NotInvertibleError, Step
-from flowvae.models.base import Compressible, Graph, Graphed, Inferring, Model, Sampler, Update
+from flowvae.models.base import CompressibleWithCode, Graph, Graphed, Inferring, Model, Sampler, Update
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.models.starting import start_from_data
 from flowvae.networks.labels import on_maps
@@ -62,7 +62,7 @@ class ImportanceWeighted(Part):
         return importance_weighted_bound(densities, beta).mean()
 
 
-class VAE(Model, Sampler, Inferring, Completing, Compressible, Graphed):
+class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
     """A variational autoencoder (Kingma & Welling 2014), composed of its parts.
 
     Args:
@@ -227,10 +227,6 @@ class VAE(Model, Sampler, Inferring, Completing, Compressible, Graphed):
         return lambda z: self.likelihood(self._with_label(z, labels))
 
     # Compression.
-
-    @property
-    def code_size(self) -> int:
-        return self.dimension
 
     @property
     def pixel_orders(self) -> int:

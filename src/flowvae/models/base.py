@@ -402,48 +402,57 @@ class Inferring(Coded, Bounded, Generating):
 class Compressible(ABC):
     """A model by which images with discrete levels are compressed without loss: see `flowvae.compression`.
 
-    An image has a code, if the model has any, and one of several orders of its pixels, both at random.
+    An image has one of several orders of its pixels, at random, and a code as well if the model is a
+    `CompressibleWithCode`.
     """
-
-    code_size: int = 0
-    """D, number of latent dimensions; 0 without a code"""
 
     pixel_orders: int = 1
     """number of orders of the pixels, all equally probable"""
 
+    def order_probabilities(self, images: Tensor) -> Tensor:
+        """Return the probabilities of orders for images [B, C, H, W], [B, orders]; by default, all equal."""
+        return images.new_full((len(images), self.pixel_orders), 1 / self.pixel_orders)
+
+    @abstractmethod
+    def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
+        """Return the distribution of images given their codes [B, D] and orders, int64 [B].
+
+        D is 0 without codes.
+
+        Raises:
+            UserError: if it cannot be compressed.
+        """
+
+
+class CompressibleWithCode(Compressible):
+    """A model with a code of D numbers, by which images are compressed: see `flowvae.compression`."""
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """D, number of latent dimensions"""
+
+    @abstractmethod
     def to_codes(self, images: Tensor) -> list[Step]:
         """Return the map from standard normal noise to codes [1, B, D] of images [B, C, H, W].
 
         Raises:
             UserError: if codes cannot be compressed.
         """
-        return []
 
+    @abstractmethod
     def from_codes(self) -> list[Step]:
         """Return a map from codes [1, B, D] of the prior to standard normal noise.
 
         Raises:
             UserError: as in `to_codes`.
         """
-        return []
 
-    def order_probabilities(self, images: Tensor) -> Tensor:
-        """Return the probabilities of orders for images [B, C, H, W], [B, orders]; by default, all equal."""
-        return images.new_full((len(images), self.pixel_orders), 1 / self.pixel_orders)
-
+    @abstractmethod
     def log_weights(self, images: Tensor, codes: Tensor, orders: Tensor) -> Tensor:
         """Compute ``log p(x, z) - log q(z|x)`` [S, B] of images [B, C, H, W], in nats.
 
-        ``codes`` are [S, B, D], and ``orders`` int64 [S, B]. Only a model with codes has it.
-        """
-        raise NotImplementedError
-
-    @abstractmethod
-    def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
-        """Return the distribution of images given their codes [B, D] and orders, int64 [B].
-
-        Raises:
-            UserError: if it cannot be compressed.
+        ``codes`` are [S, B, D], and ``orders`` int64 [S, B].
         """
 
 
