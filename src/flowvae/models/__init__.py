@@ -5,18 +5,16 @@ from flowvae.models.base import (
     Bounded,
     Classifying,
     Coded,
-    Compressible,
-    CompressibleWithCode,
     Generating,
     Graphed,
     Inferring,
     Model,
-    Normalizing,
     Sampler,
     Scored,
     Source,
     Update,
 )
+from flowvae.models.compressible import Compressible, CompressibleWithCode, Normalizing
 from flowvae.models.imputation import Completing, Imputation
 
 __all__ = [

@@ -22,7 +22,8 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError
 from flowvae.flows import NotInvertibleError, Step
-from flowvae.models.base import CompressibleWithCode, Graph, Graphed, Inferring, Model, Sampler, Update
+from flowvae.models.base import Graph, Graphed, Inferring, Model, Sampler, Update
+from flowvae.models.compressible import CompressibleWithCode
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.models.starting import start_from_data
 from flowvae.networks.labels import on_maps

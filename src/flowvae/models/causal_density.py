@@ -10,7 +10,8 @@ from flowvae.batch import Batch, Given, labelled
 from flowvae.densities import Tabulated
 from flowvae.densities.causal import CausalImages
 from flowvae.errors import UserError
-from flowvae.models.base import Compressible, Model, Sampler, Scored, Update
+from flowvae.models.base import Model, Sampler, Scored, Update
+from flowvae.models.compressible import Compressible
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.networks import CausalNetwork
 from flowvae.networks.labels import on_maps, table

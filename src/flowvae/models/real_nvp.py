@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from flowvae.batch import DataSpec, Given
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.flows import ActNorm, BatchNormFlow, Chain, Flow, MonotoneStep, Step, squeeze, unsqueeze
-from flowvae.models.base import Coded, Normalizing, Sampler
+from flowvae.models.base import Coded, Sampler
+from flowvae.models.compressible import Normalizing
 from flowvae.models.couplings import Couplings
 from flowvae.models.dequantized import DequantizedDensity
 from flowvae.models.labels import classes_of
