@@ -24,9 +24,9 @@ from made_runs import CONFIG, SPEC, moved_model, record, trained_state
 
 from campaigns.corpus import IMAGE_TOKENS, NPY_TOKENS, Reader, made
 from flowvae.commands.coding import decode_codes, encode_images
+from flowvae.commands.compressing import compress_images, decompress_images
 from flowvae.commands.evaluating import evaluate_run, key_of
 from flowvae.commands.scoring import score_images
-from flowvae.compressing import compress_images, decompress_images
 from flowvae.config import DataConfig
 from flowvae.config_files import read_config, read_rows
 from flowvae.explorer.explored import open_runs

@@ -24,7 +24,7 @@ from campaigns.run_files import continued
 from flowvae import cli, few_labels, missing, reproduce, systems, training, wu_table1
 from flowvae.commands import demonstrating
 from flowvae.commands.coding import encode_images
-from flowvae.compressing import compress_images
+from flowvae.commands.compressing import compress_images
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
 from flowvae.explorer import page

@@ -15,7 +15,7 @@ import torch
 from command_line import NUM_TEST, flowvae, is_refusal, succeeds
 from PIL import Image
 
-from flowvae import compressing
+from flowvae.commands import compressing
 from flowvae.compression.container import CHECKSUM, LENGTH, MAGIC, Block, checksum, packed, read
 from flowvae.errors import UserError
 

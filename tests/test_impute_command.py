@@ -10,7 +10,7 @@ from command_line import SMALL, flowvae, is_refusal, succeeds
 from PIL import Image
 from test_encode import arrays_of
 
-from flowvae import imputing
+from flowvae.commands import imputing
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from flowvae import runs
+from flowvae.commands.compressing import MOST_SAMPLES, coding_of
 from flowvae.commands.progress import reporting
-from flowvae.compressing import MOST_SAMPLES, coding_of
 from flowvae.compression import Coding
 from flowvae.compression.container import LARGEST_BLOCK
 from flowvae.errors import check_range

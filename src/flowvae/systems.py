@@ -14,6 +14,7 @@ from torch import Tensor
 from flowvae import figures, runs
 from flowvae.commands.evaluating import anneal_run, training_of
 from flowvae.commands.picturing import test_images
+from flowvae.commands.quality import MOST_COMPARED, compare_samples
 from flowvae.data import load_dataset
 from flowvae.data.load import read_source
 from flowvae.data.summary import values_of
@@ -23,7 +24,6 @@ from flowvae.evaluation.sample_quality import LEAST_IMAGES, check_comparable
 from flowvae.models import Bounded, Generating, Scored
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
-from flowvae.quality import MOST_COMPARED, compare_samples
 from flowvae.reproduce import Budget, Row, Variant, reproduce_table
 from flowvae.runs import Run
 from flowvae.runs.table import markdown, read_measured

@@ -116,7 +116,7 @@ def impute(
         out: directory for completed images, one PNG each, and completions.npz; .npz file; or picture, .png
             or .pdf, with a row per image
     """
-    from flowvae.imputing import impute_images
+    from flowvae.commands.imputing import impute_images
 
     print(impute_images(run, images, samples, candidates, out, missing, hide, split, label, seed, device))
 
@@ -142,7 +142,7 @@ def compress(
         samples: S, number of codes per image: with more, smaller files and S times the time
         out: file to write
     """
-    from flowvae.compressing import compress_images
+    from flowvae.commands.compressing import compress_images
 
     print(compress_images(run, images, out, split, seed, samples))
 
@@ -159,7 +159,7 @@ def decompress(
         run: directory of the run
         out: directory for one PNG per image, or .npz file
     """
-    from flowvae.compressing import decompress_images
+    from flowvae.commands.compressing import decompress_images
 
     print(decompress_images(file, out, run))
 

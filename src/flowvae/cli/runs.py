@@ -98,7 +98,7 @@ def quality(
         seed: random seed for the samples and the choice of images
         device: device to draw on: auto, cpu or an accelerator such as cuda:1
     """
-    from flowvae.quality import compare_samples, report_of
+    from flowvae.commands.quality import compare_samples, report_of
 
     print(report_of(run.resolve().name, compare_samples(run, images, seed, data, device, features)), end="")
 
