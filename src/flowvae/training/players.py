@@ -1,6 +1,5 @@
 """Players: the parts of a model with an optimizer each."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -165,7 +164,7 @@ def take_step(
         assert update is not None, "there is at least one portion"
         player = players[update.player]
         shown, norm = player.total()
-        if not all(math.isfinite(value.item()) for value in (*shown.values(), norm)):
+        if not torch.stack([*shown.values(), norm]).isfinite().all():  # at once: a GPU is waited for
             raise _broken_step(model, players, update.player, shown, step)
         player.step(factor, norm, settings.gradient_clipping)
         numbers |= {name: value for name, value in shown.items() if name != LOSS}
