@@ -16,6 +16,7 @@ from flowvae.compression.codes import CELL, REACH, STEPS, as_floats, do, pop_nor
 from flowvae.compression.stack import Stack
 from flowvae.errors import UserError
 from flowvae.evaluation.likelihood import bounds
+from flowvae.flows import MonotoneStep
 from flowvae.models import Bounded, Sampler, Scored
 from flowvae.objectives import importance_weighted_bound
 
@@ -226,3 +227,11 @@ def test_threads_are_as_before():
     before = torch.get_num_threads()
     Coding(moved("vae")).compress(torch.zeros(1, *SHAPE, dtype=torch.int64))
     assert torch.get_num_threads() == before
+
+
+def test_a_monotone_step_of_another_shape_is_the_same_map():
+    step = MonotoneStep(lambda z: z + torch.tensor([1.0, 2.0, 3.0, 4.0]) * z, 8, (-1, 1))
+    square = step.reshaped(lambda z: z.flatten(-2), lambda z: z.unflatten(-1, (2, 2)))
+    z = torch.randn(3, 2, 2)
+    torch.testing.assert_close(square.function(z), z * torch.tensor([[2.0, 3.0], [4.0, 5.0]]))
+    assert square[1:] == step[1:]

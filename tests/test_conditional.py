@@ -19,9 +19,19 @@ from flowvae.config import System
 from flowvae.data import load_dataset
 from flowvae.densities import NormalPerClass
 from flowvae.errors import UserError
-from flowvae.evaluation import evaluate, inference_gaps, interpolate, log_marginal, path_quality, score
+from flowvae.evaluation import (
+    Annealing,
+    evaluate,
+    evaluate_annealed,
+    inference_gaps,
+    interpolate,
+    log_marginal,
+    path_quality,
+    score,
+)
 from flowvae.evaluation.bayes import log_mixture, log_posterior, log_prob_of_classes
-from flowvae.models import Bounded, Coded, Inferring, Model, Scored
+from flowvae.evaluation.report import choose_images
+from flowvae.models import Bounded, Coded, Generating, Inferring, Model, Scored
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.real_nvp import RealNVPDensity, RealNVPDensityOptions
@@ -418,6 +428,20 @@ def test_a_trained_model_classifies_by_bayes_rule(workspace):
     found = package.runs.read_json(workspace / "vae" / "evaluation.json")
     assert found["class_error"] < 0.2
     assert found["nll"] < found["marginal_nll"] + 0.1
+
+
+def test_annealing_scores_images_given_their_labels(workspace):
+    model, dataset = package.load(workspace / "vae"), package.Run(workspace / "vae").dataset
+    assert isinstance(model, Generating)
+    found = evaluate_annealed(model, dataset, Annealing(chains=16, distributions=100), num_images=5)
+    batch = dataset.batch("test", choose_images(dataset, "test", 5, seed=0))
+    assert batch.labels is not None
+    exact = []
+    for image, label in zip(batch.images.split(1), batch.labels.split(1), strict=True):
+        with torch.no_grad():
+            z = model.code_density(label).sample(torch.Size([50_000]))  # [S, 1, D]: it has 3 dimensions
+            exact.append(model.image_density(labels=label)(z).log_prob(image).logsumexp(0) - math.log(50_000))
+    assert found["nll"] == pytest.approx(-torch.cat(exact).mean().item(), abs=0.15)
 
 
 # The command line.
