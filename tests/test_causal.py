@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from causal_networks import gated_network
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.densities import CausalLikelihood
@@ -14,7 +14,7 @@ from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.vae import VAEOptions
-from flowvae.networks import CausalNetwork
+from flowvae.networks import CausalNetwork, GatedBlock
 from flowvae.networks.causal import to_images, to_symbols
 from flowvae.networks.orders import ORDERS, turn, turn_back
 
@@ -111,6 +111,18 @@ def test_probabilities_given_any_code_sum_to_one():
     assert log_prob.shape == (3, 256)
     torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(3).double())
     assert (log_prob[0] - log_prob[1]).abs().max() > 0.1, "the code makes no difference"
+
+
+def test_blocks_take_maps_in_the_memory_format_of_fast_convolutions():
+    made = CausalNetwork((8, 8), 5, [GatedBlock(5, CONDITION)], CONDITION, orders=2).eval()
+    taken: list[bool] = []
+
+    def watch(module: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
+        taken.extend(maps.is_contiguous(memory_format=torch.channels_last) for maps in arguments)
+
+    made.blocks[0].register_forward_pre_hook(watch)
+    made.log_prob(binary(3, 1, 8, 8).float(), torch.randn(6, CONDITION, 4, 4), torch.arange(6) % 2)
+    assert taken == [True, True]
 
 
 def test_samples_and_images_are_not_mixed_up():

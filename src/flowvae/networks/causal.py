@@ -261,6 +261,8 @@ class CausalNetwork(nn.Module):
         x = self.first(centered)
         if condition is not None:
             x = x.repeat(max(1, len(condition) // len(images)), 1, 1, 1)
+            # Repeated and turned maps have lost the memory format in which convolutions are fastest.
+            x, condition = (maps.contiguous(memory_format=torch.channels_last) for maps in (x, condition))
             if self.condition is not None:
                 x = x + self.condition(condition)
         if orders is not None and self.order is not None:
