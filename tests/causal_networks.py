@@ -1,6 +1,7 @@
 """Small causal networks for tests."""
 
-from flowvae.networks import CausalNetwork, GatedBlock
+from flowvae.densities import CausalSymbols
+from flowvae.networks import GatedBlock
 
 
 def gated_network(
@@ -10,7 +11,7 @@ def gated_network(
     condition: int = 0,
     dropout: float = 0.0,
     orders: int = 1,
-) -> CausalNetwork:
+) -> CausalSymbols:
     """The network of PixelCNN."""
     made = (GatedBlock(channels, condition, dropout) for _ in range(blocks))
-    return CausalNetwork(sides, channels, made, condition, orders)
+    return CausalSymbols(sides, channels, made, condition, orders)

@@ -73,7 +73,7 @@ def test_every_system_takes_images_of_any_size(name):
 
 @pytest.mark.parametrize(("sides", "orders"), [((3, 3), 8), ((1, 5), 4), ((3, 2), 2), ((2, 3), 1)])
 def test_probabilities_of_all_images_of_odd_sides_sum_to_one(sides, orders):
-    model = CausalDensity(gated_network(sides, 5, 2, 3, orders=orders), (1, *sides)).double().eval()
+    model = CausalDensity(gated_network(sides, 5, 2, 3, orders=orders)).double().eval()
     images = every_image(*sides)
     model.initialize(images[: len(images) // 2])
     moved(model)
@@ -88,7 +88,7 @@ def test_probabilities_of_all_images_of_odd_sides_sum_to_one(sides, orders):
 
 def test_samples_of_odd_sides_follow_their_probabilities():
     torch.manual_seed(0)
-    model = CausalDensity(gated_network((1, 3), 5, 1, 3, orders=2), (1, 1, 3)).eval()
+    model = CausalDensity(gated_network((1, 3), 5, 1, 3, orders=2)).eval()
     moved(model)
     images = every_image(1, 3).float()
     drawn = model.sample(20_000, noise=torch.Generator().manual_seed(1))

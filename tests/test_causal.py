@@ -8,20 +8,24 @@ from causal_networks import gated_network
 from torch import Tensor, nn
 
 from flowvae.batch import Batch, DataSpec
-from flowvae.densities import CausalLikelihood
+from flowvae.densities import CausalLikelihood, CausalSymbols
+from flowvae.densities.causal_symbols import to_images, to_symbols
 from flowvae.errors import UserError
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.vae import VAEOptions
+<<<<<<< HEAD
 from flowvae.networks import CausalNetwork, GatedBlock
 from flowvae.networks.causal import to_images, to_symbols
+=======
+>>>>>>> d30f315 (A causal network and its symbols are two classes, so that it can end in another distribution)
 from flowvae.networks.orders import ORDERS, turn, turn_back
 
 CONDITION = 3
 
 
-def network(sides: tuple[int, int], condition: int = 0, seed: int = 0, blocks: int = 2) -> CausalNetwork:
+def network(sides: tuple[int, int], condition: int = 0, seed: int = 0, blocks: int = 2) -> CausalSymbols:
     """In double precision, with weights so large that everything that can matter does."""
     torch.manual_seed(seed)
     made = gated_network(sides, 5, blocks, condition).double().eval()
@@ -100,7 +104,7 @@ def likelihood(sides: tuple[int, int] = (2, 4), dimension: int = 2) -> CausalLik
         torch.nn.Linear(dimension, CONDITION * height * width),
         torch.nn.Unflatten(1, (CONDITION, height, width)),
     )
-    return CausalLikelihood(upsampler.double(), network(sides, CONDITION), (1, *sides)).double()
+    return CausalLikelihood(upsampler.double(), network(sides, CONDITION)).double()
 
 
 def test_probabilities_given_any_code_sum_to_one():
@@ -201,7 +205,7 @@ def test_dropout_is_of_training_alone():
 
 def test_pixel_cnn_is_an_exact_density():
     torch.manual_seed(0)
-    model = CausalDensity(gated_network((2, 4), 5, 2, CONDITION).double(), (1, 2, 4)).double()
+    model = CausalDensity(gated_network((2, 4), 5, 2, CONDITION).double()).double()
     images = every_image(2, 4)
     with torch.no_grad():
         torch.testing.assert_close(model.log_prob(images).exp().sum(), torch.tensor(1.0).double())
@@ -221,7 +225,7 @@ def test_every_order_is_another_and_can_be_undone():
         assert torch.equal(turn_back(each, order), image)
 
 
-def several_orders(orders: int) -> CausalNetwork:
+def several_orders(orders: int) -> CausalSymbols:
     torch.manual_seed(0)
     made = gated_network((2, 4), 5, 2, CONDITION, orders=orders).double().eval()
     with torch.no_grad():
@@ -244,7 +248,7 @@ def test_the_samples_of_an_image_take_turns_at_the_orders():
     upsampler = torch.nn.Sequential(
         torch.nn.Linear(2, 2 * CONDITION), torch.nn.Unflatten(1, (CONDITION, 1, 2))
     )
-    given, z = CausalLikelihood(upsampler.double(), made, (1, 2, 4)), torch.zeros(4, 5, 2).double()
+    given, z = CausalLikelihood(upsampler.double(), made), torch.zeros(4, 5, 2).double()
     with torch.no_grad():
         maps = upsampler(z[0, :1])
         found = given(z).log_prob(images)
@@ -267,7 +271,7 @@ def test_draws_with_several_orders_have_the_probabilities_of_their_mixture():
 
 
 def test_pixel_cnn_with_several_orders_is_their_mixture():
-    made, images = CausalDensity(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)
+    made, images = CausalDensity(several_orders(4)).double().eval(), every_image(2, 4)
     with torch.no_grad():
         exact = made.log_prob(images)
         each = [
@@ -284,7 +288,7 @@ def test_pixel_cnn_with_several_orders_is_their_mixture():
 
 
 def test_pixel_cnn_trains_by_its_bound_and_is_validated_by_its_density():
-    made, images = CausalDensity(several_orders(4), (1, 2, 4)).double().eval(), every_image(2, 4)[::16]
+    made, images = CausalDensity(several_orders(4)).double().eval(), every_image(2, 4)[::16]
     batch = Batch(images, torch.arange(len(images)))
     torch.manual_seed(1)
     bound = made(images)
@@ -299,7 +303,7 @@ def test_pixel_cnn_trains_by_its_bound_and_is_validated_by_its_density():
 
 
 def test_pixel_cnn_has_no_code_whose_temperature_could_be_set():
-    made = CausalDensity(several_orders(1), (1, 2, 4)).double()
+    made = CausalDensity(several_orders(1)).double()
     with pytest.raises(UserError, match="no code to apply a temperature to"):
         made.sample(3, temperature=0.5)
 

@@ -263,7 +263,7 @@ def test_binary_pixels_are_filled_in_as_integration_says(row):
 
 def causal(sides: tuple[int, int], orders: int) -> CausalDensity:
     torch.manual_seed(0)
-    model = CausalDensity(gated_network(sides, 5, 2, 3, orders=orders), (1, *sides)).double().eval()
+    model = CausalDensity(gated_network(sides, 5, 2, 3, orders=orders)).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

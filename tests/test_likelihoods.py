@@ -181,7 +181,7 @@ def of_many_pixels(kind: str, channels: int, levels: int) -> Distribution:
             for parameter in network.parameters():
                 parameter += 0.3 * torch.randn_like(parameter)
         orders = torch.tensor([[0, 1, 1, 0]])
-        return CausalImages(network, torch.randn(1, 4, 3, 1, 3).double(), shape[2:], orders)
+        return CausalImages(network, torch.randn(1, 4, 3, 1, 3).double(), orders)
     if kind == "logistic":
         return DiscretizedLogistic(torch.randn(shape).double(), torch.randn(shape).double() - 1, levels)
     sizes = (3,), (3, channels), (3, channels), (3, channels * (channels - 1) // 2)

@@ -11,11 +11,11 @@ from command_line import succeeds, write_images
 from torch import Tensor
 
 from flowvae.batch import DataSpec
+from flowvae.densities.causal_symbols import to_symbols
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.pixel_rnn import DiagonalOptions, PixelRNNOptions, RowOptions
 from flowvae.models.registry import build_model
 from flowvae.networks import DiagonalLSTM, RowLSTM
-from flowvae.networks.causal import to_symbols
 from flowvae.networks.convolutional import padded
 from flowvae.networks.convolutional_lstm import ConvolutionalLSTM, diagonals, rows
 

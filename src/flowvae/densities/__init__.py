@@ -1,6 +1,7 @@
 """Posterior, prior and likelihood of a latent-variable model."""
 
 from flowvae.densities.causal import CausalLikelihood
+from flowvae.densities.causal_symbols import CausalSymbols
 from flowvae.densities.discretized_logistic import DiscretizedLogistic, DiscretizedLogisticLikelihood
 from flowvae.densities.likelihood import (
     BernoulliLikelihood,
@@ -25,6 +26,7 @@ from flowvae.densities.tabulated import Choose, Tabulated
 __all__ = [
     "BernoulliLikelihood",
     "CausalLikelihood",
+    "CausalSymbols",
     "Choose",
     "DiscretizedLogistic",
     "DiscretizedLogisticLikelihood",

@@ -1,4 +1,4 @@
-"""The autoregressive likelihood p(x|z) of binary images."""
+"""The autoregressive likelihood p(x|z)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,12 +12,11 @@ from flowvae.noise import Noise, integers, uniform
 
 
 class CausalImages(PartlyObserved, Tabulated):
-    """``p(x|c) = prod_i p(x_i | x_1, ..., x_{i-1}, c)`` over the 2x2 patches x_i of binary images.
+    """``p(x|c) = prod_i p(x_i | x_1, ..., x_{i-1}, c)`` over the 2x2 patches x_i of images.
 
     Args:
         network: network of the conditional distributions.
         condition: maps c [S, B, channels, H/2, W/2]; the batch shape is [S, B].
-        shape: (1, H, W).
         orders: order of the patches in which each is scored, [S, B]; None if the network has only one.
     """
 
@@ -27,14 +26,13 @@ class CausalImages(PartlyObserved, Tabulated):
         self,
         network: CausalNetwork,
         condition: Tensor,
-        shape: tuple[int, int, int],
         orders: Tensor | None = None,
     ) -> None:
-        super().__init__(condition.shape[:2], torch.Size(shape), validate_args=False)
+        super().__init__(condition.shape[:2], torch.Size(network.shape), validate_args=False)
         self.network, self.condition, self.orders = network, condition, orders
 
     def log_prob(self, value: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Compute log p(x|c) in nats, [S, B], for images [B, 1, H, W] of all samples, or [S, B, 1, H, W]."""
+        """Compute log p(x|c) in nats, [S, B], for images [B, C, H, W] of all samples, or [S, B, C, H, W]."""
         if value.ndim == 5:
             value = value.flatten(0, 1)
             observed = None if observed is None else observed.flatten(0, 1)
@@ -44,15 +42,15 @@ class CausalImages(PartlyObserved, Tabulated):
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), noise: Noise = None) -> Tensor:
-        """Draw images [*sample_shape, S, B, 1, H, W].
+        """Draw images [*sample_shape, S, B, C, H, W].
 
         Args:
             sample_shape: number of images per condition.
-            noise: uniform, [*sample_shape, S, B, H/2, W/2], or a generator to draw it from. The same noise
-                with another condition shows the effect of the condition.
+            noise: uniform, [*sample_shape, S, B, *noise_shape], as in `CausalNetwork`, or a generator to draw
+                it from. The same noise with another condition shows the effect of the condition.
         """
         sample_shape = torch.Size(sample_shape)
-        places = self.condition.shape[3:]
+        places = self.network.noise_shape
         noise = uniform(noise, (*sample_shape, *self.batch_shape, *places), self.condition)
         condition = self.condition.flatten(0, 1).repeat(sample_shape.numel(), 1, 1, 1)
         images = self.network.sample(noise.reshape(-1, *places), condition)
@@ -64,18 +62,14 @@ class CausalImages(PartlyObserved, Tabulated):
         return torch.zeros(number, dtype=torch.int64, device=place) if orders is None else orders.flatten()
 
     def walk(self, choose: Choose) -> Tensor:
-        def symbols(logits: Tensor, row: int, column: int) -> Tensor:
-            return choose(logits.softmax(1).unsqueeze(1)).squeeze(1)
-
-        return self.network.walk(self.condition.flatten(0, 1), self._orders_of_images(), symbols).long()
+        return self.network.walk(self.condition.flatten(0, 1), self._orders_of_images(), choose)
 
     def values(self, images: Tensor) -> Iterator[Tensor]:
-        symbols = self.network.symbols_of(images.to(self.condition.dtype), self._orders_of_images())
-        yield from symbols.flatten(1).split(1, 1)
+        return self.network.values(images, self._orders_of_images())
 
 
 class CausalLikelihood(Likelihood):
-    """Binary images, autoregressive over patches given the code (PixelVAE, Gulrajani et al. 2017).
+    """Images that are autoregressive over patches given the code (PixelVAE, Gulrajani et al. 2017).
 
     If the network has several orders of the patches, the order is a second code with uniform prior and
     posterior. Each sample draws its own, and the importance-weighted estimate is one of
@@ -84,36 +78,34 @@ class CausalLikelihood(Likelihood):
     Args:
         upsampler: maps z [N, D] to maps [N, channels, H/2, W/2].
         network: network that is conditioned on these maps.
-        shape: (1, H, W).
     """
 
-    levels = 2
     initialized: Tensor
 
-    def __init__(self, upsampler: nn.Module, network: CausalNetwork, shape: tuple[int, int, int]) -> None:
+    def __init__(self, upsampler: nn.Module, network: CausalNetwork) -> None:
         super().__init__()
-        self.upsampler, self.network, self.shape = upsampler, network, shape
-        self.pixel_noise = tuple(network.offset.shape[1:])
+        self.upsampler, self.network = upsampler, network
+        self.levels, self.pixel_noise = network.levels, network.noise_shape
         self.differentiable = network.orders == 1
         self.orders = network.orders
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:
-        """Initialize the network from the frequencies of patches, and set ``initialized``."""
+        """Initialize the network from images, and set ``initialized``."""
         self.network.initialize(images)
         self.initialized.fill_(True)
 
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> CausalImages:
         orders = self._orders(z.shape[0], z.shape[1], noise)
-        return CausalImages(self.network, self._condition(z), self.shape, orders)
+        return CausalImages(self.network, self._condition(z), orders)
 
     def in_orders(self, z: Tensor, orders: Tensor) -> CausalImages:
-        return CausalImages(self.network, self._condition(z), self.shape, orders)
+        return CausalImages(self.network, self._condition(z), orders)
 
     def images(self, z: Tensor, noise: Noise = None) -> Tensor:
-        """Draw one image per code, from uniform ``noise`` [S, B, H/2, W/2] or a generator."""
+        """Draw one image per code, from uniform ``noise`` [S, B, *pixel_noise] or a generator."""
         # The noise of the pixels determines their order as well.
-        return CausalImages(self.network, self._condition(z), self.shape).sample(noise=noise)
+        return CausalImages(self.network, self._condition(z)).sample(noise=noise)
 
     def complete(
         self, z: Tensor, images: Tensor, observed: Tensor, noise: torch.Generator | None = None
@@ -121,9 +113,8 @@ class CausalLikelihood(Likelihood):
         """Draw missing pixels patch by patch, with the log weights of `CausalNetwork.complete`."""
         samples, number = z.shape[:2]
         condition = self._condition(z).flatten(0, 1)
-        places = self.network.offset.shape[1:]
         drawn, log_weight = self.network.complete(
-            uniform(noise, (samples * number, *places), condition),
+            uniform(noise, (samples * number, *self.network.noise_shape), condition),
             condition,
             images.repeat(samples, 1, 1, 1),
             observed.repeat(samples, 1, 1, 1),

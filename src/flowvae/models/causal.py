@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flowvae.densities import CausalSymbols
 from flowvae.errors import UserError
 from flowvae.networks import CausalNetwork, GatedBlock
 from flowvae.parts import DEEPEST, WIDEST, Options, ranged, training_only
@@ -34,7 +35,7 @@ class CausalOptions(Options):
         channels = self.causal_channels
         # A generator: a seed determines the weights layer by layer, from the first.
         blocks = (GatedBlock(channels, condition, self.causal_dropout) for _ in range(self.causal_blocks))
-        return CausalNetwork(shape[1:], channels, blocks, condition, self.causal_orders)
+        return CausalSymbols(shape[1:], channels, blocks, condition, self.causal_orders)
 
 
 def check_dropout(name: str, probability: float) -> None:

@@ -1,4 +1,4 @@
-"""A causal network on its own, as an exact density of binary images: the model of several systems."""
+"""A causal network on its own, as an exact density of images: the model of several systems."""
 
 from collections.abc import Iterator
 from typing import Unpack
@@ -20,7 +20,7 @@ from flowvae.objectives import log_mean_exp
 
 
 class CausalDensity(Model, Sampler, Scored, Completing, Compressible):
-    """``p(x) = prod_i p(x_i | x_1, ..., x_{i-1})`` over the patches x_i of binary images.
+    """``p(x) = prod_i p(x_i | x_1, ..., x_{i-1})`` over the patches x_i of images.
 
     (van den Oord, Kalchbrenner & Kavukcuoglu 2016.) The network is conditioned on a learned map, the same for
     all images, which encodes the position in the image.
@@ -30,26 +30,23 @@ class CausalDensity(Model, Sampler, Scored, Completing, Compressible):
 
     Args:
         network: a network with a condition.
-        shape: (1, H, W).
         classes: K, for ``p(x|y)``: a vector per class is added to the map.
     """
 
     best = "nll"
-    levels = 2
     accepts_missing = True
     initialized: Tensor
 
-    def __init__(self, network: CausalNetwork, shape: tuple[int, int, int], classes: int = 0) -> None:
+    def __init__(self, network: CausalNetwork, classes: int = 0) -> None:
         super().__init__()
         self.conditional, self.classes = classes > 0, classes
-        self.network, self.shape = network, shape
-        _, height, width = network.offset.shape
-        self.place = nn.Parameter(0.1 * torch.randn(1, network.condition_channels, height, width))
+        self.network, self.levels = network, network.levels
+        self.place = nn.Parameter(0.1 * torch.randn(1, network.condition_channels, *network.sides))
         self.of_label = table(classes, network.condition_channels) if classes else None
         self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, images: Tensor) -> None:
-        """Initialize the network from the frequencies of patches, and set ``initialized``."""
+        """Initialize the network from images, and set ``initialized``."""
         self.network.initialize(images)
         self.initialized.fill_(True)
 
@@ -93,7 +90,7 @@ class CausalDensity(Model, Sampler, Scored, Completing, Compressible):
 
     def pixels(self, codes: Tensor, orders: Tensor) -> Tabulated:
         condition = self._condition().expand(len(orders), -1, -1, -1).unsqueeze(0)
-        return CausalImages(self.network, condition, self.shape, orders.unsqueeze(0))
+        return CausalImages(self.network, condition, orders.unsqueeze(0))
 
     def candidates(
         self,
@@ -106,7 +103,7 @@ class CausalDensity(Model, Sampler, Scored, Completing, Compressible):
         """Draw completions of one image, with the weights of sequential imputation."""
         self.check(image, observed=observed, **labelled(labels))
         condition = self._condition(**labelled(labels))
-        quantiles = uniform(noise, (number, *self.place.shape[2:]), self.place)
+        quantiles = uniform(noise, (number, *self.network.noise_shape), self.place)
         parts = [
             self.network.complete(
                 few, condition, *(each.expand(len(few), -1, -1, -1) for each in (image, observed))
@@ -127,5 +124,5 @@ class CausalDensity(Model, Sampler, Scored, Completing, Compressible):
         if temperature != 1:
             raise UserError("this model has no code to apply a temperature to; choose temperature 1")
         labels = self.labels_to_sample(num_images, labels, noise, self.place)
-        noise = uniform(noise, (num_images, *self.place.shape[2:]), self.place)
+        noise = uniform(noise, (num_images, *self.network.noise_shape), self.place)
         return self.network.sample(noise, self._condition(**labelled(labels)))

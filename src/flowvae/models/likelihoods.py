@@ -50,7 +50,7 @@ class CausalLikelihoodOptions(CausalOptions, LikelihoodPart):
 
     def likelihood(self, networks, code, features, shape) -> Likelihood:
         upsampler = networks.upsampler(code, features, shape[1:])
-        return CausalLikelihood(upsampler, self.network(shape, upsampler.code.channels // 2), shape)
+        return CausalLikelihood(upsampler, self.network(shape, upsampler.code.channels // 2))
 
 
 @dataclass(frozen=True)

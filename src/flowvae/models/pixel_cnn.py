@@ -20,7 +20,7 @@ class PixelCNNOptions(CausalOptions, System):
 
     def build(self, data: DataSpec) -> CausalDensity:
         network = self.network(data.shape, self.causal_channels)
-        return CausalDensity(network, data.shape, classes_of(data) if self.labels else 0)
+        return CausalDensity(network, classes_of(data) if self.labels else 0)
 
     def describe(self) -> str:
         orders = "1 order" if self.causal_orders == 1 else f"{self.causal_orders} orders"

@@ -7,10 +7,11 @@ from torch import nn
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System, TrainingConfig
+from flowvae.densities import CausalSymbols
 from flowvae.models.causal import check_dropout, check_orders
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.labels import classes_of
-from flowvae.networks import CausalNetwork, DiagonalLSTM, PointwiseBlock, RowLSTM
+from flowvae.networks import DiagonalLSTM, PointwiseBlock, RowLSTM
 from flowvae.networks.causal import CausalBlock
 from flowvae.parts import DEEPEST, WIDEST, Part, ranged, training_only
 
@@ -73,11 +74,11 @@ class PixelRNNOptions(System):
         check_orders(self.orders, data.shape)
         channels = self.channels
         blocks = [self.recurrence.block(channels, self.dropout) for _ in range(self.layers)]
-        network = CausalNetwork(
+        network = CausalSymbols(
             data.shape[1:], channels, [*blocks, PointwiseBlock(channels)], channels, self.orders, self.patch
         )
         nn.init.zeros_(network.last.weight)  # starts as independent pixels
-        return CausalDensity(network, data.shape, classes_of(data) if self.labels else 0)
+        return CausalDensity(network, classes_of(data) if self.labels else 0)
 
     def describe(self) -> str:
         orders = "1 order" if self.orders == 1 else f"{self.orders} orders"
