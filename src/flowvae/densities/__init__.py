@@ -1,6 +1,7 @@
 """Posterior, prior and likelihood of a latent-variable model."""
 
 from flowvae.densities.causal import CausalLikelihood
+from flowvae.densities.causal_mixture import CausalMixture
 from flowvae.densities.causal_symbols import CausalSymbols
 from flowvae.densities.discretized_logistic import DiscretizedLogistic, DiscretizedLogisticLikelihood
 from flowvae.densities.likelihood import (
@@ -26,6 +27,7 @@ from flowvae.densities.tabulated import Choose, Tabulated
 __all__ = [
     "BernoulliLikelihood",
     "CausalLikelihood",
+    "CausalMixture",
     "CausalSymbols",
     "Choose",
     "DiscretizedLogistic",

@@ -152,7 +152,7 @@ class LogisticMixtureLikelihood(Likelihood):
     """Pixels of ``levels`` grey levels as mixtures of discretized logistics; see `LogisticMixture`.
 
     Args:
-        decoder: maps z [N, D] to [N, outputs(C, M), H, W].
+        decoder: maps z [N, D] to [N, outputs_of(C, M), H, W].
         shape: (C, H, W).
         components: M, number of components.
         levels: number of values that a pixel takes.
@@ -167,39 +167,53 @@ class LogisticMixtureLikelihood(Likelihood):
         self.decoder, self.components = decoder, components
         self.levels: int = levels
         self.channels = shape[0]
-        self.offset = nn.Parameter(torch.zeros(self.outputs(shape[0], components), *shape[1:]))
+        self.offset = nn.Parameter(torch.zeros(outputs_of(shape[0], components), *shape[1:]))
         self.register_buffer("initialized", torch.tensor(False))
 
-    @staticmethod
-    def outputs(channels: int, components: int) -> int:
-        """Return the number of parameters per pixel."""
-        return components * (1 + 2 * channels + channels * (channels - 1) // 2)
-
-    @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Initialize from the mean and variance of each pixel, and set ``initialized``.
-
-        The locations of the components are the quantiles (m + 1/2) / M of the logistic with these moments,
-        and their scales half of its scale: equal components would stay equal.
-        """
-        mean, log_scale = mean_and_log_scale(images)
-        quantiles = ((torch.arange(self.components, dtype=mean.dtype) + 0.5) / self.components).logit()
-        _, location, scale, _ = self._split(self.offset.unsqueeze(0).unsqueeze(0))
-        location[0, 0].copy_(mean + log_scale.exp() * quantiles.view(-1, 1, 1, 1))
-        scale[0, 0].copy_(log_scale - math.log(2))
+        """Initialize from the mean and variance of each pixel, and set ``initialized``."""
+        with torch.no_grad():
+            self.offset.copy_(quantiles_of(images, self.components))
         self.initialized.fill_(True)
-
-    def _split(self, parameters: Tensor) -> Components:
-        """Split [S, B, outputs, H, W] into the parameters, as views."""
-        m, c = self.components, self.channels
-        sizes = [m, m * c, m * c, m * (c * (c - 1) // 2)]
-        logits, *others = parameters.split(sizes, dim=2)
-        return Components(logits, *(other.unflatten(2, (m, other.shape[2] // m)) for other in others))
 
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> LogisticMixture:
         parameters = (at_least_float32(self.decoder(z.flatten(0, 1))) + self.offset).unflatten(0, z.shape[:2])
-        logits, location, log_scale, coefficients = self._split(parameters)
-        return LogisticMixture(
-            Components(logits, location, log_scale.clamp(min=LOWEST_LOG_SCALE), coefficients.tanh()),
-            self.levels,
-        )
+        return LogisticMixture(components_of(parameters, self.components, self.channels), self.levels)
+
+
+def outputs_of(channels: int, components: int) -> int:
+    """Return the number of parameters per pixel."""
+    return sum(_sizes(channels, components))
+
+
+def _sizes(channels: int, components: int) -> list[int]:
+    """Return the numbers of logits, locations, log scales and coefficients."""
+    m, c = components, channels
+    return [m, m * c, m * c, m * (c * (c - 1) // 2)]
+
+
+def components_of(parameters: Tensor, components: int, channels: int) -> Components:
+    """Convert any real numbers [S, B, outputs, H, W], M components, to parameters of the mixture."""
+    logits, *others = parameters.split(_sizes(channels, components), dim=2)
+    location, log_scale, coefficients = (
+        other.unflatten(2, (components, other.shape[2] // components)) for other in others
+    )
+    return Components(logits, location, log_scale.clamp(min=LOWEST_LOG_SCALE), coefficients.tanh())
+
+
+def quantiles_of(images: Tensor, components: int) -> Tensor:
+    """Return parameters [outputs, H, W] of a mixture with the mean and variance of each pixel of images.
+
+    The locations of the components are the quantiles (m + 1/2) / M of the logistic with these moments, and
+    their scales half of its scale: equal components would stay equal.
+    """
+    mean, log_scale = mean_and_log_scale(images)
+    quantiles = ((torch.arange(components, dtype=mean.dtype) + 0.5) / components).logit()
+    location = mean + log_scale.exp() * quantiles.view(-1, 1, 1, 1)
+    scale = (log_scale - math.log(2)).expand_as(location)
+    parts = location.new_zeros(outputs_of(len(mean), components), *mean.shape[1:]).split(
+        _sizes(len(mean), components)
+    )
+    parts[1].copy_(location.flatten(0, 1))
+    parts[2].copy_(scale.flatten(0, 1))
+    return torch.cat(parts)

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from flowvae.batch import DataSpec
 from flowvae.densities import (
     BernoulliLikelihood,
     CausalLikelihood,
@@ -12,6 +13,7 @@ from flowvae.densities import (
     Likelihood,
     LogisticMixtureLikelihood,
 )
+from flowvae.densities.logistic_mixture import outputs_of
 from flowvae.models.causal import CausalOptions
 from flowvae.models.couplings import CodeShape
 from flowvae.models.networks import NetworksPart
@@ -24,9 +26,9 @@ class LikelihoodPart(Part):
 
     @abstractmethod
     def likelihood(
-        self, networks: NetworksPart, code: CodeShape, features: int | None, shape: tuple[int, int, int]
+        self, networks: NetworksPart, code: CodeShape, features: int | None, data: DataSpec
     ) -> Likelihood:
-        """Build p(x|z) for images of ``shape``, with a decoder whose first layer has the width ``features``.
+        """Build p(x|z) for images of ``data``, with a decoder whose first layer has the width ``features``.
 
         ``features``: None if the code is a map.
         """
@@ -38,19 +40,20 @@ class BernoulliOptions(LikelihoodPart):
 
     name = "bernoulli"
 
-    def likelihood(self, networks, code, features, shape) -> Likelihood:
+    def likelihood(self, networks, code, features, data) -> Likelihood:
+        shape = data.shape
         return BernoulliLikelihood(networks.decoder(code, features, shape[0], shape[1:]), shape)
 
 
 @dataclass(frozen=True)
 class CausalLikelihoodOptions(CausalOptions, LikelihoodPart):
-    """Binary pixels, autoregressive over 2x2 patches given the code (Gulrajani et al. 2017)."""
+    """Binary or 8-bit pixels, autoregressive over 2x2 patches given the code (Gulrajani et al. 2017)."""
 
     name: ClassVar[str] = "causal"
 
-    def likelihood(self, networks, code, features, shape) -> Likelihood:
-        upsampler = networks.upsampler(code, features, shape[1:])
-        return CausalLikelihood(upsampler, self.network(shape, upsampler.code.channels // 2))
+    def likelihood(self, networks, code, features, data) -> Likelihood:
+        upsampler = networks.upsampler(code, features, data.shape[1:])
+        return CausalLikelihood(upsampler, self.network(data, upsampler.code.channels // 2))
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class LogisticOptions(LikelihoodPart):
 
     name = "logistic"
 
-    def likelihood(self, networks, code, features, shape) -> Likelihood:
+    def likelihood(self, networks, code, features, data) -> Likelihood:
+        shape = data.shape
         return DiscretizedLogisticLikelihood(networks.decoder(code, features, 2 * shape[0], shape[1:]), shape)
 
 
@@ -71,8 +75,9 @@ class LogisticMixtureOptions(LikelihoodPart):
     components: int = ranged(5, 1, WIDEST)
     """number of mixture components"""
 
-    def likelihood(self, networks, code, features, shape) -> Likelihood:
-        outputs = LogisticMixtureLikelihood.outputs(shape[0], self.components)
+    def likelihood(self, networks, code, features, data) -> Likelihood:
+        shape = data.shape
+        outputs = outputs_of(shape[0], self.components)
         decoder = networks.decoder(code, features, outputs, shape[1:])
         return LogisticMixtureLikelihood(decoder, shape, self.components)
 
@@ -85,7 +90,8 @@ class GaussianPixelsOptions(LikelihoodPart):
     variance: float = ranged(0.01, *VARIANCES)
     """variance of each pixel around its mean, where 1 is the distance from black to white; not learned"""
 
-    def likelihood(self, networks, code, features, shape) -> Likelihood:
+    def likelihood(self, networks, code, features, data) -> Likelihood:
+        shape = data.shape
         decoder = networks.decoder(code, features, shape[0], shape[1:])
         return GaussianLikelihood(decoder, shape, self.variance)
 

@@ -19,7 +19,7 @@ class PixelCNNOptions(CausalOptions, System):
     """make the density that of images given their labels, p(x|y), for data with labels"""
 
     def build(self, data: DataSpec) -> CausalDensity:
-        network = self.network(data.shape, self.causal_channels)
+        network = self.network(data, self.causal_channels)
         return CausalDensity(network, classes_of(data) if self.labels else 0)
 
     def describe(self) -> str:

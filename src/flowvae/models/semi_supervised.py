@@ -458,8 +458,8 @@ class SemiSupervisedOptions(System):
     posterior: PosteriorOptions = GaussianOptions()
     """approximate posterior q(z|x, y): a Gaussian, alone or transformed by a flow"""
     likelihood: LikelihoodOptions = BernoulliOptions()
-    """likelihood p(x|y, z): for binary pixels, bernoulli or causal; for 8-bit pixels, logistic or
-    logistic-mixture; for continuous pixels, gaussian"""
+    """likelihood p(x|y, z): for binary pixels, bernoulli; for 8-bit pixels, logistic or
+    logistic-mixture; for both, causal; for continuous pixels, gaussian"""
     latent: int = ranged(50, 1, WIDEST)
     """D, number of latent dimensions beside the class"""
     features: int = ranged(256, 1, WIDEST)
@@ -489,7 +489,7 @@ class SemiSupervisedOptions(System):
 
         def of_images(latent: int) -> Likelihood:
             networks = ConvolutionalOptions(self.channels, self.blocks)
-            return self.likelihood.likelihood(networks, CodeShape(latent), self.features, data.shape)
+            return self.likelihood.likelihood(networks, CodeShape(latent), self.features, data)
 
         classifier = nn.Sequential(encoder(), kaiming(nn.Linear(self.features, classes)))
         embedding, joint = encoder(), ImageAndLabel(self.features, classes)

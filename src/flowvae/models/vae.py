@@ -71,8 +71,8 @@ class VAEOptions(System):
     prior: PriorOptions = NormalOptions()
     """prior p(z): standard normal, Real NVP flow, or VampPrior, a mixture of posteriors of pseudo-inputs"""
     likelihood: LikelihoodOptions = BernoulliOptions()
-    """likelihood p(x|z): for binary pixels, bernoulli, or causal, which is autoregressive over 2x2 patches;
-    for 8-bit pixels, discretized logistic, or a mixture of these; for continuous pixels, gaussian"""
+    """likelihood p(x|z): for binary pixels, bernoulli; for 8-bit pixels, discretized logistic, or a mixture of
+    these; for both, causal, which is autoregressive over 2x2 patches; for continuous pixels, gaussian"""
     code: VectorOptions | MapOptions = VectorOptions()
     """kind of code z: a vector of D numbers, or feature maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())
@@ -106,7 +106,7 @@ class VAEOptions(System):
 
     def build(self, data: DataSpec) -> VAE:
         classes = classes_of(data) if self.labels else 0
-        return self.with_parts(data.shape, sees_mask=data.missing, classes=classes)
+        return self.with_parts(data.shape, sees_mask=data.missing, classes=classes, levels=data.levels)
 
     def with_parts(
         self,
@@ -118,11 +118,13 @@ class VAEOptions(System):
         flow: Flow | None = None,
         sees_mask: bool = False,
         classes: int = 0,
+        levels: int | None = None,
     ) -> VAE:
         """Build the autoencoder for images of ``shape`` (C, H, W); given parts replace those described.
 
         With ``sees_mask``, the encoder takes images and masks, [B, 2 C, H, W]. With ``classes``, the model is
-        that of images given their labels.
+        that of images given their labels. ``levels``: number of values of a pixel, for a causal likelihood;
+        None for 2.
         """
         seen = (shape[0] * (2 if sees_mask else 1), *shape[1:])
         code = self.code_shape(shape)._replace(classes=classes)
@@ -147,7 +149,7 @@ class VAEOptions(System):
         if prior is None:
             prior = self.prior.prior(code, blocks, seen, own, posterior)
         if likelihood is None:
-            likelihood = self.likelihood.likelihood(self.networks, code, width, shape)
+            likelihood = self.likelihood.likelihood(self.networks, code, width, DataSpec(shape, levels))
         training = self.objective, self.samples, self.kl_warm_up
         of_label = table(classes, features) if classes else None
         model = VAE(own, posterior, prior, likelihood, *training, transformations, sees_mask, of_label)

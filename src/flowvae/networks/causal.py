@@ -258,7 +258,7 @@ class CausalNetwork(nn.Module, ABC):
             images, *rest = both.split(self.shape[0], 1)
             hidden = rest[0] if rest else None
             if condition is not None:
-                condition = each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders)
+                condition = self.turned_maps(condition, orders)
         return self.in_raster_order(images, condition, orders, hidden)
 
     def maps(self, seen: Tensor, condition: Tensor | None, orders: Tensor | None) -> Tensor:
@@ -302,7 +302,7 @@ class CausalNetwork(nn.Module, ABC):
         """
         number, (height, width) = len(orders), self.sides
         if condition is not None:
-            condition = each_by_its_order(turn, condition.expand(number, -1, -1, -1), orders)
+            condition = self.turned_maps(condition, orders)
         seen = self.first.pad(self.offset.new_zeros(number, self.first.weight.shape[1], height, width))
         maps = self.offset.new_zeros(number, self.first.weight.shape[0], height, width)
         blocks = [cast(CausalBlock, block).drawing(maps) for block in self.blocks]
@@ -335,6 +335,10 @@ class CausalNetwork(nn.Module, ABC):
         orders = scaled.long()
         first.copy_(scaled - orders)
         return orders, noise
+
+    def turned_maps(self, condition: Tensor, orders: Tensor) -> Tensor:
+        """Turn a condition [N, condition, H/2, W/2], or [1, ...] for all, to orders [N]."""
+        return each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders)
 
     def turned(self, images: Tensor, orders: Tensor) -> Tensor:
         """Pad images [N, C, H, W] and turn each to its order [N]."""
