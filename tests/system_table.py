@@ -138,6 +138,18 @@ TABLE: dict[str, Row] = {
             "causal_orders": 2,
         },
     ),
+    "vae-causal-mixture": Row(
+        "vae",
+        {
+            **MAPS,
+            "likelihood": "causal",
+            "causal_channels": 6,
+            "causal_blocks": 1,
+            "causal_orders": 2,
+            "causal_components": 3,
+        },
+        binary=False,
+    ),
     "vae-vamp-of-maps": Row("vae", {**MAPS, "prior": "vamp", "pseudo_inputs": 5}),
     "vae-logistic": Row("vae", {**SMALL, "likelihood": "logistic"}, binary=False, graphs=True),
     "vae-gaussian-dense": Row(
@@ -198,6 +210,22 @@ TABLE: dict[str, Row] = {
         can={Sampler, Scored, Completing},
         evaluated=LIKELIHOOD,
         best="nll",
+    ),
+    "pixelcnn-mixture": Row(
+        "pixelcnn",
+        {"causal_channels": 6, "causal_blocks": 1, "causal_orders": 2, "causal_components": 2},
+        can={Sampler, Scored, Completing},
+        evaluated=LIKELIHOOD,
+        best="nll",
+        binary=False,
+    ),
+    "pixelrnn-mixture": Row(
+        "pixelrnn",
+        {"layers": 1, "channels": 6, "patch": 1, "components": 2},
+        can={Sampler, Scored, Completing},
+        evaluated=LIKELIHOOD,
+        best="nll",
+        binary=False,
     ),
     "pixelrnn": Row(
         "pixelrnn",

@@ -37,6 +37,15 @@ def test_a_stack_undoes_pops_by_pushes():
     assert np.array_equal(stack._coder.get_compressed(), untouched._coder.get_compressed())
 
 
+def test_what_is_pushed_onto_an_empty_stack_is_popped_from_its_words():
+    table = np.array([0.1, 0.2, 0.7])
+    for number in (0, 1, 5, 100):
+        values = np.random.default_rng(number).integers(0, 3, number)
+        stack = Stack()
+        stack.push(values, table)
+        assert np.array_equal(Stack(stack.words()).pop(table, number), values)
+
+
 def test_a_transposed_table_is_the_same_table():
     table = np.random.default_rng(0).random((500, 4)) ** 4
     popped = []
@@ -186,7 +195,8 @@ def test_models_that_cannot_compress_say_so(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["vae-realnvp-of-noise", "vae-causal", "pixelcnn", "vae-mixture-of-maps", "realnvp"]
+    "name",
+    ["vae-realnvp-of-noise", "vae-causal", "pixelcnn", "pixelcnn-mixture", "vae-mixture-of-maps", "realnvp"],
 )
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 5, 7)], ids=str)
 @pytest.mark.parametrize("kind", ["black", "white", "noise"])

@@ -136,6 +136,24 @@ def test_a_batch_of_format_5_is_not_divided():
 
 
 @pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("density-small", "causal_components"),
+        ("pixelcnn", "causal_components"),
+        ("pixelrnn-row", "components"),
+        ("vae", None),
+    ],
+)
+def test_causal_networks_of_format_6_had_binary_pixels(name, option):
+    config = preset(name)
+    assert config.model is not None
+    values = {**written(config, SPEC, config.model.name), "format": 6}
+    if option:
+        del values["model"][option]
+    assert _described(upgraded(values)).config == config
+
+
+@pytest.mark.parametrize(
     ("number", "said"),
     [
         (FORMAT + 1, f"format is {FORMAT + 1}, and this flowvae reads up to {FORMAT}; install a newer one"),

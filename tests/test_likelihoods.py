@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from flowvae.densities import (
+    CausalMixture,
     DiscretizedLogistic,
     DiscretizedLogisticLikelihood,
     GaussianLikelihood,
@@ -23,6 +24,7 @@ from flowvae.densities.likelihood import BinaryImages
 from flowvae.densities.logistic_mixture import Components
 from flowvae.densities.tabulated import Tabulated
 from flowvae.models.vae import VAEOptions
+from flowvae.networks import GatedBlock
 from flowvae.parts import from_dict
 
 SETTINGS = [(0.0, -2.0), (-0.9999, -5.0), (0.3, -7.0), (1.7, -1.0), (-1.0, 3.0), (40.0, -7.0)]
@@ -182,6 +184,10 @@ def of_many_pixels(kind: str, channels: int, levels: int) -> Distribution:
                 parameter += 0.3 * torch.randn_like(parameter)
         orders = torch.tensor([[0, 1, 1, 0]])
         return CausalImages(network, torch.randn(1, 4, 3, 1, 3).double(), orders)
+    if kind == "causal mixture":
+        blocks = [GatedBlock(5, 3) for _ in range(2)]
+        network = CausalMixture((channels, 2, 6), 5, blocks, 3, orders=2, levels=levels).double().eval()
+        return CausalImages(network, torch.randn(1, 4, 3, 1, 3).double(), torch.tensor([[0, 1, 1, 0]]))
     if kind == "logistic":
         return DiscretizedLogistic(torch.randn(shape).double(), torch.randn(shape).double() - 1, levels)
     sizes = (3,), (3, channels), (3, channels), (3, channels * (channels - 1) // 2)
@@ -193,6 +199,8 @@ def of_many_pixels(kind: str, channels: int, levels: int) -> Distribution:
     [
         ("binary", 1, 2),
         ("causal", 1, 2),
+        ("causal mixture", 3, 5),
+        ("causal mixture", 1, 256),
         ("logistic", 3, 5),
         ("logistic", 1, 256),
         ("mixture", 3, 5),

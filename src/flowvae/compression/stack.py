@@ -107,10 +107,15 @@ class Stack:
 
     def _popped(self, model: Any, parameters: Any) -> Integers:
         popped = self._coder.decode(model, _as_it_is_read(parameters))
-        self._lowest = min(self._lowest, max(0, self._coder.num_words() - IN_STATE))
+        self._needs_state()
         return popped.astype(np.int64)
 
+    def _needs_state(self) -> None:
+        """Count the words in the state, which every pop and push changes, as needed."""
+        self._lowest = min(self._lowest, max(0, self._coder.num_words() - IN_STATE))
+
     def _push(self, values: Integers, model: Any, *parameters: Any) -> None:
+        self._needs_state()
         self._coder.encode_reverse(values.astype(np.int32), model, *map(_as_it_is_read, parameters))
 
 

@@ -39,9 +39,7 @@ class CausalOptions(Options):
         channels = self.causal_channels
         # A generator: a seed determines the weights layer by layer, from the first.
         blocks = (GatedBlock(channels, condition, self.causal_dropout) for _ in range(self.causal_blocks))
-        return causal_network(
-            data, channels, blocks, condition, self.causal_orders, components=self.causal_components
-        )
+        return causal_network(data, channels, blocks, condition, self.causal_orders, self.causal_components)
 
 
 def causal_network(
@@ -50,15 +48,15 @@ def causal_network(
     blocks: Iterable[CausalBlock],
     condition: int,
     orders: int,
+    components: int,
     patch: int = PATCH,
-    components: int = 5,
 ) -> CausalNetwork:
     """Build a causal network of symbols for binary pixels, or else of a mixture for each pixel.
 
     Args:
         data: images; their pixels are binary unless ``levels`` says otherwise.
         channels, blocks, condition, orders, patch: as in `CausalNetwork`.
-        components: number of components of a mixture.
+        components: number of components of a mixture of 8-bit pixels.
 
     Raises:
         UserError: if binary images have several channels, or an unsupported height or width.

@@ -7,8 +7,7 @@ from torch import nn
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System, TrainingConfig
-from flowvae.densities import CausalSymbols
-from flowvae.models.causal import check_dropout, check_orders
+from flowvae.models.causal import causal_network, check_dropout
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.labels import classes_of
 from flowvae.networks import DiagonalLSTM, PointwiseBlock, RowLSTM
@@ -47,7 +46,7 @@ class DiagonalOptions(RecurrenceOptions):
 
 @dataclass(frozen=True)
 class PixelRNNOptions(System):
-    """Convolutional LSTMs over the pixels of binary images (van den Oord et al. 2016)."""
+    """Convolutional LSTMs over the pixels of images (van den Oord et al. 2016)."""
 
     name = "pixelrnn"
 
@@ -63,6 +62,8 @@ class PixelRNNOptions(System):
     """number of pixel orders, 1 to 8, that the network learns and the likelihood averages over"""
     patch: int = ranged(2, 1, 2)
     """side of the patches that are modelled in sequence, in pixels; 1 for single pixels"""
+    components: int = ranged(5, 1, WIDEST)
+    """number of discretized logistics in the mixture of each pixel; no effect on binary pixels"""
     labels: bool = False
     """make the density that of images given their labels, p(x|y), for data with labels"""
 
@@ -71,11 +72,16 @@ class PixelRNNOptions(System):
         check_dropout("dropout", self.dropout)
 
     def build(self, data: DataSpec) -> CausalDensity:
-        check_orders(self.orders, data.shape)
         channels = self.channels
         blocks = [self.recurrence.block(channels, self.dropout) for _ in range(self.layers)]
-        network = CausalSymbols(
-            data.shape[1:], channels, [*blocks, PointwiseBlock(channels)], channels, self.orders, self.patch
+        network = causal_network(
+            data,
+            channels,
+            [*blocks, PointwiseBlock(channels)],
+            channels,
+            self.orders,
+            self.components,
+            self.patch,
         )
         nn.init.zeros_(network.last.weight)  # starts as independent pixels
         return CausalDensity(network, classes_of(data) if self.labels else 0)

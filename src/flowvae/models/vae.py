@@ -71,8 +71,8 @@ class VAEOptions(System):
     prior: PriorOptions = NormalOptions()
     """prior p(z): standard normal, Real NVP flow, or VampPrior, a mixture of posteriors of pseudo-inputs"""
     likelihood: LikelihoodOptions = BernoulliOptions()
-    """likelihood p(x|z): for binary pixels, bernoulli; for 8-bit pixels, discretized logistic, or a mixture of
-    these; for both, causal, which is autoregressive over 2x2 patches; for continuous pixels, gaussian"""
+    """likelihood p(x|z): for binary pixels, bernoulli; for 8-bit pixels, discretized logistic, or a mixture
+    of these; for both, causal, which is autoregressive over 2x2 patches; for continuous pixels, gaussian"""
     code: VectorOptions | MapOptions = VectorOptions()
     """kind of code z: a vector of D numbers, or feature maps at a quarter of the images' height and width"""
     objective: ELBO | ImportanceWeighted = training_only(ELBO())

@@ -1,5 +1,6 @@
 """config.json: its current format, and the conversion of earlier ones.
 
+Format 7 adds the number of components of causal networks. Format 6 adds the accumulation of gradients.
 Format 5 adds the kind of networks. Format 4 adds whether pixels are missing, what marks or hides them,
 whether a density is that of images given their labels, and how a classifier from few labels is regularized
 and where its first autoencoder is from. Format 3 adds a range of values and conversion to grey to the options
@@ -23,7 +24,7 @@ from flowvae.parts import MOST, available, from_dict, names, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
-FORMAT = 6
+FORMAT = 7
 MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
@@ -173,7 +174,17 @@ def upgraded(values: Any) -> dict[str, Any]:
         values["model"] = {"networks": "convolutional", **values.get("model", {})}
     if number < 6:
         values["training"] = {"gradient_accumulation": 1, **values.get("training", {})}
+    if number < 7:
+        values["model"] = {**_components(values), **values.get("model", {})}
     return values
+
+
+def _components(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the option that causal networks have since format 7, if the model has one."""
+    kind, options = SYSTEMS.get(str(values.get("system"))), values.get("model", {})
+    known = available(kind, options) if kind else []
+    name = "components" if values.get("system") == "pixelrnn" else "causal_components"
+    return {name: 5} if name in known else {}
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
