@@ -15,11 +15,7 @@ from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.vae import VAEOptions
-<<<<<<< HEAD
-from flowvae.networks import CausalNetwork, GatedBlock
-from flowvae.networks.causal import to_images, to_symbols
-=======
->>>>>>> d30f315 (A causal network and its symbols are two classes, so that it can end in another distribution)
+from flowvae.networks import GatedBlock
 from flowvae.networks.orders import ORDERS, turn, turn_back
 
 CONDITION = 3
@@ -118,7 +114,7 @@ def test_probabilities_given_any_code_sum_to_one():
 
 
 def test_blocks_take_maps_in_the_memory_format_of_fast_convolutions():
-    made = CausalNetwork((8, 8), 5, [GatedBlock(5, CONDITION)], CONDITION, orders=2).eval()
+    made = CausalSymbols((8, 8), 5, [GatedBlock(5, CONDITION)], CONDITION, orders=2).eval()
     taken: list[bool] = []
 
     def watch(module: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
@@ -317,5 +313,5 @@ def test_more_than_four_orders_are_those_of_a_square(options):
     options.build(DataSpec((1, 8, 8)))
     with pytest.raises(UserError, match="8 x 12; more than 4 orders need square images"):
         options.build(DataSpec((1, 8, 12)))
-    with pytest.raises(UserError, match="3 channels; the causal network needs 1, of binary pixels"):
+    with pytest.raises(UserError, match="3 channels; of binary pixels, the causal network needs 1"):
         options.build(DataSpec((3, 8, 8)))
