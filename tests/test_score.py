@@ -3,8 +3,9 @@
 import csv
 import json
 import math
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -182,45 +183,59 @@ def test_a_model_without_a_likelihood_says_so():
         package.score(model, torch.rand(2, 1, 28, 28))
 
 
-@pytest.mark.parametrize(
-    ("end", "seconds"), [(KeyboardInterrupt, 1e9), (UserError("an end without notice"), 0)]
-)
+def _unannounced() -> NoReturn:
+    raise UserError("an end without notice")
+
+
+def _pressed() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _terminated() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("end", "seconds"), [(_pressed, 1e9), (_terminated, 1e9), (_unannounced, 0)])
 def test_a_stopped_evaluation_is_continued_to_the_same_bits(end, seconds, workspace, monkeypatch):
-    """40 images are two batches; the first is finished when the evaluation ends."""
+    """40 images are five batches; the evaluation ends in each of them in turn, and is continued each time."""
     for module in (continuing, progress):
         monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", seconds)
+    monkeypatch.setattr(report, "IMAGES_AT_ONCE", 8)
     words = ["evaluate", "plain", "--split", "train", "--samples", 6, "--images", 40]
     succeeds(*words)
     whole = contents(workspace / "plain")
     for name in ("evaluation.json", "scores.safetensors"):
         (workspace / "plain" / name).unlink()
-    scored: list[int] = []
+    calls = [0]  # so that the first batch is finished before the first end
     whole_bounds = report.bounds
 
     def bounds(model, images, num_samples):
-        scored.append(len(images))
-        if len(scored) == 2:
-            raise end
+        calls.append(len(images))
+        if len(calls) % 2 == 1:
+            end()
         return whole_bounds(model, images, num_samples)
 
     monkeypatch.setattr(report, "bounds", bounds)
-    stopped = flowvae(*words)
-    assert stopped.code != 0
-    assert ("evaluating plain: 80%\n" in stopped.err) == (seconds == 0)
-    assert ("flowvae: interrupted; the same command continues\n" in stopped.err) == (seconds > 0)
-    (kept,) = (workspace / "plain").glob("*.unfinished.safetensors")
-    assert not (workspace / "plain" / "evaluation.json").exists()
+    for finished in range(1, 5):
+        stopped = flowvae(*words)
+        assert stopped.code == (2 if end is _unannounced else 130)
+        assert (f"evaluating plain: {finished / 5:.0%}\n" in stopped.err) == (seconds == 0)
+        assert ("flowvae: interrupted; the same command continues\n" in stopped.err) == (seconds > 0)
+        (kept,) = (workspace / "plain").glob("*.unfinished.safetensors")
+        assert len(load_file(kept)["nll"]) == 8 * finished
+        assert not (workspace / "plain" / "evaluation.json").exists()
     succeeds(*words)
-    assert scored == [32, 8, 8]
+    assert calls == [0, *9 * [8]], "no finished batch is scored again"
     assert contents(workspace / "plain") == whole, "and the kept scores are gone"
 
-    scored.clear()
+    calls[1:] = []
     assert flowvae(*words).code != 0
+    monkeypatch.setattr(report, "bounds", whole_bounds)
     scores = load_file(kept)
     for damaged in (
         {"random": scores["random"][:9]},
         {"kl2": scores["kl"].clone()},
-        {"nll": scores["nll"][:9]},
+        {"nll": scores["nll"][:7]},
     ):
         save_file({**scores, **damaged}, kept)
         is_refusal(flowvae(*words), "remove it")

@@ -9,6 +9,7 @@ from flowvae.commands.progress import SECONDS_BETWEEN_LINES
 from flowvae.evaluation import Finished
 from flowvae.processes import is_first
 from flowvae.runs.scores import read_unfinished, write_unfinished
+from flowvae.training.interrupt import interrupting
 
 
 class Kept:
@@ -34,10 +35,14 @@ class Kept:
 
 @contextmanager
 def continued(path: Path | None) -> Iterator[Kept]:
-    """Yield what an interrupted measurement kept in a file, which is removed after the body."""
+    """Yield what an interrupted measurement kept in a file, which is removed after the body.
+
+    Ctrl-C, SIGTERM and SIGHUP save all that is finished.
+    """
     kept = Kept(path)
     try:
-        yield kept
+        with interrupting():
+            yield kept
     except KeyboardInterrupt:
         kept.save()
         if path is None or kept.latest is None:
