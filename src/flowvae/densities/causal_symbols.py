@@ -182,7 +182,7 @@ class CausalSymbols(CausalNetwork):
         """Make images as `walk`, by logits [N, 16] of symbols, row and column in place of probabilities."""
         offset = self._offsets()[orders]
 
-        def patch(x: Tensor, row: int, column: int) -> tuple[Tensor, Tensor]:
+        def patch(x: Tensor, window: Tensor, row: int, column: int) -> tuple[Tensor, Tensor]:
             symbols = choose(self._logits(x)[:, :, 0, 0] + offset[:, :, row, column], row, column)
             bits = _bits(symbols.view(-1, 1, 1), self.patch)[:, :, 0, 0]
             return bits, centered(bits)

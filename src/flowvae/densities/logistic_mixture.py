@@ -170,10 +170,17 @@ class LogisticMixtureLikelihood(Likelihood):
         self.offset = nn.Parameter(torch.zeros(outputs_of(shape[0], components), *shape[1:]))
         self.register_buffer("initialized", torch.tensor(False))
 
+    @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Initialize from the mean and variance of each pixel, and set ``initialized``."""
-        with torch.no_grad():
-            self.offset.copy_(quantiles_of(images, self.components))
+        """Initialize from the mean and variance of each pixel, and set ``initialized``.
+
+        The locations of the components are the quantiles (m + 1/2) / M of the logistic with these moments,
+        and their scales half of its scale: equal components would stay equal.
+        """
+        mean, log_scale = mean_and_log_scale(images)
+        quantiles = ((torch.arange(self.components, dtype=mean.dtype) + 0.5) / self.components).logit()
+        location = mean + log_scale.exp() * quantiles.view(-1, 1, 1, 1)
+        self.offset.copy_(parameters_of(location, (log_scale - math.log(2)).expand_as(location)))
         self.initialized.fill_(True)
 
     def forward(self, z: Tensor, noise: torch.Generator | None = None) -> LogisticMixture:
@@ -201,19 +208,17 @@ def components_of(parameters: Tensor, components: int, channels: int) -> Compone
     return Components(logits, location, log_scale.clamp(min=LOWEST_LOG_SCALE), coefficients.tanh())
 
 
-def quantiles_of(images: Tensor, components: int) -> Tensor:
-    """Return parameters [outputs, H, W] of a mixture with the mean and variance of each pixel of images.
+def parameters_of(location: Tensor, log_scale: Tensor, coefficients: Tensor | None = None) -> Tensor:
+    """Return parameters [outputs, H, W] with which `components_of` starts: equally probable components.
 
-    The locations of the components are the quantiles (m + 1/2) / M of the logistic with these moments, and
-    their scales half of its scale: equal components would stay equal.
+    ``location`` and ``log_scale`` are [M, C, H, W], and ``coefficients`` [C (C - 1) / 2, H, W], those of all
+    components, above -1 and below 1; None for 0.
     """
-    mean, log_scale = mean_and_log_scale(images)
-    quantiles = ((torch.arange(components, dtype=mean.dtype) + 0.5) / components).logit()
-    location = mean + log_scale.exp() * quantiles.view(-1, 1, 1, 1)
-    scale = (log_scale - math.log(2)).expand_as(location)
-    parts = location.new_zeros(outputs_of(len(mean), components), *mean.shape[1:]).split(
-        _sizes(len(mean), components)
-    )
-    parts[1].copy_(location.flatten(0, 1))
-    parts[2].copy_(scale.flatten(0, 1))
-    return torch.cat(parts)
+    components, channels, *sides = location.shape
+    made = location.new_zeros(outputs_of(channels, components), *sides)
+    _, of_location, of_scale, of_coefficients = made.split(_sizes(channels, components))
+    of_location.copy_(location.flatten(0, 1))
+    of_scale.copy_(log_scale.flatten(0, 1))
+    if coefficients is not None:
+        of_coefficients.copy_(coefficients.atanh().repeat(components, 1, 1))
+    return made

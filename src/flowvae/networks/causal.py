@@ -288,7 +288,7 @@ class CausalNetwork(nn.Module, ABC):
         self,
         condition: Tensor | None,
         orders: Tensor,
-        patch: Callable[[Tensor, int, int], tuple[Tensor, Tensor]],
+        patch: Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Make images [N, C, H, W] in the orders [N], patch by patch.
 
@@ -297,8 +297,9 @@ class CausalNetwork(nn.Module, ABC):
         Args:
             condition: [N, condition, H/2, W/2], or [1, ...] for all.
             orders: order of the patches of each image.
-            patch: from `maps` at the next patch [N, channels, 1, 1], its row and its column to its pixels
-                [N, 4 C] and these as the network sees them [N, inputs].
+            patch: from `maps` at the next patch [N, channels, 1, 1], the patches that the first layer sees,
+                up to this one, [N, inputs, 4, 7], its row and its column to its pixels [N, 4 C] and these as
+                the network sees them [N, inputs].
         """
         number, (height, width) = len(orders), self.sides
         if condition is not None:
@@ -318,7 +319,8 @@ class CausalNetwork(nn.Module, ABC):
                     x = x + self.order[orders]
                 for block in blocks:
                     x = block(x, here, row, column)
-                pixels[:, :, row, column], own = patch(x, row, column)
+                window = seen[:, :, row : row + reach + 1, column : column + 2 * reach + 1]
+                pixels[:, :, row, column], own = patch(x, window, row, column)
                 seen[:, :, row + reach, column + reach] = own.to(seen.dtype)
         images = each_by_its_order(turn_back, depth_to_space(pixels, self.patch), orders)
         return cropped(images, self.shape[1:])
