@@ -1,6 +1,7 @@
 """Causal networks of 8-bit pixels: what a mixture sees, that they make a density, draws, missing pixels."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from flowvae.batch import DataSpec
 from flowvae.densities import CausalLikelihood, CausalMixture, LogisticMixture
+from flowvae.densities.causal_mixture import least_squares
 from flowvae.errors import UserError
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.pixel_cnn import PixelCNNOptions
@@ -249,22 +251,65 @@ def test_the_levels_of_the_data_decide_the_distribution(options):
         build_model(options, DataSpec((3, 8, 8), 2))
 
 
-@pytest.mark.parametrize("orders", [1, 4])
-def test_it_starts_at_the_moments_of_the_pixels(orders):
+def started(shape: tuple[int, int, int], images: Tensor, orders: int = 1) -> CausalDensity:
     torch.manual_seed(0)
-    shape = (3, 5, 6)
-    centers = torch.rand(shape)
-    images = ((centers + 0.1 * torch.randn(500, *shape)).clamp(0, 1) * 255).round() / 255
-    model = build_model(
-        PixelCNNOptions(causal_channels=8, causal_blocks=1, causal_orders=orders), DataSpec(shape, 256)
-    )
+    small = PixelCNNOptions(causal_channels=8, causal_blocks=1, causal_orders=orders)
+    model = build_model(small, DataSpec(shape, 256))
     assert isinstance(model, CausalDensity)
+    model.initialize(images)
+    return model.eval()
+
+
+@pytest.mark.parametrize("orders", [1, 4])
+def test_it_starts_at_the_linear_prediction(orders):
+    """Of images in which each value is linear in those before it, but for noise of a tenth."""
+    torch.manual_seed(0)
+    shape, deviation = (3, 5, 6), 0.02
+    smooth = (0.5 + 0.1 * torch.randn(600, 1, 1, 1)).expand(-1, *shape) + 0.05 * torch.randn(600, 1, 5, 6)
+    images = ((smooth + deviation * torch.randn(600, *shape)).clamp(0, 1) * 255).round() / 255
     with torch.no_grad():
-        model.network.last.weight.zero_()
-        before = model.log_prob(images).mean()
-        model.initialize(images)
-        after = model.log_prob(images).mean()
-    # A Gaussian of these widths has log2(256 * 0.1) + 2.05 = 6.7 bits, which the edges make less.
-    bits = -after.item() / 0.6931 / 90
-    assert 6 < bits < 7.1
-    assert after > before + 50
+        found = -started(shape, images, orders).log_prob(images).mean().item() / 0.6931 / 90
+    # A Gaussian of these widths has log2(255 sigma) + 2.05 bits: of the first channel of a pixel, whose
+    # neighbours tell the level of the image, and of the others, of which the first tells the most.
+    alone = math.log2(255 * math.hypot(0.1, 0.05, deviation)) + 2.05
+    best = (math.log2(255 * 0.054) + math.log2(255 * 0.028) + math.log2(255 * 0.0245)) / 3 + 2.05
+    assert best - 0.1 < found < best + 0.5
+    assert found < alone - 1
+
+
+def test_least_squares_are_those_of_the_values_themselves():
+    torch.manual_seed(0)
+    inputs, count, colours = 5, 200, 3
+    x = torch.randn(count, inputs).double()
+    y = torch.randn(count, 2 * colours).double() * 0.1 + x @ torch.randn(inputs, 2 * colours).double() * 0.2
+    seen = torch.ones(2 * colours, inputs, dtype=torch.bool)
+    seen[:colours, -2:] = False
+    both = torch.cat([x, y], 1)
+    weights, coefficients = least_squares(both.mT @ both / count, seen, colours)
+    assert weights.shape == (6, 5)
+    assert coefficients.shape == (6,)
+    assert (weights[~seen] == 0).all()
+    first = torch.linalg.lstsq(x[:, :3], y[:, :1]).solution[:, 0]
+    torch.testing.assert_close(weights[0, :3], first, atol=1e-3, rtol=0)
+    third = torch.linalg.lstsq(torch.cat([x, y[:, 3:5]], 1), y[:, 5:]).solution[:, 0]
+    torch.testing.assert_close(weights[5], third[:5], atol=1e-3, rtol=0)
+    torch.testing.assert_close(coefficients[4:], third[5:], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 6), (3, 4, 4)])
+def test_a_prediction_that_has_started_is_causal_too(shape):
+    """Draws follow the density of a network whose linear prediction is not zero."""
+    model = started(shape, drawn(200, shape).float()).double()
+    images = model.sample(3, torch.Generator().manual_seed(0))
+    levels, values = (images * 255).round().long(), list[Tensor]()
+    distribution = model.pixels(torch.zeros(3, 0), torch.zeros(3, dtype=torch.int64))
+    portions = distribution.values(levels)
+
+    def choose(table: Tensor) -> Tensor:
+        value = next(portions)
+        values.append(table.gather(2, value.unsqueeze(2)).log().flatten())
+        return value
+
+    with torch.no_grad():
+        assert torch.equal(distribution.walk(choose), levels)
+        torch.testing.assert_close(torch.stack(values).sum(0), model.log_prob(images), atol=1e-6, rtol=0)

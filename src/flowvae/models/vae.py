@@ -293,6 +293,14 @@ PRESETS: dict[str, Config] = {
         ),
         training=replace(_SMALL_STEPS, minutes=160.0, weight_decay=0.05),
     ),
+    "cifar10-causal": Config(
+        DataConfig("cifar10", "none"),
+        replace(
+            _COLOUR_POSTERIORS["-realnvp-prior"],
+            likelihood=CausalLikelihoodOptions(causal_channels=96, causal_blocks=6),
+        ),
+        replace(_SMALL_STEPS, batch_size=32, learning_rate=5e-3, minutes=360.0, validation_images=1000),
+    ),
     **{
         data + suffix: Config(
             DataConfig(data, "none"), model, replace(_SMALL_STEPS, minutes=180.0, validation_images=1000)
