@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from linear_gaussian import LATENT, images_and_exact_value, linear_gaussian
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))  # benchmarks/ is not part of the package
 
-from benchmarks import report  # noqa: E402  # the path first
+from benchmarks import estimation, report  # noqa: E402  # the path first
 from benchmarks.timing import by_turns, floating_point_operations  # noqa: E402  # the path first
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers, about their own use of PyTorch
@@ -321,3 +322,31 @@ STARTUP = {
     "import_seconds": {"torch": 1.0, "beyond_torch": 0.1, "all_names": 0.2},
     "training_peak_megabytes": 700.0,
 }
+
+
+@pytest.mark.parametrize("way", estimation.WAYS)
+def test_every_way_of_drawing_samples_is_unbiased(way):
+    """8 samples for each of 2,000 seeds: the mean weight is p(x), and every order is as frequent."""
+    model = linear_gaussian(exact=False)
+    image, exact = images_and_exact_value(model, 1)
+    points = [estimation.WAYS[way](8, LATENT, 4, seed) for seed in range(2000)]
+    noise, orders = (torch.stack(column, 1) for column in zip(*points, strict=True))
+    assert (orders.flatten().bincount(minlength=4) / orders.numel() - 0.25).abs().max() < 0.02
+    images = image.expand(2000, -1, -1, -1)
+    weights = (estimation.log_weights(model, images, noise.double(), orders) - exact).exp().mean(0)
+    assert abs(weights.mean() - 1) < 4 * weights.std() / 2000**0.5
+    assert weights.std() > 0.01, "otherwise this would prove nothing"
+
+
+def test_the_bias_of_ways_of_drawing_samples_is_measured(tmp_path, monkeypatch, capsys):
+    for name, value in (("LARGEST", 32), ("SAMPLES", (16, 32)), ("MORE", 8)):
+        monkeypatch.setattr(estimation, name, value)
+    words = ["estimation", "density-mnist", "--images", "3", "--out", str(tmp_path / "found.json")]
+    monkeypatch.setattr("sys.argv", words)
+    estimation.main()
+    found = json.loads((tmp_path / "found.json").read_text())["density-mnist"]
+    assert found["images"] == 3
+    assert found["reference_samples"] == 4 * 32 + 8
+    assert found["ways"].keys() == estimation.WAYS.keys()
+    assert found["ways"]["plain"]["16"]["minus_plain"] == 0
+    assert "sobol      S =  32: bias " in capsys.readouterr().out
