@@ -135,6 +135,13 @@ def test_a_batch_of_format_5_is_not_divided():
     assert _described(upgraded(values)).config == CONFIG
 
 
+def test_runs_of_format_6_wait_for_validation_for_ever_and_use_all_images():
+    config = CONFIG.revised(patience=0)
+    values = {**written(config, SPEC, "vae"), "format": 6}
+    del values["training"]["patience"], values["data"]["training_images"]
+    assert _described(upgraded(values)).config == config
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [

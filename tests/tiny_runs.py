@@ -94,7 +94,7 @@ def assert_equal(one: Any, other: Any, where: str = "state") -> None:
 
 def assert_ended_as(run: Path, unbroken: Path) -> None:
     ours, theirs = state_of(run), state_of(unbroken)
-    for name in ("step", "model", "average", "optimizers", "best", "sums", "summed_steps"):
+    for name in ("step", "model", "average", "optimizers", "best", "level", "level_best", "ended", "sums"):
         assert_equal(ours[name], theirs[name], name)
     assert (run / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
     ours, theirs = ([_without_time(line) for line in read_metrics(each)] for each in (run, unbroken))

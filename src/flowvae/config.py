@@ -37,6 +37,8 @@ class DataConfig(Options):
     """what marks missing pixels: nan, alpha, or a value or colour such as 128 or 255,0,255"""
     hide: float | str | None = None
     """pixels to hide: the probability of each, or HEIGHTxWIDTH of a rectangle at a random place"""
+    training_images: int | None = None
+    """number of training images to use, the first ones [all]"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +54,8 @@ class DataConfig(Options):
             marker_of(self.missing)
         if self.hide is not None and isinstance(hidden := hidden_of(self.hide), float):
             object.__setattr__(self, "hide", hidden)
+        if self.training_images is not None:
+            check_range("training_images", self.training_images, 1, MOST)
 
     @property
     def marker(self) -> Marker | None:
@@ -191,6 +195,9 @@ class TrainingConfig(Options):
     """largest gradient norm per optimizer; larger gradients are scaled down to it"""
     averaging: float = 0.999
     """decay of the exponential moving average of the weights, which is what is evaluated and saved"""
+    patience: float = ranged(0.5, 0, LARGEST)
+    """steps to wait for a better validation before dropout rises, or training ends, as a fraction of those up
+    to the best one, and at least 500 and three epochs; 0 to wait for ever"""
     validation_images: int = ranged(2000, 1, MOST)
     """number of random validation images scored after every epoch, the same for every seed"""
     compile: bool = False

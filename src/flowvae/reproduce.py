@@ -108,6 +108,12 @@ TABLES: dict[str, dict[str, Variant]] = {
         "whole-gradient": Variant("density-small", "--no-path-derivative"),
         "importance-weighted": Variant("density-small", "--objective importance-weighted --samples 5"),
     },
+    # Few training images, with and without the rule of `flowvae.training.overfitting`.
+    "small-data": {
+        f"realnvp-5-{count}{rule}": Variant("realnvp-5", f"--training-images {count}{option}")
+        for count in (1000, 4000, 16000)
+        for rule, option in (("", ""), ("-no-patience", " --patience 0"))
+    },
     "cifar10": _presets(
         "cifar10", "cifar10-planar", "cifar10-realnvp", "cifar10-realnvp-prior", "realnvp-density-cifar10"
     ),

@@ -98,10 +98,10 @@ def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...], axi
     return _share.of(values.unflatten(axis, (times, _share.whole)), axis + 1).flatten(axis, axis + 1)
 
 
-def dropout(values: Tensor, probability: float, training: bool, axis: int = 0) -> Tensor:
+def dropout(values: Tensor, probability: float, axis: int = 0) -> Tensor:
     """Apply `torch.nn.functional.dropout`; ``axis`` as in `drawn`."""
-    if _share is None or not training:
-        return F.dropout(values, probability, training)
+    if _share is None:
+        return F.dropout(values, probability)
     order = sorted(range(values.ndim), key=values.stride, reverse=True)  # of the axes in memory
 
     def draw(shape: tuple[int, ...]) -> Tensor:

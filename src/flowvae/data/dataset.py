@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowvae.batch import Batch, DataSpec
+from flowvae.errors import UserError
 
 LUMA = (19595, 38470, 7471)
 """weights of red, green and blue in the luma of ITU-R BT.601, which add up to 65,536"""
@@ -103,6 +104,20 @@ def in_grey(dataset: Dataset) -> Dataset:
         return replace(split, images=images * observed, observed=observed)
 
     return replace(dataset, train=grey(dataset.train), valid=grey(dataset.valid), test=grey(dataset.test))
+
+
+def first_images(dataset: Dataset, number: int) -> Dataset:
+    """Keep the first training images only.
+
+    Raises:
+        UserError: if there are fewer.
+    """
+    if number > len(dataset.train.images):
+        raise UserError(
+            f"training_images is {number:,}, and {dataset.name} has {len(dataset.train.images):,}; give at "
+            "most as many"
+        )
+    return replace(dataset, train=dataset.train.take(slice(number)))
 
 
 def as_float(images: Tensor, levels: int) -> Tensor:

@@ -20,7 +20,7 @@ from flowvae.data import (
     svhn,
 )
 from flowvae.data.binarization import BINARIZATIONS, binarize
-from flowvae.data.dataset import Dataset, in_grey
+from flowvae.data.dataset import Dataset, first_images, in_grey
 from flowvae.data.hiding import hide_pixels
 from flowvae.data.images import Sides
 from flowvae.data.reading import user_path
@@ -64,6 +64,7 @@ def load_dataset(
     grey: bool = False,
     missing: str | None = None,
     hide: float | str | None = None,
+    training_images: int | None = None,
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
 
@@ -87,6 +88,8 @@ def load_dataset(
             Arrays that are named "observed" are always used.
         hide: hide pixels: the probability of each, or "HEIGHTxWIDTH" of a rectangle at a random place of each
             image, drawn with ``seed``.
+        training_images: number of training images to keep, the first ones; all other pixels, of every split,
+            are the same as without.
 
     Raises:
         UserError: if it cannot be loaded.
@@ -119,11 +122,12 @@ def load_dataset(
         dataset = hide_pixels(dataset, hide, seed)
     dataset = replace(dataset, values=values_of(dataset))
     notes = (*dataset.notes, *oddities(dataset, binarization))
-    return binarize(replace(dataset, notes=notes), binarization, seed)
+    dataset = binarize(replace(dataset, notes=notes), binarization, seed)
+    return dataset if training_images is None else first_images(dataset, training_images)
 
 
 def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
-    """Load the data set of a configuration, or another ``source`` in the same way."""
+    """Load the data set of a configuration, or another ``source`` in the same way, with all of its images."""
     return load_dataset(
         config.data if source is None else source,
         config.binarization,
@@ -132,6 +136,7 @@ def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
         grey=config.grey,
         missing=config.missing,
         hide=config.hide,
+        training_images=config.training_images if source is None else None,
     )
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae.networks.convolutional import cropped, depth_to_space, fewer, padded
+from flowvae.networks.dropout import Dropout
 from flowvae.networks.orders import each_by_its_order, turn, turn_back
-from flowvae.shares import dropout
 
 PATCH = 2
 """side of a patch: compared with single pixels, a quarter of the steps, and maps of half the size"""
@@ -85,7 +85,7 @@ class GatedBlock(CausalBlock):
         self.causal = CausalConv2d(channels, 2 * channels, reach=1)
         self.mix = nn.Conv2d(channels, channels, 1)
         self.condition = nn.Conv2d(condition, channels, 1, bias=False) if condition else None
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         halving(self.mix)
 
     def conditioned(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -96,9 +96,7 @@ class GatedBlock(CausalBlock):
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         gated = _gate(self.causal(self.conditioned(x, condition)))
-        if self.dropout:
-            gated = dropout(gated, self.dropout, self.training)
-        return x + self.mix(gated)
+        return x + self.mix(self.dropout(gated))
 
     def drawing(self, like: Tensor) -> Drawing:
         seen = self.causal.pad(torch.zeros_like(like))

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowvae.networks.dropout import Dropout
+
 STRIDE = 4
 """factor between the sides of images and of the smallest maps; convolutions are at half and quarter size"""
 
@@ -68,15 +70,19 @@ def depth_to_space(maps: Tensor, factor: int) -> Tensor:
 
 
 class Residual(nn.Module):
-    """``x + conv(hardswish(conv(hardswish(x))))`` with 3x3 convolutions; starts close to the identity."""
+    """``x + conv(hardswish(conv(hardswish(x))))`` with 3x3 convolutions; starts close to the identity.
+
+    With `Dropout`, at first of nothing, before the second convolution.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = kaiming(nn.Conv2d(channels, channels, 3, padding=1))
         self.second = kaiming(nn.Conv2d(channels, channels, 3, padding=1), gain=0.3)
+        self.dropout = Dropout()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.hardswish(self.first(F.hardswish(x))))
+        return x + self.second(self.dropout(F.hardswish(self.first(F.hardswish(x)))))
 
 
 class Downsampler(nn.Module):
@@ -125,10 +131,11 @@ class Encoder(nn.Module):
         self.neck_norm = nn.LayerNorm(inputs)
         self.last = kaiming(nn.Linear(inputs, features))
         self.last_norm = nn.LayerNorm(features)
+        self.dropout = Dropout()
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.neck(self.downsampler(images)).permute(0, 2, 3, 1).flatten(1)  # the order in memory
-        return F.hardswish(self.last_norm(self.last(F.hardswish(self.neck_norm(x)))))
+        return F.hardswish(self.last_norm(self.last(self.dropout(F.hardswish(self.neck_norm(x))))))
 
 
 class VectorCode(nn.Module):
@@ -152,12 +159,13 @@ class VectorCode(nn.Module):
         self.first = kaiming(nn.Linear(dimension, features))
         self.second = kaiming(nn.Linear(features, math.prod(self.map)))
         self.neck = kaiming(nn.Conv2d(NECK, channels, 1))
+        self.dropout = Dropout()
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.first(z[:, : self.dimension])
         if self.of_label is not None:
             x = x + F.linear(z[:, self.dimension :], self.of_label)
-        x = F.hardswish(self.second(F.hardswish(x)))
+        x = F.hardswish(self.second(self.dropout(F.hardswish(x))))
         return self.neck(x.unflatten(1, self.map).permute(0, 3, 1, 2))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from flowvae.networks.causal import CausalBlock, Drawing, halving
-from flowvae.shares import dropout
+from flowvae.networks.dropout import Dropout
 
 
 class Lines(NamedTuple):
@@ -207,7 +207,7 @@ class LSTMBlock(CausalBlock):
 
     def __init__(self, lstm: ConvolutionalLSTM, channels: int, dropout: float) -> None:
         super().__init__()
-        self.lstm, self.dropout = lstm, dropout
+        self.lstm, self.dropout = lstm, Dropout(dropout, axis=2)
         self.mix = nn.Conv2d(lstm.size, channels, 1)
         halving(self.mix)
 
@@ -226,9 +226,7 @@ class LSTMBlock(CausalBlock):
         x = x.permute(2, 3, 0, 1).contiguous()
         kind = x.device.type
         states = self.states(x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x)
-        if self.dropout:
-            states = dropout(states, self.dropout, self.training, axis=2)
-        return (x + self._mixed(states)).permute(2, 3, 0, 1)
+        return (x + self._mixed(self.dropout(states))).permute(2, 3, 0, 1)
 
     def _mixed(self, states: Tensor) -> Tensor:
         return F.linear(states, self.mix.weight.flatten(1), self.mix.bias)

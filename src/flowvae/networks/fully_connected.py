@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.networks.convolutional import kaiming
+from flowvae.networks.dropout import Dropout
 
 
 def fully_connected(widths: Sequence[int]) -> nn.Sequential:
-    """Build linear layers from each of the ``widths`` to the next, with SiLU after each.
+    """Build linear layers from each of the ``widths`` to the next, with SiLU and `Dropout` after each.
 
-    It is smooth, as Hamiltonian moves of a decoder's codes need.
+    SiLU is smooth, as Hamiltonian moves of a decoder's codes need.
 
     >>> fully_connected([784, 64, 10])(torch.zeros(3, 784)).shape
     torch.Size([3, 10])
     """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [kaiming(nn.Linear(inputs, outputs)), nn.SiLU()]
+        layers += [kaiming(nn.Linear(inputs, outputs)), nn.Sequential(nn.SiLU(), Dropout())]
     return nn.Sequential(*layers)
 
 

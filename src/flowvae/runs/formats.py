@@ -1,12 +1,12 @@
 """config.json: its current format, and the conversion of earlier ones.
 
-Format 7 adds the number of components of causal networks. Format 6 adds the accumulation of gradients.
-Format 5 adds the kind of networks. Format 4 adds whether pixels are missing, what marks or hides them,
-whether a density is that of images given their labels, and how a classifier from few labels is regularized
-and where its first autoencoder is from. Format 3 adds a range of values and conversion to grey to the options
-of the data. Format 2 names a system and contains the options of the chosen parts. In format 1, and in files
-without a number, the options of all models are one list, and those of the objective are among the training
-options.
+Format 7 adds the number of components of causal networks, a number of training images, and patience. Format 6
+adds the accumulation of gradients. Format 5 adds the kind of networks. Format 4 adds whether pixels are
+missing, what marks or hides them, whether a density is that of images given their labels, and how a
+classifier from few labels is regularized and where its first autoencoder is from. Format 3 adds a range of
+values and conversion to grey to the options of the data. Format 2 names a system and contains the options of
+the chosen parts. In format 1, and in files without a number, the options of all models are one list, and
+those of the objective are among the training options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
@@ -176,6 +176,8 @@ def upgraded(values: Any) -> dict[str, Any]:
         values["training"] = {"gradient_accumulation": 1, **values.get("training", {})}
     if number < 7:
         values["model"] = {**_components(values), **values.get("model", {})}
+        values["data"] = {"training_images": None, **values.get("data", {})}
+        values["training"] = {"patience": 0.0, **values.get("training", {})}
     return values
 
 

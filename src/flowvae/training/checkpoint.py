@@ -21,6 +21,7 @@ from flowvae.runs import BEGUN, judged_by, read_metrics, reason, replacing, sync
 from flowvae.training.finite import broken, diverged
 from flowvae.training.form import fitted
 from flowvae.training.players import Player
+from flowvae.training.schedule import DROPOUT
 
 FILE = Path("resume") / "state.pt"
 
@@ -32,9 +33,22 @@ NUMBERS: dict[str, Callable[[Any], bool]] = {
     "metrics_bytes": lambda value: type(value) is int and 0 <= value < 2**53,
     "summed_steps": lambda value: type(value) is int and 0 <= value < 2**53,
     "summed_seconds": lambda value: type(value) is float and 0 <= value < 1e10,
+    "level": lambda value: type(value) is int and 0 <= value < len(DROPOUT),
+    "level_best": lambda value: type(value) is float and value > -math.inf,
+    "level_best_step": lambda value: type(value) is int and 0 <= value < 2**53,
+    "ended": lambda value: type(value) is bool,
 }
-# Of states of the time before they were saved; the first line after a resume is a mean over fewer steps then.
-BEFORE_SUMS = {"sums": {}, "summed_steps": 0, "summed_seconds": 0.0}
+# Of states of the time before they were saved. Without sums, the first line after a resume is a mean over
+# fewer steps. Runs of the time before levels have no patience.
+BEFORE: dict[str, Any] = {
+    "sums": {},
+    "summed_steps": 0,
+    "summed_seconds": 0.0,
+    "level": 0,
+    "level_best": math.inf,
+    "level_best_step": 0,
+    "ended": False,
+}
 # An optimizer counts these or takes their roots: if negative, the next step would make the weights NaN.
 NEVER_NEGATIVE = ("step", "exp_avg_sq")
 
@@ -50,6 +64,14 @@ class State:
     seconds: float = 0.0
     best: float = math.inf
     """lowest validation score so far, the score of model.safetensors"""
+    level: int = 0
+    """level of regularization, of `flowvae.training.schedule.DROPOUT`"""
+    level_best: float = math.inf
+    """lowest validation score of this level"""
+    level_best_step: int = 0
+    """step of that score"""
+    ended: bool = False
+    """whether training ended before its budget, because validation stopped improving"""
     metrics_bytes: int = 0
     """length of metrics.jsonl when the state was saved"""
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -108,7 +130,7 @@ class State:
                 values = torch.load(file, map_location="cpu", weights_only=True)
             if "optimizer" in values:  # from a version in which every model was one player
                 values["optimizers"] = {"model": values.pop("optimizer")}
-            values = self._checked({**BEFORE_SUMS, **values})
+            values = self._checked({**BEFORE, **values})
         except Exception as error:  # PyTorch raises many kinds of errors for damaged files
             raise UserError(f"{path} is damaged ({reason(error)}); train again with another --out") from None
         self.model.load_state_dict(values["model"])

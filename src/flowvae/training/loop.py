@@ -41,6 +41,7 @@ from flowvae.training.checkpoint import State
 from flowvae.training.finite import diverged
 from flowvae.training.interrupt import interruptible
 from flowvae.training.lock import locked
+from flowvae.training.overfitting import overfits, regularize, set_dropout
 from flowvae.training.parallel import agreed, from_main
 from flowvae.training.players import make_players, refuse_unused, take_step
 from flowvae.training.progress import display
@@ -117,6 +118,7 @@ def train(
             accelerator.wait_for_everyone()  # for the lock: another process may have saved a state before
             if resume:
                 state.restore(run)
+                set_dropout(state)
             if main and resume:
                 runs.revise(runs.Run(run), config)
                 runs.cut_metrics(run, state.metrics_bytes)
@@ -216,7 +218,11 @@ def _take_steps(
         scores: dict[str, float] = {}
         records = Records(metrics, shown, accelerator, state, per_epoch)
         began, saved = time.monotonic() - state.seconds, state.seconds
-        fraction, stop = spent(settings, state.step, per_epoch, state.seconds), False
+
+        def used(seconds: float, ending: float = 0.0) -> float:
+            return 1.0 if state.ended else spent(settings, state.step, per_epoch, seconds, ending)
+
+        fraction, stop = used(state.seconds), False
         ending = _validation_seconds(state, dataset, settings, accelerator.device)
         from_main(accelerator, [*model.parameters(), *model.buffers()])
         shown.line(describe(dataset))
@@ -224,6 +230,8 @@ def _take_steps(
             shown.line(f"flowvae: warning: {dataset.name}: {note}")
         if processes > 1:
             shown.line(f"{processes} processes")
+        if state.ended:
+            shown.line(f"training ended at step {state.step:,}, where validation had stopped improving")
         while fraction < 1 and not stop:
             seed_everything(settings.seed, state.step, 0)  # the same in all processes, see `flowvae.shares`
             factor = rate_factor(settings, state.step, fraction)
@@ -238,16 +246,16 @@ def _take_steps(
             state.step += 1
             seconds, wish = max(time.monotonic() - began, state.seconds), False  # some clocks are set back
             if main and callbacks:
-                fraction = spent(settings, state.step, per_epoch, seconds, ending)
+                fraction = used(seconds, ending)
                 latest = {name: value.item() for name, value in numbers.items()}
                 progress = TrainingProgress(state.step, state.step / per_epoch, seconds, fraction, latest)
                 wish = told_to_stop(callbacks, "on_step", progress)
             state.seconds, ending, stop = agreed(accelerator, seconds, ending, interrupted() or wish)
-            fraction = spent(settings, state.step, per_epoch, state.seconds, ending)
+            fraction = used(state.seconds, ending)
             records.training(numbers, fraction, min(settings.batch_size, images_at_hand))
 
             # A budget in minutes holds a validation at an epoch's end only if it holds the last one as well.
-            after = spent(settings, state.step, per_epoch, state.seconds + ending, ending)
+            after = used(state.seconds + ending, ending)
             validate = fraction >= 1 or (state.step % per_epoch == 0 and after < 1)
             save = validate or stop or state.seconds - saved > SAVE_EVERY
             if save:
@@ -259,6 +267,8 @@ def _take_steps(
                     if not math.isfinite(value):
                         raise diverged(f"{name} of validation images", state.step)
                 value = scores[model.best]
+                if value < state.level_best:
+                    state.level_best, state.level_best_step = value, state.step
                 if value < state.best or model.draws_weights:
                     state.best = min(value, state.best)
                     if main:
@@ -266,6 +276,9 @@ def _take_steps(
                 ending = max(time.monotonic() - began - state.seconds, 0.0)
                 state.seconds += ending
                 records.validation(scores, fraction)
+                if fraction < 1 and overfits(state, settings.patience, per_epoch):
+                    shown.line(regularize(state))
+                    fraction = used(state.seconds)
             if validate and callbacks:
                 progress = TrainingProgress(
                     state.step, state.step / per_epoch, state.seconds, fraction, scores

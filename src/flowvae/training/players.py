@@ -69,6 +69,11 @@ def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
     return made
 
 
+def has_one_loss(model: Model) -> bool:
+    """Return whether training lowers one loss, which validation measures as well."""
+    return len(model.players()) == 1 and not model.draws_weights
+
+
 def refuse_unused(model: Model, settings: TrainingConfig) -> None:
     """Refuse options of training, other than their defaults, that have no effect on the model.
 
@@ -81,6 +86,8 @@ def refuse_unused(model: Model, settings: TrainingConfig) -> None:
     if model.optimizers().keys() == model.players().keys():
         of_run = ("optimizer", "learning_rate", "weight_decay", "beta1")
         unused |= dict.fromkeys(of_run, "which has optimizers of its own, with their own options")
+    if settings.patience and not has_one_loss(model):
+        unused["patience"] = "whose validation does not measure what it learns"
     for name, reason in unused.items():
         if getattr(settings, name) != getattr(TrainingConfig(), name):
             raise UserError(f"{name} has no effect on this model, {reason}; remove it")

@@ -5,6 +5,8 @@ import math
 from flowvae.config import TrainingConfig
 
 DEFAULT_MINUTES = 10.0
+DROPOUT = (0.0, 0.2, 0.4, 0.6)
+"""least probability of a model's dropout, at each level of regularization"""
 
 
 def spent(

@@ -1,0 +1,50 @@
+"""What training does when validation stops improving: it raises dropout, and ends if that does not help.
+
+A model of few images soon fits them better than others. How strongly to regularize it, and for how long to
+train, then depend on their number, which validation knows and no preset does.
+"""
+
+import math
+
+from flowvae.networks.dropout import Dropout, raise_dropout
+from flowvae.training.checkpoint import State
+from flowvae.training.players import has_one_loss
+from flowvae.training.schedule import DROPOUT
+
+STEPS = 500
+"""least number of steps to wait for a better validation"""
+EPOCHS = 3
+"""least number of epochs to wait for it"""
+
+
+def overfits(state: State, patience: float, steps_per_epoch: int) -> bool:
+    """Return whether validation has not improved for too long at this level of dropout.
+
+    That is for ``patience`` times the steps up to its best; never with a patience of 0.
+    """
+    if not patience or not has_one_loss(state.model):
+        return False
+    wait = max(STEPS, EPOCHS * steps_per_epoch, patience * state.level_best_step)
+    return state.step - state.level_best_step >= wait
+
+
+def regularize(state: State) -> str:
+    """Raise dropout to the next level; or end training, if there is none or this one did not help.
+
+    Returns:
+        What was done, in words.
+    """
+    found = f"step {state.step:,}: no better validation since step {state.level_best_step:,}"
+    helped = state.level_best <= state.best
+    dropout = any(isinstance(part, Dropout) for part in state.model.modules())
+    state.ended = not (helped and dropout and state.level + 1 < len(DROPOUT))
+    if state.ended:
+        return f"{found}; training ends"
+    state.level, state.level_best, state.level_best_step = state.level + 1, math.inf, state.step
+    set_dropout(state)
+    return f"{found}; dropout is now {DROPOUT[state.level]:g}"
+
+
+def set_dropout(state: State) -> None:
+    """Set the model's dropout to that of the state's level."""
+    raise_dropout(state.model, DROPOUT[state.level])
