@@ -33,7 +33,7 @@ def noise(tmp_path_factory) -> Path:
     """Images of which nothing can be learned but their density; 16 to train on."""
     path = tmp_path_factory.mktemp("data") / "noise.npz"
     random = np.random.default_rng(0)
-    counts = {"train": BATCH * PER_EPOCH, "valid": 100, "test": 10}
+    counts = {"train": BATCH * PER_EPOCH, "valid": 20, "test": 10}
     splits: dict[str, Any] = {
         name: random.integers(0, 2, (count, 8, 8), np.uint8) for name, count in counts.items()
     }
@@ -69,7 +69,7 @@ def test_training_waits_in_proportion_to_what_it_took():
     state.step = 6000
     assert overfits(state, 0.5, 100)
     assert not overfits(state, 0.6, 100)
-    assert not overfits(state, 0.5, 700), "three epochs"
+    assert not overfits(state, 0.5, 700), "three validations"
     assert not overfits(state, 0.0, 1), "never"
     state.level_best_step, state.step = 100, 599
     assert not overfits(state, 0.5, 1), "at least 500 steps"

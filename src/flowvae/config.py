@@ -197,9 +197,10 @@ class TrainingConfig(Options):
     """decay of the exponential moving average of the weights, which is what is evaluated and saved"""
     patience: float = ranged(0.5, 0, LARGEST)
     """steps to wait for a better validation before dropout rises, or training ends, as a fraction of those up
-    to the best one, and at least 500 and three epochs; 0 to wait for ever"""
+    to the best one, and at least 500 and three validations; 0 to wait for ever"""
     validation_images: int = ranged(2000, 1, MOST)
-    """number of random validation images scored after every epoch, the same for every seed"""
+    """number of random validation images, the same for every seed, scored after every epoch, or after so many
+    that more images have been trained on"""
     compile: bool = False
     """compile the model with torch.compile: takes about a minute, then training is up to 10% faster"""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -46,7 +46,7 @@ from flowvae.training.parallel import agreed, from_main
 from flowvae.training.players import make_players, refuse_unused, take_step
 from flowvae.training.progress import display
 from flowvae.training.records import Records
-from flowvae.training.schedule import rate_factor, spent, steps_within
+from flowvae.training.schedule import rate_factor, spent, steps_per_validation, steps_within
 from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker, track_samples
 
@@ -203,6 +203,8 @@ def _take_steps(
     per_epoch = steps_per_epoch(images_at_hand, settings.batch_size)
     parts = settings.gradient_accumulation
     whole = min(settings.batch_size, images_at_hand)
+    validated = min(settings.validation_images, len(dataset.valid.images))
+    per_validation = steps_per_validation(per_epoch, whole, validated)
     portions = [Share(process + place * processes, parts * processes, whole) for place in range(parts)]
     if parts > 1 and whole < parts * processes:
         raise UserError(
@@ -252,11 +254,11 @@ def _take_steps(
                 wish = told_to_stop(callbacks, "on_step", progress)
             state.seconds, ending, stop = agreed(accelerator, seconds, ending, interrupted() or wish)
             fraction = used(state.seconds, ending)
-            records.training(numbers, fraction, min(settings.batch_size, images_at_hand))
+            records.training(numbers, fraction, whole)
 
-            # A budget in minutes holds a validation at an epoch's end only if it holds the last one as well.
+            # A budget in minutes holds another validation only if it holds the last one as well.
             after = used(state.seconds + ending, ending)
-            validate = fraction >= 1 or (state.step % per_epoch == 0 and after < 1)
+            validate = fraction >= 1 or (state.step % per_validation == 0 and after < 1)
             save = validate or stop or state.seconds - saved > SAVE_EVERY
             if save:
                 state.check()
@@ -276,7 +278,7 @@ def _take_steps(
                 ending = max(time.monotonic() - began - state.seconds, 0.0)
                 state.seconds += ending
                 records.validation(scores, fraction)
-                if fraction < 1 and overfits(state, settings.patience, per_epoch):
+                if fraction < 1 and overfits(state, settings.patience, per_validation):
                     shown.line(regularize(state))
                     fraction = used(state.seconds)
             if validate and callbacks:

@@ -13,18 +13,18 @@ from flowvae.training.schedule import DROPOUT
 
 STEPS = 500
 """least number of steps to wait for a better validation"""
-EPOCHS = 3
-"""least number of epochs to wait for it"""
+VALIDATIONS = 3
+"""least number of validations to wait"""
 
 
-def overfits(state: State, patience: float, steps_per_epoch: int) -> bool:
+def overfits(state: State, patience: float, steps_per_validation: int) -> bool:
     """Return whether validation has not improved for too long at this level of dropout.
 
     That is for ``patience`` times the steps up to its best; never with a patience of 0.
     """
     if not patience or not has_one_loss(state.model):
         return False
-    wait = max(STEPS, EPOCHS * steps_per_epoch, patience * state.level_best_step)
+    wait = max(STEPS, VALIDATIONS * steps_per_validation, patience * state.level_best_step)
     return state.step - state.level_best_step >= wait
 
 

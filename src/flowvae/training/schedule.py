@@ -47,6 +47,16 @@ def steps_within(settings: TrainingConfig, steps_per_epoch: int) -> int | None:
     return min((steps for steps in (settings.steps, of_epochs) if steps is not None), default=None)
 
 
+def steps_per_validation(steps_per_epoch: int, batch_size: int, validation_images: int) -> int:
+    """Return the number of steps after which to validate: whole epochs, of at least as many images.
+
+    >>> steps_per_validation(390, 128, 2000), steps_per_validation(7, 128, 2000)
+    (390, 21)
+    """
+    epochs = math.ceil(validation_images / (steps_per_epoch * batch_size))
+    return steps_per_epoch * max(1, epochs)
+
+
 def rate_factor(settings: TrainingConfig, step: int, fraction: float) -> float:
     """Return the factor on the highest learning rate: linear warm-up times cosine decay over the budget.
 
