@@ -62,7 +62,10 @@ def _unknown(words: list[str], options: list[str], program: str) -> str:
     """Write the message about arguments that tyro left over."""
     option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     matches = difflib.get_close_matches(
-        (option or words[0]).lstrip("-"), [each.removeprefix("--") for each in options], n=1
+        (option or words[0]).lstrip("-"),
+        [each.removeprefix("--") for each in options],
+        n=1,
+        cutoff=0.6 if option else 0.8,  # what has no dash is rarely meant as an option
     )
     hint = f"did you mean --{matches[0]}?" if matches else f"see {program} --help"
     return f"no option {option}; {hint}" if option else f"unexpected argument {words[0]!r}; {hint}"
