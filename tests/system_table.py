@@ -435,6 +435,7 @@ TABLE: dict[str, Row] = {
             "causal_blocks": 1,
             "causal_dropout": 0.2,
             "causal_orders": 2,
+            "causal_components": 2,
         },
         can={Sampler, Bounded, Classifying},
         evaluated=OF_SEMI_SUPERVISED,

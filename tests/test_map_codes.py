@@ -160,7 +160,7 @@ def test_colour_presets_train_are_scored_and_pictured(preset, tmp_path, monkeypa
 
 
 def test_colour_presets_of_all_data_sets_differ_in_the_data_alone():
-    for name in COLOUR:
+    for name in (each for each in COLOUR if each != "cifar10-causal"):  # which other data have no preset of
         for data in ("svhn", "celeba"):
             other = PRESETS[name.replace("cifar10", data)]
             assert other == replace(PRESETS[name], data=replace(other.data, data=data))

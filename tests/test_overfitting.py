@@ -115,9 +115,10 @@ def test_few_images_end_before_the_budget_with_the_best_weights(noise, soon, tmp
     best = min(validations, key=lambda line: line["negative_elbo"])
     assert state["best"] == best["negative_elbo"]
     assert best["step"] < state["step"]
+    assert validations[-1]["negative_elbo"] > best["negative_elbo"] + 3
     images = load_configured(config.data).valid.images.float()
     found = score(load(tmp_path / "run"), images, 200, torch.Generator().manual_seed(0))["negative_elbo"]
-    assert float(found.mean()) == pytest.approx(best["negative_elbo"], abs=0.3)
+    assert float(found.mean()) == pytest.approx(best["negative_elbo"], abs=1)
 
     # More budget is no use, and changes nothing.
     assert train(tmp_path / "run", config.revised(steps=9000), resume=True)
