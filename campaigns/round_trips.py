@@ -62,9 +62,16 @@ def run(tries: int | None = None) -> dict[str, Any]:
 
 
 def cases(number: int) -> list[Case]:
-    """Draw cases, the same in every run."""
+    """Draw cases of all models in turn, the same in every run."""
+    each = -(-number // len(NAMES))
+    found = [_cases_of(name, each) for name in NAMES]
+    return [case for one_of_each in zip(*found, strict=True) for case in one_of_each][:number]
+
+
+def _cases_of(name: str, number: int) -> list[Case]:
     found: list[Case] = []
     side = st.integers(1, LARGEST_SIDE)
+    few = st.integers(1, MOST_IMAGES)
 
     @settings(
         max_examples=number,
@@ -76,9 +83,7 @@ def cases(number: int) -> list[Case]:
     )
     @given(st.data())
     def draw(data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(NAMES))
         channels = 1 if TABLE[name].binary else data.draw(st.sampled_from([1, 3]))
-        few = st.integers(1, MOST_IMAGES)
         found.append(
             Case(
                 name,

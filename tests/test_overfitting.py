@@ -42,14 +42,14 @@ def noise(tmp_path_factory) -> Path:
 
 
 def few(noise: Path, **options: Any) -> Config:
-    config = configuration(noise, learning_rate=0.01, averaging=0.9, steps=3000, patience=1.0, **options)
+    config = configuration(noise, learning_rate=0.01, averaging=0.9, steps=3000, patience=0.3, **options)
     return config.revised(binarization="static")
 
 
 @pytest.fixture
 def soon(monkeypatch):
     """Waits of few steps."""
-    monkeypatch.setattr(overfitting, "STEPS", 20)
+    monkeypatch.setattr(overfitting, "STEPS", 10)
 
 
 def fresh() -> State:

@@ -30,8 +30,8 @@ def test_other_images_are_noticed(tmp_path):
 
 
 def test_cases_are_always_the_same():
-    found = round_trips.cases(500)
-    assert found == round_trips.cases(500)
-    assert len(set(found)) > 490
+    found = round_trips.cases(100)
+    assert found == round_trips.cases(100)
+    assert len(set(found)) > 90
     assert {case.name for case in found} == set(NAMES)
     assert {case.kind for case in found} == set(round_trips.KINDS)
