@@ -4,13 +4,14 @@ import contextlib
 import io
 import shutil
 import sys
+import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from flowvae import cli
+from flowvae import cli, reproduce
 
 SMALL = ["--features", "8", "--channels", "4", "--latent", "3", "--batch-size", "16"]
 SMALL_FLOW = [*SMALL, "--hidden", "8"]
@@ -38,6 +39,29 @@ def flowvae(*words: Any) -> Result:
         except SystemExit as end:
             code = int(end.code or 0)
     return Result(code, out.getvalue(), err.getvalue())
+
+
+class InThisProcess:
+    """What `subprocess.Popen` does with ``python -m flowvae WORDS``, without another process."""
+
+    one = threading.Lock()
+    """held by a command: words and streams are those of the whole process"""
+
+    def __init__(self, command: list[str], stdout: IO[bytes], stderr: IO[bytes], env: dict[str, str]) -> None:
+        assert (command[1:3], stdout) == (["-m", "flowvae"], stderr)
+        with self.one:
+            result = flowvae(*command[3:])
+        stdout.write((result.out + result.err).encode())
+        self.code = result.code
+
+    def wait(self) -> int:
+        return self.code
+
+
+@pytest.fixture
+def rows_in_this_process(monkeypatch) -> None:
+    """Train and score the rows of a table in the process of the test: starting others takes seconds."""
+    monkeypatch.setattr(reproduce.subprocess, "Popen", InThisProcess)
 
 
 def succeeds(*words: Any) -> str:

@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from command_line import finished as finished
+from command_line import rows_in_this_process as rows_in_this_process
 from command_line import workspace as workspace
 from made_runs import run as run
 from tiny_runs import halves as halves

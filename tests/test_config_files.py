@@ -91,6 +91,7 @@ def test_rows_are_checked_before_anything_is_trained(row, part, files):
     assert not (files / "runs").exists()
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_a_table_of_ones_own(files):
     options = {
         word[2:].replace("-", "_"): int(value) for word, value in zip(SMALL[::2], SMALL[1::2], strict=True)

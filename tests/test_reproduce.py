@@ -29,6 +29,7 @@ def data(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data, capsys):
     folder = tmp_path / "table"
 
@@ -75,7 +76,7 @@ def test_rows_are_kept_go_on_and_are_drawn(tmp_path, data, capsys):
     assert all(strip["largest_step"] >= 1 and strip["mean_nll"] > 0 for strip in numbers)
 
 
-def test_a_signal_stops_the_rows_which_save_themselves(tmp_path, data):
+def test_a_signal_stops_the_rows_which_save_themselves(tmp_path, data, request):
     folder = tmp_path / "table"
     row = Row("realnvp-2", VARIANTS["realnvp-2"], 0, folder)
     before = signal.getsignal(signal.SIGTERM)
@@ -97,16 +98,19 @@ def test_a_signal_stops_the_rows_which_save_themselves(tmp_path, data):
     assert "stopped at step" in row.log.read_text()
     assert not row.result.exists()
     steps = read_metrics(row.run)[-1]["step"]
+    request.getfixturevalue("rows_in_this_process")
     reproduce(epochs=steps + 1)
     assert read_json(row.result)["training_steps"] == steps + 1
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_a_row_whose_last_validation_was_quicker_than_planned_is_finished(tmp_path, data, monkeypatch):
     monkeypatch.setattr(Row, "state", lambda row: (0.9, None))
     folder = tmp_path / "table"
     reproduce_table(folder, Budget(epochs=1), variants=VARIANTS, data=data, num_samples=3, num_images=20)
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
     log = tmp_path / "table" / "runs" / "vae-seed0.log"
     log.parent.mkdir(parents=True)
@@ -122,6 +126,7 @@ def test_a_row_that_fails_is_named_with_its_log(tmp_path):
     assert not (tmp_path / "table" / "vae-seed0.json").exists()
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_rows_of_other_data_are_not_taken_for_these(tmp_path, data):
     folder, request = tmp_path / "table", {"variants": VARIANTS, "num_samples": 2, "num_images": 10}
     reproduce_table(folder, Budget(epochs=1), data=data, **request)
@@ -135,7 +140,7 @@ def test_rows_of_other_data_are_not_taken_for_these(tmp_path, data):
     assert (folder / "realnvp-2-seed0.json").read_text() == result
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_every_seed_is_a_row_and_the_curves_are_those_of_the_first(tmp_path, data, monkeypatch):
     drawn: list[str] = []
     monkeypatch.setattr(figures, "save_curves", lambda curves, path, over: drawn.extend([*curves, over]))
@@ -158,6 +163,7 @@ def test_impossible_wishes_are_refused_before_anything_is_written(tmp_path, wron
     assert not (tmp_path / "table").exists()
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_options_of_a_row_are_those_of_its_run_and_a_row_may_diverge(tmp_path, data):
     folder = tmp_path / "table"
     variants = {
