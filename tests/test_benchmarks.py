@@ -277,6 +277,7 @@ def test_a_ring_of_processes_costs_what_its_messages_do():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_startup():
     from benchmarks import startup
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 import math
 import re
@@ -9,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +135,12 @@ def finished_call(page: Page, number: int, data: list[Any]) -> dict[str, Any]:
     raise AssertionError("no answer")
 
 
+def at_once(check: Callable[..., None], *cases: Iterable[Any]) -> None:
+    """Check cases side by side: most of the time of a request is waiting."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(check, *cases))  # raises what a check raises
+
+
 def reader(page: Page) -> int:
     """The first listener that takes an upload."""
     listeners = page.told["dependencies"]
@@ -168,11 +176,14 @@ def test_a_value_names_no_file_in_any_place_of_a_listener_and_in_the_last_of_any
     assert len(sizes) > 30
     largest = max(sizes, key=lambda number: sizes[number])
     last = [(number, size - 1) for number, size in sizes.items() if size]
-    for number, place in [*last, *((largest, place) for place in range(sizes[largest]))]:
+
+    def check(number: int, place: int) -> None:
         data = [file if place == index else None for index in range(sizes[number])]
         answer = join(page, fn_index=number, data=data)
         assert answer.status_code == 403, (number, place)
         assert str(page.secret) not in answer.text
+
+    at_once(check, *zip(*last, *((largest, place) for place in range(sizes[largest])), strict=True))
 
 
 def test_a_value_names_no_file_in_any_form(page):
@@ -210,15 +221,18 @@ def test_of_all_routes_only_those_of_the_page_are_answered(page):
     routes = {(method, path) for method, path in page.told["routes"]}
     assert len(routes) > 60
     answered = set()
-    for method, path in routes:
-        for value in ("x", str(page.secret)):
-            with page.client.stream(method, filled(path, value)) as answer:
-                # gradio's own 404 is an answer too; of HEAD there is nothing to tell them apart by.
-                if answer.status_code != 404 or (method != "HEAD" and b"not part of" not in answer.read()):
-                    answered.add((method, path))
-                if not answer.headers["content-type"].startswith("text/event-stream"):
-                    assert page.secret.read_bytes() not in answer.read()
-                    assert str(page.secret) not in answer.text
+
+    def ask(route: tuple[str, str], value: str) -> None:
+        method, path = route
+        with page.client.stream(method, filled(path, value)) as answer:
+            # gradio's own 404 is an answer too; of HEAD there is nothing to tell them apart by.
+            if answer.status_code != 404 or (method != "HEAD" and b"not part of" not in answer.read()):
+                answered.add(route)
+            if not answer.headers["content-type"].startswith("text/event-stream"):
+                assert page.secret.read_bytes() not in answer.read()
+                assert str(page.secret) not in answer.text
+
+    at_once(ask, *zip(*itertools.product(routes, ("x", str(page.secret))), strict=True))
     assert answered == ANSWERED & routes
     assert answered >= {("GET", "/"), ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join")}
 
@@ -239,11 +253,15 @@ def test_other_names_and_other_pages_are_refused_everywhere(page):
     origins = ("https://other.example", "null", f"http://127.0.0.1:{port + 1}")
     foreign = [*({"host": name} for name in names), *({"origin": origin} for origin in origins)]
     routes = [(method, filled(path, "x")) for method, path in page.told["routes"]]
+
+    def ask(route: tuple[str, str], headers: dict[str, str]) -> None:
+        answer = page.client.request(*route, headers=headers)
+        assert answer.status_code == 403, (route, headers)
+        assert "access-control-allow-origin" not in answer.headers
+
+    everywhere = itertools.product(routes, (foreign[0], foreign[-1]))
+    at_once(ask, *zip(*everywhere, *((("GET", "/"), headers) for headers in foreign), strict=True))
     for headers in foreign:
-        for method, path in routes if headers in (foreign[0], foreign[-1]) else [("GET", "/")]:
-            answer = page.client.request(method, path, headers=headers)
-            assert answer.status_code == 403, (method, path, headers)
-            assert "access-control-allow-origin" not in answer.headers
         files = {"files": ("x.png", picture(seed=3))}
         assert page.client.post("/gradio_api/upload", files=files, headers=headers).status_code == 403
 

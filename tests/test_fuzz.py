@@ -24,10 +24,10 @@ from campaigns.sandbox import run_cases
 from flowvae.errors import UserError
 
 
-def test_a_thousand_cases():
+def test_some_cases():
     every = of_files()
-    found = summary(campaign(every, 1000))
-    assert found["tried"] == pytest.approx(1000, abs=len(every))
+    found = summary(campaign(every, 400))
+    assert found["tried"] == pytest.approx(400, abs=len(every))
     for name, row in found["readers"].items():
         assert not row["failures"], name
         assert row["read"], name

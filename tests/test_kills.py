@@ -35,6 +35,7 @@ def test_a_disk_keeps_what_was_synced(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "synced").iterdir()} == {"newer": b"12"}
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_unbroken_ones():
     found = kills.run(1, ["bayesian-gan"], [])
     assert found["wrong"] == []

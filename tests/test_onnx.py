@@ -119,9 +119,9 @@ def test_graphs_draw_no_noise_of_their_own(name):
 
 
 def test_the_command_writes_graphs_into_the_run(workspace):
-    files = {name: f"flow/onnx/{name}.onnx" for name in ("encoder", "decoder", "sampler")}
-    assert succeeds("export", "flow", "--format", "onnx").split() == list(files.values())
-    model = needs(Inferring, Run("flow"))
+    files = {name: f"plain/onnx/{name}.onnx" for name in ("encoder", "decoder", "sampler")}
+    assert succeeds("export", "plain", "--format", "onnx").split() == list(files.values())
+    model = needs(Inferring, Run("plain"))
     images = torch.bernoulli(torch.full((3, *SHAPE), 0.5))
     z, _ = run_graph(Path(files["encoder"]), images=images, noise=torch.zeros(1, 3, 3))  # its center
     (means,) = run_graph(Path(files["decoder"]), z=z)

@@ -15,6 +15,7 @@ from flowvae.config import Config, DataConfig
 from flowvae.data import load_configured
 from flowvae.errors import UserError
 from flowvae.evaluation import score
+from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.registry import build_model, preset
 from flowvae.networks.dropout import Dropout, raise_dropout
 from flowvae.runs import load, read_metrics
@@ -94,6 +95,14 @@ def test_training_ends_after_a_level_that_did_not_help():
     state.best, state.level_best, state.level, state.level_best_step = 90.0, 90.1, 1, 1500
     assert "no better validation since step 1,500; training ends" in regularize(state)
     assert (state.level, state.ended) == (1, True)
+
+
+@pytest.mark.parametrize(("own", "said"), [(0.1, "is now 0.2"), (0.2, "is now 0.4"), (0.6, "training ends")])
+def test_levels_that_change_nothing_are_left_out(own, said):
+    options = PixelCNNOptions(causal_channels=4, causal_blocks=1, causal_dropout=own)
+    model = build_model(options, DataSpec((1, 8, 8), 2, 16))
+    state = State(model, averaged(model, 0.9), {}, step=2000, best=90.0, level_best=90.0)
+    assert regularize(state).endswith(said)
 
 
 def test_a_model_without_dropout_ends_at_once():

@@ -1,6 +1,7 @@
 """``flowvae.vae``: parts of one's own, beside those that are chosen by name."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -234,6 +235,16 @@ def test_parts_are_chosen_by_name_with_their_options():
     works(model)
 
 
+def test_a_causal_likelihood_has_the_levels_that_are_given():
+    small: dict[str, Any] = {"latent": LATENT, "channels": 4, "causal_channels": 4, "causal_blocks": 1}
+    model = flowvae.vae((3, 6, 5), likelihood="causal", levels=256, **small)
+    assert model.levels == 256
+    images = torch.randint(256, (2, 3, 6, 5)) / 255
+    model.initialize(images)
+    assert torch.isfinite(flowvae.elbo(model(images))).all()
+    assert flowvae.vae(SHAPE, likelihood="causal", **small).levels == 2
+
+
 def test_what_is_not_said_is_the_default():
     model = flowvae.vae(SHAPE)
     assert isinstance(model.posterior, GaussianPosterior)
@@ -253,6 +264,9 @@ def test_what_is_not_said_is_the_default():
         ),
         ({"flow": planar(), "posterior": "iaf"}, "transforms a Gaussian; omit posterior"),
         ({"flow": planar(), "posterior": Laplacian()}, "transforms a Gaussian; omit posterior"),
+        ({"levels": 256}, "levels is 256, and pixels of this likelihood take 2 values"),
+        ({"levels": 2, "likelihood": RealPixels()}, "pixels of this likelihood take any value"),
+        ({"levels": 1, "likelihood": "causal"}, "levels is 1; it must be 2 to"),
         ({"latnet": 3}, "no option 'latnet'; did you mean latent"),
         ({"hidden": 3}, "hidden has no effect with posterior gaussian"),
         ({"posterior": "realnpv"}, "posterior is 'realnpv'; did you mean realnvp"),

@@ -62,6 +62,7 @@ def test_own_images(tmp_path):
     assert defined["strange"].min() > defined["costs"].max()
 
 
+@pytest.mark.slow
 def test_few_labels(tmp_path):
     defined = run("few-labels.md", tmp_path)
     assert len(defined["found"]) == 600
@@ -69,6 +70,7 @@ def test_few_labels(tmp_path):
     assert (tmp_path / "labels.csv").exists()
 
 
+@pytest.mark.slow
 def test_repair(tmp_path):
     defined = run("repair.md", tmp_path)
     assert len(defined["mean"]) == 600

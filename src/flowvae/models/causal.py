@@ -66,7 +66,7 @@ def causal_network(
         if data.shape[0] != 1:
             raise UserError(
                 f"images have {data.shape[0]} channels; of binary pixels, the causal network needs 1; "
-                "omit binarization with --binarization none"
+                "omit binarization with --binarization none, or in Python choose levels=256"
             )
         return CausalSymbols(data.shape[1:], channels, blocks, condition, orders, patch)
     return CausalMixture(

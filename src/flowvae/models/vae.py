@@ -16,7 +16,7 @@ from flowvae.densities import (
     Posterior,
     Prior,
 )
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
 from flowvae.models.autoencoder import ELBO, VAE, ImportanceWeighted
 from flowvae.models.base import evaluating
@@ -42,6 +42,8 @@ from flowvae.models.priors import NormalOptions, PriorOptions, RealNVPPriorOptio
 from flowvae.networks.convolutional import STRIDE, fewer
 from flowvae.networks.labels import table
 from flowvae.parts import MOST, WIDEST, Part, from_dict, ranged, training_only
+
+MOST_LEVELS = 2**16
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def vae(
     prior: Prior | str = "normal",
     likelihood: Likelihood | str = "bernoulli",
     classes: int = 0,
+    levels: int | None = None,
     **options: Any,
 ) -> VAE:
     """Build a variational autoencoder for images of ``shape`` (C, H, W) from named parts and your own.
@@ -192,10 +195,13 @@ def vae(
         likelihood: p(x|z), or its name.
         classes: K, number of classes, for a model of images given their labels, p(x|y). A prior of your own
             then takes labels, and a decoder or likelihood codes [..., D + K] that end with the one-hot label.
+        levels: number of values, evenly spaced from 0 to 1, that a pixel takes: 256 for a causal likelihood
+            of 8-bit images. By default that of the likelihood, 2 for a causal one.
         options: other options, by the names that ``flowvae train vae --help`` lists.
 
     Raises:
-        UserError: for an unknown option, or two parts of which one would replace the other.
+        UserError: for an unknown option, two parts of which one would replace the other, or a likelihood for
+            another number of levels.
 
     >>> from flowvae.flows import Planar
     >>> model = vae((1, 28, 28), latent=8, flow=Planar(8, transformations=4, amortized=True))
@@ -212,7 +218,13 @@ def vae(
     named = {name: value for name, value in given.items() if isinstance(value, str)}
     made = {name: value for name, value in given.items() if not isinstance(value, str)}
     described = from_dict(VAEOptions, {**named, **options})
-    return described.with_parts(shape, encoder=encoder, flow=flow, classes=classes, **made)
+    if levels is not None:
+        check_range("levels", levels, 2, MOST_LEVELS)
+    model = described.with_parts(shape, encoder=encoder, flow=flow, classes=classes, levels=levels, **made)
+    if levels not in (None, model.levels):
+        values = "any value" if model.levels is None else f"{model.levels} values"
+        raise UserError(f"levels is {levels}, and pixels of this likelihood take {values}; choose another")
+    return model
 
 
 # Measured for models with many more multiplications per image, which take fewer images per step.

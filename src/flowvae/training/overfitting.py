@@ -6,6 +6,8 @@ train, then depend on their number, which validation knows and no preset does.
 
 import math
 
+from torch import nn
+
 from flowvae.networks.dropout import Dropout, raise_dropout
 from flowvae.training.checkpoint import State
 from flowvae.training.players import has_one_loss
@@ -36,13 +38,20 @@ def regularize(state: State) -> str:
     """
     found = f"step {state.step:,}: no better validation since step {state.level_best_step:,}"
     helped = state.level_best <= state.best
-    dropout = any(isinstance(part, Dropout) for part in state.model.modules())
-    state.ended = not (helped and dropout and state.level + 1 < len(DROPOUT))
-    if state.ended:
+    higher = _higher_level(state.model)
+    if not helped or higher is None:
+        state.ended = True
         return f"{found}; training ends"
-    state.level, state.level_best, state.level_best_step = state.level + 1, math.inf, state.step
+    state.level, state.level_best, state.level_best_step = higher, math.inf, state.step
     set_dropout(state)
     return f"{found}; dropout is now {DROPOUT[state.level]:g}"
+
+
+def _higher_level(model: nn.Module) -> int | None:
+    """Return the first level that raises some dropout of the model; None if there is none."""
+    own = (part.probability for part in model.modules() if isinstance(part, Dropout))
+    lowest = min(own, default=math.inf)
+    return next((level for level, probability in enumerate(DROPOUT) if probability > lowest), None)
 
 
 def set_dropout(state: State) -> None:
