@@ -128,6 +128,14 @@ def test_pictures_one_by_one(workspace):
     assert succeeds("sample", "flow", "--out", "grid.png") == "grid.png: means of p(x|z)\n"
 
 
+def test_older_pictures_are_kept_and_counted(workspace):
+    succeeds("sample", "flow", "--images", 12, "--out", "samples")
+    assert flowvae("sample", "flow", "--images", 12, "--out", "samples").err == ""
+    said = flowvae("sample", "flow", "--images", 3, "--out", "samples").err
+    assert said == "flowvae: warning: samples contains 12 other images, from before\n"
+    assert len(contents(workspace / "samples")) == 15
+
+
 def test_names_stay_inside_the_directory(tmp_path):
     save_images({"images": torch.zeros(2, 3, 4, 4)}, ["../../up.png", "/etc/passwd"], tmp_path / "out")
     assert set(contents(tmp_path)) == {"out", "out/up.png", "out/etc", "out/etc/passwd.png"}

@@ -189,6 +189,18 @@ def write_state(run: Path) -> None:
         trained_state(moved_model()).save(run, metrics)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_metrics_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    metrics = (tmp_path / "metrics.jsonl").open("ab")
+    metrics.write(b"{}")
+    with pytest.raises(OSError, match="No space") as caught:
+        trained_state(moved_model()).save(tmp_path, metrics)
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+    with pytest.raises(OSError, match="No space"):
+        metrics.close()
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "config.json": lambda run: revise(Run(run), CONFIG),
     "evaluation.json": lambda run: write_json(run / "evaluation.json", {"nll": 80.0}),

@@ -15,6 +15,7 @@ from flowvae.data import load_dataset
 from flowvae.errors import UserError
 from flowvae.evaluation import sample_quality as quality
 from flowvae.evaluation.sample_quality import (
+    balls_around,
     check_comparable,
     class_coverage,
     density_and_coverage,
@@ -73,20 +74,20 @@ def test_density_and_coverage_count_balls():
     distances = torch.cdist(real, real)
     radii = distances.sort(1).values[:, 3]
     balls = torch.cdist(samples, real) < radii
-    density, coverage = density_and_coverage(samples, real, neighbours=3)
+    density, coverage = density_and_coverage(samples, balls_around(real, 3))
     assert density == pytest.approx(balls.sum().item() / 3 / 23)
     assert coverage == pytest.approx(balls.any(0).float().mean().item())
 
 
 def test_equal_distributions_have_the_expected_density_and_coverage():
-    density, coverage = density_and_coverage(points(2000, 0), points(2000, 1))
+    density, coverage = density_and_coverage(points(2000, 0), balls_around(points(2000, 1)))
     assert density == pytest.approx(1, abs=0.06)
     assert coverage == pytest.approx(1 - 2**-5, abs=0.02)
 
 
 def test_a_lost_mode_lowers_coverage_and_not_density():
     modes = torch.cat([points(500, 0), points(500, 1, mean=20)])
-    density, coverage = density_and_coverage(points(1000, 2), modes)
+    density, coverage = density_and_coverage(points(1000, 2), balls_around(modes))
     assert density > 0.9
     assert coverage == pytest.approx(0.5, abs=0.03)
 

@@ -1,6 +1,7 @@
 """Generated images as files of their own: a directory of PNGs, or one .npz."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
     """Save images [N, C, H, W] in [0, 1] of one or more groups, the same ``names`` for each group.
 
     An .npz file has an array for each group (float32), ``names``, and the ``notes``. In a directory, an image
-    is ``NAME.png`` of 8 bits; of several groups, ``GROUP/NAME.png``.
+    is ``NAME.png`` of 8 bits; of several groups, ``GROUP/NAME.png``. A warning counts other PNG files there,
+    such as those of an earlier call.
 
     Raises:
         UserError: if two images would have one file, or a file cannot have the name of its image.
@@ -65,6 +67,11 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as partial:
                 Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(partial, "PNG")
+    for folder in sorted({file.parent for file in places}):
+        others = set(folder.glob("*.png")).difference(places)
+        if others:
+            found = "another image" if len(others) == 1 else f"{len(others):,} other images"
+            print(f"flowvae: warning: {folder} contains {found}, from before", file=sys.stderr)
 
 
 def save_arrays(out: Path, **arrays: np.ndarray) -> None:

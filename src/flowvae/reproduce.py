@@ -334,9 +334,16 @@ def reproduce_table(
     if stopped.is_set():
         raise KeyboardInterrupt
     if failed:
-        logs = ", ".join(str(row.log) for row in failed)
+        why = "; ".join(f"{row.log}: {_last_line(row.log)}" for row in failed)
         rows_failed = "1 row" if len(failed) == 1 else f"{len(failed)} rows"
-        raise UserError(f"{rows_failed} failed; see {logs}, then run the same command again")
+        raise UserError(f"{rows_failed} failed ({why}); run the same command again")
+
+
+def _last_line(log: Path) -> str:
+    """Return what the last process of a row said at its end."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    said = (line.removeprefix("flowvae: ").strip() for line in reversed(lines))
+    return next(filter(None, said), "it said nothing")
 
 
 def _keep_result(row: Row, request: Request, scores: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import math
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -117,27 +117,41 @@ class _Given(nn.Module):
         return features
 
 
-def density_and_coverage(features: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+class Balls(NamedTuple):
+    """Balls around features of real images, each of which reaches to its k-th neighbour among them."""
+
+    centers: Tensor
+    """[N, F]"""
+    squared_radii: Tensor
+    """[N]"""
+    neighbours: int
+    """k"""
+
+
+def balls_around(real: Tensor, neighbours: int = NEIGHBOURS) -> Balls:
+    """Return the balls around features [N, F] of real images; ``neighbours``: k."""
+    # The first neighbour is the image itself.
+    return Balls(real, nearest(real, real, neighbours + 1).distances[:, -1], neighbours)
+
+
+def density_and_coverage(features: Tensor, balls: Balls) -> tuple[float, float]:
     """Compute density and coverage of samples (Naeem et al. 2020, arXiv 2002.09797, equations 2 and 3).
 
-    A real image has a ball that reaches to its k-th neighbour among real images. Density is the mean number
-    of balls around a sample, over k, and coverage the share of balls with a sample in them. Of two equal
-    distributions, density is 1 in expectation, and coverage about 1 - 2^-k.
+    Density is the mean number of balls around a sample, over k, and coverage the share of balls with a sample
+    in them. Of two equal distributions, density is 1 in expectation, and coverage about 1 - 2^-k.
 
     Args:
         features: of samples, [M, F].
-        real: of real images, [N, F].
-        neighbours: k.
+        balls: those of real images.
     """
-    radii = nearest(real, real, neighbours + 1).distances[:, -1]  # the first is the image itself
     inside = torch.zeros(len(features))
-    covered = torch.zeros(len(real), dtype=torch.bool)
+    covered = torch.zeros(len(balls.centers), dtype=torch.bool)
     for start in range(0, len(features), AT_ONCE):
         few = features[start : start + AT_ONCE]
-        within = torch.cdist(few, real).square() < radii
+        within = torch.cdist(few, balls.centers).square() < balls.squared_radii
         inside[start : start + AT_ONCE] = within.sum(1).float()
         covered |= within.any(0)
-    return inside.mean().item() / neighbours, covered.float().mean().item()
+    return inside.mean().item() / balls.neighbours, covered.float().mean().item()
 
 
 def class_coverage(features: Tensor, real: Tensor, network: FeatureNetwork | None = None) -> float:
@@ -184,11 +198,12 @@ def sample_quality(
         if len(images) < LEAST_IMAGES:
             raise UserError(f"{len(images)} {name} are too few to compare; give {LEAST_IMAGES} or more")
     of_test = features_of(test, network)
+    balls = balls_around(of_test)
     found: dict[str, Any] = {}
     for suffix, images in (("", samples), ("_of_real", valid)):
         features = features_of(images, network)
         distance, deviation = kernel_distance(features, of_test)
-        density, coverage = density_and_coverage(features, of_test)
+        density, coverage = density_and_coverage(features, balls)
         measured = {
             "frechet_distance": frechet_distance(features, of_test),
             "kernel_distance": distance,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import flowvae
 from flowvae.data.cache import cache_folder
 from flowvae.evaluation.scoring import score
 from flowvae.explorer.explored import Explored, seeded
@@ -71,7 +72,8 @@ class Reference:
     @property
     def _path(self) -> Path:
         """The file of the cache, whose name depends on all that the scores depend on."""
-        parts = hashlib.sha256(f"{self.run.config.model}, {self.samples}, {PIECE}".encode())
+        asked = f"{flowvae.__version__}, {self.run.config.model}, {self.samples}, {PIECE}"
+        parts = hashlib.sha256(asked.encode())
         for tensor in (*self.run.model.state_dict().values(), self.images):
             parts.update(tensor.cpu().contiguous().numpy().tobytes())
         return cache_folder() / "explorer" / f"{parts.hexdigest()[:32]}.npy"

@@ -1,6 +1,6 @@
 """Runs, which are directories: reading, writing and comparing them."""
 
-from flowvae.runs.files import read_json, reason, replacing, sync, write_json
+from flowvae.runs.files import naming, read_json, reason, replacing, sync, write_json
 from flowvae.runs.folder import (
     ANNEALED_EVALUATION,
     ANNEALED_SCORES,
@@ -41,6 +41,7 @@ __all__ = [
     "load",
     "load_part",
     "load_weights",
+    "naming",
     "read_json",
     "read_metrics",
     "reason",

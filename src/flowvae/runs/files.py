@@ -25,13 +25,22 @@ LEFT_OVER = 3600.0  # seconds without a write after which a partial file counts 
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Make an OSError inside name ``path``; if a disk is full, it names no file by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path`` to write to, which replaces ``path`` on success.
 
     The contents are on the disk before the name is, and the name before the end: a power failure leaves the
     old file or the new one. If several processes write the same file, the last to finish wins. Temporary
-    files of killed processes are removed after an hour. An OSError is made to name ``path``: by itself it
-    names the temporary file, or, if the disk is full, no file.
+    files of killed processes are removed after an hour. An OSError names ``path``, not the temporary file.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -44,13 +53,11 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     partial = partial_name(path)
     try:
-        yield partial
-        sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
-    except OSError as error:
-        error.filename = str(path)
-        raise
+        with naming(path):
+            yield partial
+            sync(partial)
+            os.replace(partial, path)
+            sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never created
             partial.unlink()

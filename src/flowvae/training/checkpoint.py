@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 from flowvae.models import Model
-from flowvae.runs import BEGUN, judged_by, read_metrics, reason, replacing, sync
+from flowvae.runs import BEGUN, judged_by, naming, read_metrics, reason, replacing, sync
 from flowvae.training.finite import broken, diverged
 from flowvae.training.form import fitted
 from flowvae.training.players import Player
@@ -94,8 +94,9 @@ class State:
 
     def save(self, run: Path, metrics: BinaryIO) -> None:
         """Write the state, with the length of metrics.jsonl, atomically, once that file is on the disk."""
-        metrics.flush()
-        os.fsync(metrics.fileno())
+        with naming(metrics.name):
+            metrics.flush()
+            os.fsync(metrics.fileno())
         self.metrics_bytes = metrics.tell()
         values = {
             "model": self.model.state_dict(),

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from flowvae.runs import naming
 from flowvae.training.checkpoint import State
 from flowvae.training.progress import Display
 
@@ -78,7 +79,8 @@ class Records:
             **more,
         }
         if self._accelerator.is_main_process:
-            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+            with naming(self._file.name):
+                self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+                self._file.flush()
         logged = {f"{split}/{name}": record[name] for name in record if name not in ("split", "step")}
         self._accelerator.log(logged, step=state.step)
