@@ -32,11 +32,12 @@ from flowvae.config_files import read_config, read_rows
 from flowvae.explorer.explored import open_runs
 from flowvae.figures import draw_curves
 from flowvae.hub import from_pretrained, model_card
-from flowvae.reproduce import TABLES, Row
+from flowvae.reproduce import Row
 from flowvae.runs import Run, create, judged_by, read_metrics, write_json, write_weights
 from flowvae.runs.capability import label_of
 from flowvae.runs.scores import read_scores, write_unfinished
 from flowvae.runs.table import comma_separated, compare, markdown
+from flowvae.tables import TABLES
 from flowvae.training.checkpoint import State
 
 RUN = Path("run")

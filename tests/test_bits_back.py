@@ -12,7 +12,7 @@ import pytest
 from command_line import NUM_TEST, flowvae, is_refusal, succeeds
 
 from flowvae import bits_back
-from flowvae.reproduce import Variant
+from flowvae.tables import Variant
 
 pytest.importorskip("constriction")
 GENERAL = {"png", "webp", "xz", "bz2"}

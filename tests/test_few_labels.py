@@ -11,8 +11,8 @@ import flowvae as package
 from flowvae import few_labels, load_dataset
 from flowvae.few_labels import Few
 from flowvae.models import registry
+from flowvae.models.class_and_code import SemiSupervised
 from flowvae.models.registry import build_model, preset
-from flowvae.models.semi_supervised import SemiSupervised
 from flowvae.runs import read_json
 from flowvae.training.loop import all_images
 from flowvae.training.seeding import seed_everything

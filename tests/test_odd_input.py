@@ -24,11 +24,12 @@ from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.registry import build_model
 from flowvae.models.vae import VAEOptions
 from flowvae.parts import choices, names
-from flowvae.reproduce import TABLES, Row
+from flowvae.reproduce import Row
 from flowvae.runs import Run, load, read_metrics
 from flowvae.runs.formats import written
 from flowvae.runs.table import collect as collected
 from flowvae.runs.table import comma_separated, markdown, write_table
+from flowvae.tables import TABLES
 
 LONG = "x" * 100_000
 few = settings(

@@ -14,8 +14,10 @@ from made_runs import CONFIG, SPEC
 from flowvae import figures
 from flowvae.cli import train
 from flowvae.errors import UserError
-from flowvae.reproduce import TABLES, Budget, Row, Variant, reproduce_figure, reproduce_table
+from flowvae.figure1 import reproduce_figure
+from flowvae.reproduce import Budget, Row, reproduce_table
 from flowvae.runs import claim, read_json, read_metrics
+from flowvae.tables import TABLES, Variant
 from flowvae.training.finite import DIVERGED
 
 VARIANTS = {"realnvp-2": TABLES["table1"]["realnvp-2"]}

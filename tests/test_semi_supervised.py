@@ -23,15 +23,12 @@ from flowvae.densities import BernoulliLikelihood, GaussianPosterior, StandardNo
 from flowvae.errors import UserError
 from flowvae.evaluation import log_marginal
 from flowvae.evaluation.calibration import calibration_error
+from flowvae.models.class_and_code import ImageAndLabel, SemiSupervised
 from flowvae.models.classification import divergence, information_loss, smoothness_loss
 from flowvae.models.labels import draw_labelled
 from flowvae.models.registry import preset
-from flowvae.models.semi_supervised import (
-    ImageAndLabel,
-    SemiSupervised,
-    SemiSupervisedOptions,
-    Stacked,
-)
+from flowvae.models.semi_supervised import SemiSupervisedOptions
+from flowvae.models.stacked import Stacked
 from flowvae.models.vae import VAEOptions
 from flowvae.parts import revised, shaping
 from flowvae.runs import Run, read_json

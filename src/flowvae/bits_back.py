@@ -27,11 +27,12 @@ from flowvae.errors import check_range
 from flowvae.evaluation.likelihood import bounds
 from flowvae.models import Bounded, CompressibleWithCode, Scored
 from flowvae.parts import MOST
-from flowvae.reproduce import Budget, Row, Variant, reproduce_table
+from flowvae.reproduce import Budget, Row, reproduce_table
 from flowvae.runs import Run
 from flowvae.runs.folder import WEIGHTS
 from flowvae.runs.table import markdown, titles
 from flowvae.systems import GREY
+from flowvae.tables import Variant
 
 RUNS = ("runs/table1/runs/vae-seed0", "runs/table1/runs/realnvp-20-seed0", "density-mnist")
 TRAINED = {

@@ -22,9 +22,10 @@ from flowvae.evaluation.imputed import missing_scores
 from flowvae.models import Bounded, Completing, Model
 from flowvae.networks import Decoder, Encoder, VectorCode
 from flowvae.parts import MOST
-from flowvae.reproduce import Budget, Variant, reproduce_table
+from flowvae.reproduce import Budget, reproduce_table
 from flowvae.runs.capability import needs
 from flowvae.runs.table import markdown
+from flowvae.tables import Variant
 
 MASKS = ("0.25", "0.5", "14x14")
 """pixels to hide, as the option hide has them"""

@@ -24,9 +24,10 @@ from flowvae.evaluation.sample_quality import LEAST_IMAGES, check_comparable
 from flowvae.models import Bounded, Generating, Scored
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
-from flowvae.reproduce import Budget, Row, Variant, reproduce_table
+from flowvae.reproduce import Budget, Row, reproduce_table
 from flowvae.runs import Run
 from flowvae.runs.table import markdown, read_measured
+from flowvae.tables import Variant
 
 BINARY = {
     name: Variant(name)

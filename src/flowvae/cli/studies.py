@@ -113,7 +113,9 @@ def reproduce(
             )
         _reproduce_wu_table1(out, rows, data, epochs, minutes, distributions, images)
         return
-    from flowvae.reproduce import TABLES, Budget, read_variants, reproduce_figure, reproduce_table
+    from flowvae.figure1 import reproduce_figure
+    from flowvae.reproduce import Budget, reproduce_table
+    from flowvae.tables import TABLES, read_variants
 
     table = "table1" if what == "figure1" else Path(what).stem
     out = out or Path("runs") / table
