@@ -20,6 +20,7 @@ def data(tmp_path, monkeypatch):
     return "tiny.npz"
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_models_and_baselines_fill_in(data, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     words = ["reproduce", "missing", "--data", data, "--epochs", 2, "--samples", 20, "--images", 20]
