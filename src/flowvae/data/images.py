@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from flowvae.config import Marker
-from flowvae.data.arrays import ValueRange, are_marked, to_255
+from flowvae.data.arrays import AT_ONCE, ValueRange, are_marked, to_255
 from flowvae.data.reading import open_file, unreadable
 from flowvae.errors import UserError
 
@@ -32,6 +32,8 @@ LYING = {5, 6, 7, 8}
 """orientations of EXIF in which width and height are swapped"""
 MAX_PIXELS = 64 * 2**20
 """largest number of pixels of one image; a small file can claim more than fits in memory"""
+ANIMATED = {"GIF", "WEBP"}
+"""formats of which Pillow keeps four copies while it decodes; they may have half as many pixels"""
 MAX_METADATA = 2**16
 """largest number of bytes of EXIF data, which fit into one segment of a JPEG"""
 
@@ -103,7 +105,8 @@ def decode(
             )
         with _readable(where):
             turn_upright(image)
-            return _as_array(image, channels, box, None if side is None else (side, side))
+            part = image if box is None else image.crop(box)
+            return _as_array(_resized(flattened(part, channels), None if side is None else (side, side)))
 
 
 def decode_pages(
@@ -128,19 +131,32 @@ def decode_pages(
         for page in _pages(image, file, value_range):
             with _readable(file):
                 # A copy: turning the file's own image would affect its later pages.
-                upright = page.copy() if getattr(page, "n_frames", 1) > 1 else page
+                turned = getattr(page, "n_frames", 1) > 1 and _orientation(page) != 1
+                upright = page.copy() if turned else page
                 turn_upright(upright)
-                missing = _are_marked(upright, marker)
                 if value_range is None or upright.info[DEEP_COLOUR]:
-                    pixels = _as_array(upright, channels, None, sides)
+                    pixels = _as_array(_resized(flattened(upright, channels), sides))
                 else:
-                    pixels = _scaled(upright, file, channels, sides, value_range, missing)
-                if missing.any():
-                    share = _resized(Image.fromarray(missing.astype(np.float32)), sides)
-                    known = (np.asarray(share) == 0)[None]
-                else:
+                    layers = (
+                        _resized(_scaled(upright, file, channels, number, value_range, marker), sides)
+                        for number in range(channels)
+                    )
+                    pixels = np.concatenate([_as_array(layer) for layer in layers])
+                if marker is None:
                     known = np.ones((1, *pixels.shape[1:]), np.bool_)
+                else:
+                    known = _are_known(upright, marker, sides)
             yield pixels * known, known
+
+
+def _are_known(image: Image.Image, marker: Marker, sides: Sides | None) -> np.ndarray:
+    """Return which pixels of the image resized average no missing one, bool [1, H, W]."""
+
+    def missing(tile: Image.Image) -> Image.Image:
+        return Image.fromarray(_are_marked(tile, marker).astype(np.float32))
+
+    share = _resized(_converted(image, "F", missing), sides)
+    return _as_array(share, np.ceil) == 0
 
 
 def _are_marked(image: Image.Image, marker: Marker | None) -> np.ndarray:
@@ -163,31 +179,59 @@ def opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def _as_array(image: Image.Image, channels: int, box: Box | None, sides: Sides | None) -> np.ndarray:
-    pixels = opaque(image).convert("L" if channels == 1 else "RGB")
-    if box is not None:
-        pixels = pixels.crop(box)
-    array = np.asarray(_resized(pixels, sides))
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+def flattened(image: Image.Image, channels: int) -> Image.Image:
+    """Return the image without transparency: grey if ``channels`` is 1, RGB if 3."""
+    mode = "L" if channels == 1 else "RGB"
+    return _converted(image, mode, lambda tile: opaque(tile).convert(mode))
 
 
 def _scaled(
     image: Image.Image,
     where: object,
     channels: int,
-    sides: Sides | None,
+    number: int,
     value_range: ValueRange,
-    missing: np.ndarray,
-) -> np.ndarray:
-    """Do as `_as_array` for any number of bits: scale, then resize. Missing pixels may have any value."""
-    if image.mode in EIGHT_BIT_MODES:
-        bands = opaque(image).convert("L" if channels == 1 else "RGB").split()
-    else:
-        bands = (image,) * channels
-    known = (np.where(missing, value_range[0], np.asarray(band)) for band in bands)
-    scaled = (to_255(where, band, value_range) for band in known)
-    layers = (Image.fromarray(values.astype(np.float32)) for values in scaled)
-    return np.stack([np.rint(np.asarray(_resized(layer, sides))).astype(np.uint8) for layer in layers])
+    marker: Marker | None,
+) -> Image.Image:
+    """Return one of the channels with any number of bits, scaled; missing pixels may have any value."""
+
+    def scale(tile: Image.Image) -> Image.Image:
+        band = flattened(tile, channels).getchannel(number) if tile.mode in EIGHT_BIT_MODES else tile
+        known = np.where(_are_marked(tile, marker), value_range[0], np.asarray(band))
+        return Image.fromarray(to_255(where, known, value_range).astype(np.float32))
+
+    return _converted(image, "F", scale)
+
+
+def _tiles(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
+    """Yield parts of the image, each with its left and top: several copies of all could be gigabytes."""
+    width, height = image.size
+    if width * height <= AT_ONCE:
+        yield 0, 0, image
+        return
+    wide, tall = min(width, AT_ONCE), max(1, AT_ONCE // width)
+    for top in range(0, height, tall):
+        for left in range(0, width, wide):
+            yield left, top, image.crop((left, top, min(left + wide, width), min(top + tall, height)))
+
+
+def _converted(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return the image with every part converted."""
+    image.load()  # before there is more in memory
+    result = Image.new(mode, image.size)
+    for left, top, tile in _tiles(image):
+        result.paste(convert(tile), (left, top))
+    return result
+
+
+def _as_array(image: Image.Image, whole: np.ufunc = np.rint) -> np.ndarray:
+    """Return uint8 [C, H, W]; numbers that are not whole become so, by default the nearest."""
+    result = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for left, top, tile in _tiles(image):
+        part = np.s_[top : top + tile.height, left : left + tile.width]
+        values = np.atleast_3d(np.asarray(tile))
+        result[part] = whole(values) if tile.mode == "F" else values
+    return result.transpose(2, 0, 1)
 
 
 def _resized(image: Image.Image, sides: Sides | None) -> Image.Image:
@@ -309,8 +353,8 @@ def _opened(
 
 
 def _check_form(image: Image.Image, where: object, value_range: ValueRange | None) -> None:
-    if math.prod(image.size) > MAX_PIXELS:
-        raise _too_large(where)
+    if math.prod(image.size) > most_pixels(image):
+        raise _too_large(where, most_pixels(image))
     raw = [str(tile[3]) for tile in getattr(image, "tile", ())] if image.format in ("PNG", "TIFF") else []
     image.info[DEEP_COLOUR] = image.mode in EIGHT_BIT_MODES and any(";16" in mode for mode in raw)
     if image.info[DEEP_COLOUR]:
@@ -331,8 +375,13 @@ def _check_form(image: Image.Image, where: object, value_range: ValueRange | Non
         )
 
 
-def _too_large(where: object) -> UserError:
-    return UserError(f"{where} has more than {MAX_PIXELS / 2**20:g} megapixels; make it smaller or remove it")
+def most_pixels(image: Image.Image) -> int:
+    """Return the largest number of pixels of an image of its format."""
+    return MAX_PIXELS // 2 if image.format in ANIMATED else MAX_PIXELS
+
+
+def _too_large(where: object, most: int = MAX_PIXELS) -> UserError:
+    return UserError(f"{where} has more than {most / 2**20:g} megapixels; make it smaller or remove it")
 
 
 def _sides(size: tuple[int, int]) -> str:

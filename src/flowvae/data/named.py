@@ -93,14 +93,15 @@ def _read_files(files: list[tuple[str, Path]], spec: DataSpec, config: DataConfi
     masks: list[Tensor] = []
     for name, file in files:
         sides = None if config.image_size is None else (height, width)
-        pages = list(images.decode_pages(file, channels, sides, config.value_range, config.marker))
-        for number, (pixels, known) in enumerate(pages, 1):
+        pages = len(images.read_headers(file, config.value_range))
+        decoded = images.decode_pages(file, channels, sides, config.value_range, config.marker)
+        for number, (pixels, known) in enumerate(decoded, 1):
             if pixels.shape[1:] != (height, width):
                 raise UserError(
                     f"{file} has {pixels.shape[2]} x {pixels.shape[1]} pixels, and the model was trained on "
                     f"{width} x {height}; resize it"
                 )
-            names.append(name if len(pages) == 1 else f"{name}#{number}")
+            names.append(name if pages == 1 else f"{name}#{number}")
             read.append(seen(torch.from_numpy(np.array(pixels)), config.binarization, seed))
             masks.append(torch.from_numpy(known).expand(spec.shape))
         check_memory(file, 4 * len(read) * channels * height * width)

@@ -14,7 +14,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from flowvae.data.images import EIGHT_BIT_MODES, MAX_PIXELS, opaque, open_image, silent_libtiff, turn_upright
+from flowvae.data.images import (
+    EIGHT_BIT_MODES,
+    MAX_PIXELS,
+    flattened,
+    most_pixels,
+    open_image,
+    silent_libtiff,
+    turn_upright,
+)
 from flowvae.errors import UserError
 
 T = TypeVar("T")
@@ -110,11 +118,11 @@ def _decoded(path: Path, use: Callable[[Image.Image], T]) -> T:
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here, before anything is decoded
         try:
             with path.open("rb") as file, open_image(file) as opened:
-                size, mode = opened.size, opened.mode
-                if math.prod(size) <= MAX_PIXELS and mode in EIGHT_BIT_MODES:
+                size, mode, most = opened.size, opened.mode, most_pixels(opened)
+                if math.prod(size) <= most and mode in EIGHT_BIT_MODES:
                     return use(opened)
         except Image.DecompressionBombError:
-            size, mode = None, None
+            size, mode, most = None, None, MAX_PIXELS
         except Exception:  # each of Pillow's formats has errors of its own
             raise UserError(
                 "the file cannot be read as an image; upload a PNG, JPEG, or another image"
@@ -122,14 +130,14 @@ def _decoded(path: Path, use: Callable[[Image.Image], T]) -> T:
     if mode is not None and mode not in EIGHT_BIT_MODES:
         raise UserError(f"the image has more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
     said = f"{size[0]:,} x {size[1]:,} pixels" if size else "too many pixels"
-    raise UserError(f"the image has {said}, more than {MAX_PIXELS / 2**20:g} megapixels; make it smaller")
+    raise UserError(f"the image has {said}, more than {most / 2**20:g} megapixels; make it smaller")
 
 
 def _flattened(picture: Image.Image, channels: int) -> Image.Image:
     """Upright, without transparency, of one or three channels; a JPEG is reduced while it is decoded."""
     picture.draft("L" if channels == 1 else "RGB", (512, 512))
     turn_upright(picture)
-    return opaque(picture).convert("L" if channels == 1 else "RGB")
+    return flattened(picture, channels)
 
 
 def _border_of(picture: Image.Image) -> int | tuple[int, ...]:
