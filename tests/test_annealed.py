@@ -169,10 +169,10 @@ def test_weights_estimate_the_normalizing_constant_in_both_directions():
 def test_the_estimate_is_exact_for_a_linear_gaussian_model(start):
     model = linear_gaussian(exact=False, shift=0.5, stretch=0.6)  # a poor q(z|x), too narrow
     images, exact = images_and_exact_value(model, 3)
-    annealing = Annealing(chains=4000, distributions=400, leapfrog_steps=3, start=start)
+    annealing = Annealing(chains=1000, distributions=400, leapfrog_steps=3, start=start)
     found = annealed_importance_sampling(model, images, annealing, torch.Generator().manual_seed(0))
     assert found.log_prob.dtype == torch.float64
-    torch.testing.assert_close(found.log_prob, exact, atol=0.02, rtol=0)
+    torch.testing.assert_close(found.log_prob, exact, atol=0.05, rtol=0)
 
 
 def test_few_distributions_bound_the_exact_value_from_both_sides():

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.densities import CausalLikelihood, CausalSymbols
-from flowvae.densities.causal_symbols import to_images, to_symbols
+from flowvae.densities.causal_symbols import _bits, to_symbols
 from flowvae.errors import UserError
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.likelihoods import CausalLikelihoodOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.vae import VAEOptions
 from flowvae.networks import GatedBlock
+from flowvae.networks.convolutional import depth_to_space
 from flowvae.networks.orders import ORDERS, turn, turn_back
 
 CONDITION = 3
@@ -44,7 +45,7 @@ def test_symbols_are_the_patches():
     images = binary(7, 1, 6, 8)
     symbols = to_symbols(images)
     assert symbols.shape == (7, 3, 4)
-    assert torch.equal(to_images(symbols).double(), images)
+    assert torch.equal(depth_to_space(_bits(symbols, 2), 2).double(), images)
     assert len(to_symbols(every_image(2, 2)).unique()) == 16
 
 

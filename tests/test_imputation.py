@@ -81,10 +81,10 @@ def test_completions_are_draws_from_the_exact_conditional(exact, row):
     model = linear_gaussian(exact)
     weight, known = weight_of(model), MASKS[row]
     image = drawn_images(model)[row]
-    repeated = image.expand(500, *SHAPE)
+    repeated = image.expand(250, *SHAPE)
     found = model.impute(repeated, known.view(SHAPE).expand_as(repeated), 1, 2000, seeded())
     assert (found.images[0].flatten(1)[:, known] == image.flatten()[known]).all()
-    drawn = found.images[0].flatten(1)[:, ~known]  # [500, missing]: one completion of each of 500 copies
+    drawn = found.images[0].flatten(1)[:, ~known]  # [250, missing]: one completion of each of 250 copies
     mean, covariance = conditional(weight, image, known)
     error = covariance.diagonal().sqrt() / math.sqrt(len(drawn))
     assert ((drawn.mean(0) - mean).abs() < 4 * error).all()
@@ -140,7 +140,7 @@ def test_without_weights_a_wrong_posterior_fills_in_wrongly():
     """What resampling is there for: the test above could otherwise pass by itself."""
     model = linear_gaussian(exact=False)
     known, image = MASKS[0], drawn_images(model)[0]
-    repeated = image.expand(2000, *SHAPE)
+    repeated = image.expand(800, *SHAPE)
     found = model.impute(repeated, known.view(SHAPE).expand_as(repeated), 1, 1, seeded())
     drawn = found.images[0].flatten(1)[:, ~known]
     mean, covariance = conditional(weight_of(model), image, known)

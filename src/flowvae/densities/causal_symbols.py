@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowvae.networks import CausalNetwork
 from flowvae.networks.causal import PATCH, CausalBlock, centered
-from flowvae.networks.convolutional import depth_to_space, fewer, padded, space_to_depth
+from flowvae.networks.convolutional import fewer, padded, space_to_depth
 from flowvae.networks.orders import each_by_its_order, turn
 
 
@@ -22,15 +22,6 @@ def to_symbols(images: Tensor, patch: int = PATCH) -> Tensor:
     """
     bits = space_to_depth(images, patch).round().long()
     return (bits << _places(bits, patch)).sum(1)
-
-
-def to_images(symbols: Tensor, patch: int = PATCH) -> Tensor:
-    """Invert `to_symbols`, as float32.
-
-    >>> to_images(torch.tensor([[[14]]]))
-    tensor([[[[0., 1.], [1., 1.]]]])
-    """
-    return depth_to_space(_bits(symbols, patch), patch)
 
 
 def _bits(symbols: Tensor, patch: int) -> Tensor:
