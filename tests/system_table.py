@@ -331,6 +331,7 @@ TABLE: dict[str, Row] = {
             "classification_weight": 2.0,
             "smoothness_weight": 1.0,
             "smoothness_radius": 0.5,
+            "information_weight": 0.5,
             "gamma": 0.0,
             "burn_in": 4,
             "thinning": 2,

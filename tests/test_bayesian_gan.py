@@ -135,6 +135,25 @@ def test_smoothness_is_that_of_the_classes_of_real_images():
     assert update.loss > without
 
 
+def test_information_is_that_of_image_and_class_among_real_images():
+    model, other = few_labels(gamma=0.0, information_weight=2.0), few_labels(gamma=0.0)
+    torch.manual_seed(5)
+    update = next(model.updates(batch(), 0))
+    torch.manual_seed(5)
+    without = next(other.updates(batch(), 0))
+    chances = [each(images(9)).softmax(1) for each in model.gan.discriminators.states]
+    expected = [
+        torch.distributions.Categorical(each.mean(0)).entropy()
+        - torch.distributions.Categorical(each).entropy().mean()
+        for each in chances
+    ]
+    assert list(update.shown) == ["discriminator_loss", "information"]
+    torch.testing.assert_close(update.shown["information"], torch.stack(expected).mean())
+    torch.testing.assert_close(
+        update.loss - without.loss, -2 * 2 * update.shown["information"], atol=2e-5, rtol=1e-5
+    )
+
+
 # Posteriors.
 
 

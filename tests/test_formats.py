@@ -160,6 +160,14 @@ def test_causal_networks_of_format_6_had_binary_pixels(name, option):
     assert _described(upgraded(values)).config == config
 
 
+def test_bayesian_gans_of_format_7_ignored_the_information_of_classes():
+    config = preset("bayesian-gan-few")
+    assert config.model is not None
+    values = {**written(config, SPEC, config.model.name), "format": 7}
+    del values["model"]["information_weight"]
+    assert _described(upgraded(values)).config.model.supervision.information_weight == 0  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [

@@ -20,7 +20,7 @@ from flowvae.models.adversarial import (
     logit_of_real,
 )
 from flowvae.models.base import Classifying, MakeOptimizer, Model, Sampler, Update
-from flowvae.models.classification import smoothness_loss
+from flowvae.models.classification import information_loss, smoothness_loss
 from flowvae.models.generator import GeneratorOptions
 from flowvae.models.labels import classes_of, draw_labelled, few_of
 from flowvae.models.networks import ConvolutionalOptions
@@ -135,6 +135,8 @@ class FewLabelsOptions(Part):
     """weight of the virtual adversarial loss, by which p(y|x, real) changes little between close images"""
     smoothness_radius: float = ranged(1.5, 0, LARGEST, training_only=True)
     """largest Euclidean distance of images that the virtual adversarial loss calls close"""
+    information_weight: float = ranged(0.0, 0, LARGEST, training_only=True)
+    """weight of the mutual information of image and class, by which classes become distinct and balanced"""
 
 
 class BayesianGAN(Model, Sampler):
@@ -260,6 +262,9 @@ class BayesianGAN(Model, Sampler):
                 for state, own in zip(states, real, strict=True)
             ]
             yield "smoothness", few.smoothness_weight, torch.stack(each).mean()
+        if few is not None and few.information_weight:
+            each = [-information_loss(own.log_softmax(1)) for own in real]
+            yield "information", -few.information_weight, torch.stack(each).mean()
         if self.options.gamma:
             each = [gradient_penalty(state, images) for state in states]
             yield "penalty", self.options.gamma / 2, torch.stack(each).mean()
@@ -288,9 +293,9 @@ class SemiSupervisedBayesianGAN(Model, Sampler, Classifying):
     """A Bayesian GAN whose discriminators also tell classes, from few labels.
 
     A discriminator has K + 1 classes, those of real images and "generated" (Salimans et al. 2016). Its
-    posterior has the further factor ``exp(N weight E log p(y|x, real))``, over the labelled images, and that
-    of `smoothness_loss`, over all images. The labelled ones are drawn once, by `initialize_each`; the labels
-    of batches are never read, and validation reads none.
+    posterior has the further factor ``exp(N weight E log p(y|x, real))``, over the labelled images, and those
+    of `smoothness_loss` and `information_loss`, over all images. The labelled ones are drawn once, by
+    `initialize_each`; the labels of batches are never read, and validation reads none.
 
     Args:
         gan: whose discriminators map images to logits [n, K].
