@@ -401,7 +401,7 @@ PRESETS: dict[str, Config] = {
         BayesianGANOptions(
             networks=ConvolutionalOptions(channels=32),
             gamma=0.1,
-            supervision=FewLabelsOptions(smoothness_weight=1.0),
+            supervision=FewLabelsOptions(smoothness_weight=1.0, information_weight=1.0),
         ),
         TrainingConfig(batch_size=64, minutes=10.0),
     ),
