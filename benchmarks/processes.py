@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ CLUSTER_BATCHES = (128, 4096, 32_768)
 
 def measure(
     names: Sequence[str] = ("vae",),
-    batches: Sequence[int] = (128, 256),
+    batches: Sequence[int] = (128, 256, 512),
     steps: int = 75,
     images: tuple[int, int] = (50, 250),
     rounds: int = 2,
@@ -114,14 +115,12 @@ def _measure(
     for _ in range(rounds):
         for processes, batch in cases:
             run = folder / f"run-{next(numbers)}"
-            _flowvae(
-                processes, "train", name, "--steps", steps, "--batch-size", batch, "--validation-images", 64,
-                "--out", run, "--track", "none",
-            )  # fmt: skip
-            lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
-            found = [line["images_per_second"] for line in lines if line["split"] == "train"]
-            rates[processes, batch].append(statistics.median(found[1:] or found))
+            rates[processes, batch].append(_training_rate(name, run, processes, batch, steps))
     best = {case: max(values) for case, values in rates.items()}
+    with ThreadPoolExecutor(2) as threads:  # which only wait
+        runs = [folder / f"alone-{place}" for place in range(2)]
+        both = threads.map(lambda run: _training_rate(name, run, 1, batches[-1], steps), runs)
+        alone = sum(both)
     gradient_bytes = 4 * _parameters(run)
     exchange = _exchange(gradient_bytes // 4)
     small, large = batches[0] // 2, batches[-1]
@@ -150,6 +149,7 @@ def _measure(
             }
             for batch in batches
         ],
+        "independent_speedup": alone / best[1, batches[-1]],
         "scoring": {
             "images_per_second": [fastest[processes] for processes in PROCESSES],
             "speedup": fastest[2] / fastest[1],
@@ -159,6 +159,17 @@ def _measure(
         "exchange_milliseconds": 1e3 * exchange,
         "gradient_bytes": gradient_bytes,
     }
+
+
+def _training_rate(name: str, run: Path, processes: int, batch: int, steps: int) -> float:
+    """Images a second of a training."""
+    _flowvae(
+        processes, "train", name, "--steps", steps, "--batch-size", batch, "--validation-images", 64,
+        "--out", run, "--track", "none",
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    found = [line["images_per_second"] for line in lines if line["split"] == "train"]
+    return statistics.median(found[1:] or found)
 
 
 def _flowvae(processes: int, *arguments: object) -> None:
