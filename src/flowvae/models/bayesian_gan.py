@@ -393,12 +393,13 @@ class BayesianGANOptions(GeneratorOptions, ChainOptions, System):
 PRESETS: dict[str, Config] = {
     "bayesian-gan-mnist": Config(
         DataConfig("mnist", "none"),
-        BayesianGANOptions(networks=ConvolutionalOptions(channels=32)),
+        BayesianGANOptions(posterior_temperature=0.01, networks=ConvolutionalOptions(channels=32)),
         TrainingConfig(batch_size=64, minutes=10.0),
     ),
     "bayesian-gan-few": Config(
         DataConfig("mnist", "none"),
         BayesianGANOptions(
+            posterior_temperature=0.01,
             networks=ConvolutionalOptions(channels=32),
             gamma=0.1,
             supervision=FewLabelsOptions(smoothness_weight=1.0, information_weight=1.0),
