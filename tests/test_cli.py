@@ -536,7 +536,7 @@ def test_the_program_trains_and_refuses(tmp_path):
 def test_a_reader_that_has_had_enough_is_no_mistake():
     reader, writer = os.pipe()
     os.close(reader)
-    done = start("-m", "flowvae", "presets", stdout=writer, stderr=subprocess.PIPE)
+    done = start("-m", "flowvae", "--help", stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -544,7 +544,7 @@ def test_a_reader_that_has_had_enough_is_no_mistake():
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_output_that_cannot_be_written_is_one_line():
     with Path("/dev/full").open("w") as file:
-        done = start("-m", "flowvae", "presets", stdout=file, stderr=subprocess.PIPE)
+        done = start("-m", "flowvae", "--help", stdout=file, stderr=subprocess.PIPE)
     is_refusal(Result(done.returncode, "", done.stderr), "No space left on device")
 
 
