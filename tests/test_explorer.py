@@ -466,12 +466,6 @@ def test_a_view_is_built_for_the_runs_that_can_do_what_it_needs(kinds):
     }
 
 
-def test_the_page_has_no_tab_that_no_run_could_fill(kinds):
-    told = told_of("pixels")
-    tabs = [part["props"]["label"] for part in told["parts"] if part["type"] == "tabitem"]
-    assert tabs == ["Runs", "Score", "Samples", "Fill in"]
-
-
 def test_a_score_has_the_numbers_that_the_model_gives(kinds):
     pytest.importorskip("gradio")
     from flowvae.explorer.views.score import _numbers
@@ -558,22 +552,27 @@ import json, pathlib, sys
 from flowvae.explorer.explored import open_runs
 from flowvae.explorer.page import build_app
 
-page = build_app(open_runs([pathlib.Path(name) for name in sys.argv[1:]])).routes[-1].app.get_blocks()
-config = page.get_config_file()
-parts = {"parts": config["components"], "listeners": config["dependencies"], "kept": page.delete_cache}
-json.dump(parts, sys.stdout, default=str)
+told = []
+for name in sys.argv[1:]:
+    page = build_app(open_runs([pathlib.Path(name)])).routes[-1].app.get_blocks()
+    config = page.get_config_file()
+    parts = {"parts": config["components"], "listeners": config["dependencies"], "kept": page.delete_cache}
+    told.append(parts)
+json.dump(told, sys.stdout, default=str)
 """
 
 
-def told_of(*names: str) -> dict[str, Any]:
-    """What gradio is told of a page with these runs; in another process, since it leaves loops open."""
+def told_of(*names: str) -> list[dict[str, Any]]:
+    """What gradio is told of a page of each run; in another process, since it leaves loops open."""
     pytest.importorskip("gradio")
     command = [sys.executable, "-c", BUILD, *names]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def test_the_page_is_built_for_few_images_and_loses_no_change(workspace):
-    told = told_of("flow")
+def test_pages_are_built_for_few_images_lose_no_change_and_have_only_tabs_that_a_run_fills(kinds):
+    told, of_pixels = told_of("flow", "pixels")
+    tabs = [part["props"]["label"] for part in of_pixels["parts"] if part["type"] == "tabitem"]
+    assert tabs == ["Runs", "Score", "Samples", "Fill in"]
     numbers = [part["props"] for part in told["parts"] if part["type"] == "number"]
     of_images = [number for number in numbers if number["maximum"] == 29]
     assert len(of_images) == 8
