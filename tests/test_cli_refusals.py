@@ -198,6 +198,17 @@ def test_a_damaged_evaluation_is_one_line_that_names_the_file(text, part, worksp
     is_refusal(flowvae("table", "flow"), "flow/evaluation.json", part, "evaluat")
 
 
+def test_data_of_a_run_that_are_gone_can_be_replaced(workspace):
+    file = workspace / "flow" / "config.json"
+    config = json.loads(file.read_text())
+    config["data"]["data"] = "gone.npz"
+    file.write_text(json.dumps(config))
+    refused = flowvae("evaluate", "flow")
+    is_refusal(refused, "no data set", "gone.npz", "flow was trained on it", "--data names other images")
+    words = ["--samples", 2, "--images", 3]
+    assert "flow" in succeeds("evaluate", "flow", "--data", "images.npz", *words)
+
+
 # A disk that is full.
 
 

@@ -125,7 +125,12 @@ class Run:
     @functools.cached_property
     def dataset(self) -> Dataset:
         """The data set that the run was trained on."""
-        return self.read_dataset(self.config.data.data)
+        try:
+            return self.read_dataset(self.config.data.data)
+        except UserError as error:
+            raise UserError(
+                f"{error}; {self.path} was trained on it, and --data names other images"
+            ) from None
 
     def read_dataset(self, data: str | None) -> Dataset:
         """Load another source of images, with the run's binarization; None for the run's own.
