@@ -19,7 +19,7 @@ from PIL import Image
 from flowvae import figures
 from flowvae.colours import TEN
 from flowvae.errors import UserError
-from flowvae.figures import DPI, GAP, GAP_SHADE, save_curves, save_panels, save_strips, tile
+from flowvae.figures import DPI, GAP, GAP_SHADE, save_curves, save_over_images, save_panels, save_strips, tile
 
 SHADE = round(255 * GAP_SHADE)
 
@@ -170,6 +170,15 @@ def test_curves_show_both_splits_of_every_run_over_minutes(drawn):
     looks = [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()]
     assert looks == [(TEN[0], "-"), (TEN[0], "-"), (TEN[1], "--"), (TEN[1], "--")]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training, minutes", "-ELBO, nats")
+
+
+def test_scores_over_numbers_of_images_are_curves_in_the_order_of_the_numbers(drawn):
+    save_over_images({"vae": {400: 90.0, 100: 95.0}, "iaf-4": {100: 94.0}}, "nll", Path("images.png"))
+    (axes,) = drawn[0].axes
+    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[100, 95], [400, 90]], [[100, 94]]]
+    assert [text.get_text() for text in axes.texts] == ["vae", "iaf-4"], "from the lowest end to the highest"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "400"]
+    assert axes.get_ylabel() == "-log p(x), nats"
 
 
 def test_names_of_ten_curves_that_end_together_do_not_overlap(drawn):

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from flowvae import figures
 from flowvae.cli import train
 from flowvae.errors import UserError
 from flowvae.figure1 import reproduce_figure
-from flowvae.reproduce import Budget, Row, reproduce_table
+from flowvae.reproduce import Budget, Row, _over_images, reproduce_table
 from flowvae.runs import claim, read_json, read_metrics
 from flowvae.tables import TABLES, Variant
 from flowvae.training.finite import DIVERGED
@@ -200,3 +201,17 @@ def test_a_row_that_no_table_has_is_refused(tmp_path):
 def test_options_of_tables_are_refused_for_the_figure(tmp_path):
     result = flowvae("reproduce", "figure1", "--epochs", "3", "--out", tmp_path / "out")
     is_refusal(result, "figure1 draws two rows that are already trained", "remove --epochs")
+
+
+def test_rows_that_differ_by_the_number_of_images_only_make_a_curve():
+    def row(options: str, **scores: float) -> dict[str, Any]:
+        return {"asked": {"preset": "vae", "options": options}, **scores}
+
+    rows = [
+        row("--training-images 100", nll=95.0),
+        row("--latent 4 --training-images 100 --patience 0", nll=96.0),
+        row("--training-images 1000", nll=90.0),
+        row("--training-images 2000", diverged=True),
+        row("--latent 4", nll=80.0),
+    ]
+    assert _over_images(rows) == {"vae": {100: 95.0, 1000: 90.0}, "vae --latent 4 --patience 0": {100: 96.0}}

@@ -116,6 +116,36 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit = "m
     return figure
 
 
+def save_over_images(scores: Mapping[str, Mapping[int, float]], number: str, path: Path) -> None:
+    """Save a curve per name of test scores over numbers of training images, as PNG or PDF."""
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    ends: dict[str, tuple[Line2D, float, float]] = {}
+    for index, (name, found) in enumerate(scores.items()):
+        counts = sorted(found)
+        look: dict[str, Any] = {
+            "color": TEN[index % len(TEN)],
+            "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
+        }
+        (line,) = axes.plot(counts, [found[count] for count in counts], linewidth=1.2, marker="o", **look)
+        ends[name] = (line, counts[-1], found[counts[-1]])
+    counts = sorted({count for found in scores.values() for count in found})
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.set_xticks([], minor=True)
+    _style(axes, "training images", title_with_unit(number))
+    _label(axes, ends)
+    _save(figure, path)
+
+
+def _style(axes: Axes, of_x: str, of_y: str) -> None:
+    axes.set_xlabel(of_x, fontsize=FONT_SIZE)
+    axes.set_ylabel(of_y, fontsize=FONT_SIZE)
+    axes.tick_params(labelsize=FONT_SIZE - 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, linewidth=0.6)
+
+
 def _draw_panel(axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], over: Unit) -> None:
 
     def spent(record: Mapping[str, Any]) -> float:
@@ -149,11 +179,7 @@ def _draw_panel(axes: Axes, number: str, runs: Mapping[str, Sequence[Mapping[str
         margin = 0.05 * (max(compared) - min(compared)) or 1.0
         axes.set_ylim(min(compared) - margin, max(compared) + margin)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"training, {over}", fontsize=FONT_SIZE)
-    axes.set_ylabel(title_with_unit(number), fontsize=FONT_SIZE)
-    axes.tick_params(labelsize=FONT_SIZE - 1)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3, linewidth=0.6)
+    _style(axes, f"training, {over}", title_with_unit(number))
     training = any(record["split"] == "train" for records in runs.values() for record in records)
     title = "validation (faint: training)" if training else "validation"
     axes.set_title(title, fontsize=FONT_SIZE, loc="left")

@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from flowvae.training.interrupt import interruptible
 from flowvae.training.schedule import spent
 
 MOST_SEEDS = 1000
+TRAINING_IMAGES = re.compile(r"--training-images (\d+)")
 REPORTED_FIRST = {"original_reconstruction": ".2f"}
 
 
@@ -142,7 +144,8 @@ def reproduce_table(
 
     Args:
         folder: directory for ``ROW-seedN.json`` for each row, ``table.md``, ``table.json``, the curves of
-            seed 0 as ``curves.png``, and the runs under ``runs/``.
+            seed 0 as ``curves.png``, and the runs under ``runs/``; of rows with ``--training-images``, also
+            ``images.png``.
         budget: training budget per row.
         variants: the rows by name.
         seeds: number of random seeds, 0 and up, to train each row with.
@@ -291,6 +294,21 @@ def _write_report(folder: Path, rows: Sequence[Row]) -> None:
     # Budgets in epochs only are compared by epochs, since rows may come from different machines.
     timed = any(result["asked"]["budget"]["minutes"] for result in results)
     figures.save_curves(curves, folder / "curves.png", "minutes" if timed else "epochs")
+    of_first_seed = (result for row, result in zip(finished, results, strict=True) if row.seed == 0)
+    if scores := _over_images(of_first_seed):
+        figures.save_over_images(scores, "nll", folder / "images.png")
+
+
+def _over_images(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Return -log p(x) by number of training images, of rows that differ by nothing else."""
+    scores: dict[str, dict[int, float]] = {}
+    for result in results:
+        number = TRAINING_IMAGES.search(result["asked"]["options"])
+        if number and "nll" in result:
+            others = TRAINING_IMAGES.sub("", result["asked"]["options"]).split()
+            name = " ".join([result["asked"]["preset"], *others])
+            scores.setdefault(name, {})[int(number[1])] = result["nll"]
+    return scores
 
 
 @contextmanager
