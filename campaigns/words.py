@@ -21,7 +21,7 @@ from PIL import Image
 from campaigns.corpus import Reader
 from campaigns.mutate import LONG
 from campaigns.run_files import continued
-from flowvae import cli, few_labels, missing, reproduce, systems, training, wu_table1
+from flowvae import cli, few_labels, figure1, missing, reproduce, systems, training, wu_table1
 from flowvae.commands import demonstrating
 from flowvae.commands.coding import encode_images
 from flowvae.commands.compressing import compress_images
@@ -192,7 +192,7 @@ def _without_work() -> None:
         return iter(())
 
     training.train, page.serve = build, serve
-    demonstrating.run_demo = reproduce.reproduce_table = reproduce.reproduce_figure = nothing
+    demonstrating.run_demo = reproduce.reproduce_table = figure1.reproduce_figure = nothing
     missing.reproduce_missing = systems.reproduce_systems = nothing
     few_labels.reproduce_few_labels = wu_table1.reproduce_wu_table1 = nothing
 
