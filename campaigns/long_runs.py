@@ -97,7 +97,7 @@ def watched(minutes: float, every: float = EVERY) -> Iterator[dict[str, Any]]:
             config = Config(
                 DataConfig(str(folder / "images.npz"), "none"),
                 started.model,
-                TrainingConfig(minutes=each, batch_size=64, track="none"),
+                TrainingConfig(minutes=each, batch_size=64, patience=0.0, track="none"),
             ).revised(**options)
             watch = Watch(every)
             train(folder / label, config, callbacks=[watch])
