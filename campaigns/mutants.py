@@ -36,6 +36,7 @@ TESTS = (
     "annealed",
     "any_size",
     "causal",
+    "causal_mixture",
     "conditional",
     "coverage",
     "density_runs",
@@ -59,6 +60,7 @@ TESTS = (
     "sample_quality",
     "score",
     "semi_supervised",
+    "steps",
     "tracing",
 )
 """files of tests that execute them"""

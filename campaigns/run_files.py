@@ -20,14 +20,17 @@ from campaigns.record import REPOSITORY
 sys.path.insert(0, str(REPOSITORY / "tests"))  # which has small runs
 
 from command_line import write_images
+from data_files import random_images
 from made_runs import CONFIG, SPEC, moved_model, record, trained_state
+from system_table import TABLE
 
 from campaigns.corpus import IMAGE_TOKENS, NPY_TOKENS, Reader, made
+from flowvae.batch import DataSpec
 from flowvae.commands.coding import decode_codes, encode_images
 from flowvae.commands.compressing import compress_images, decompress_images
 from flowvae.commands.evaluating import evaluate_run, key_of
 from flowvae.commands.scoring import score_images
-from flowvae.config import DataConfig
+from flowvae.config import Config, DataConfig
 from flowvae.config_files import read_config, read_rows
 from flowvae.explorer.explored import open_runs
 from flowvae.figures import draw_curves
@@ -39,6 +42,7 @@ from flowvae.runs.scores import read_scores, write_unfinished
 from flowvae.runs.table import comma_separated, compare, markdown
 from flowvae.tables import TABLES
 from flowvae.training.checkpoint import State
+from flowvae.training.overfitting import set_dropout
 
 RUN = Path("run")
 JSON_TOKENS = (
@@ -105,14 +109,30 @@ PICKLE_TOKENS = (
 )
 
 
+BINARY = replace(CONFIG, data=DataConfig(data="images.npz"))
+MIXTURE = replace(
+    BINARY, model=TABLE["vae-causal-mixture"].options_of_system(), data=DataConfig("images.npz", "none")
+)
+"""of images of 8 bits, and with raised dropout"""
+
+
+def described(config: Config) -> DataSpec:
+    return SPEC if config == BINARY else SPEC._replace(levels=256)
+
+
 @functools.cache
-def complete() -> dict[str, bytes]:
+def complete(config: Config = BINARY) -> dict[str, bytes]:
     """Return the files of a directory with images and a run that was trained, evaluated and used on them."""
     with made() as (folder, files), contextlib.chdir(folder):
-        write_images(folder / "images.npz", num_test=6)
-        config = replace(CONFIG, data=DataConfig(data="images.npz"))
-        create(RUN, config, SPEC, "vae")
-        state = trained_state(moved_model())
+        if config == BINARY:
+            write_images(folder / "images.npz", num_test=6)
+        else:
+            splits = {name: random_images(6, 8, 8) for name in ("train", "valid", "test")}
+            np.savez(folder / "images.npz", allow_pickle=False, **splits)
+        create(RUN, config, described(config), "vae")
+        state = trained_state(moved_model(config, described(config)))
+        if config == MIXTURE:
+            state.level, state.level_best, state.level_best_step, state.ended = 2, 80.0, 1, True
         write_weights(RUN, state.model)
         with (RUN / "metrics.jsonl").open("ab") as metrics:
             for step in (1, 2, 3):
@@ -132,10 +152,10 @@ def complete() -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def continued() -> Iterator[tuple[Path, dict[str, bytes]]]:
+def continued(config: Config = BINARY) -> Iterator[tuple[Path, dict[str, bytes]]]:
     """Yield a working directory with the files of `complete`, and what has its files afterwards."""
     with made() as (folder, files), contextlib.chdir(folder):
-        for name, content in complete().items():
+        for name, content in complete(config).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         yield folder, files
@@ -182,12 +202,14 @@ def _draw() -> None:
 
 
 @functools.cache
-def _state() -> State:
-    return trained_state(moved_model())
+def _state(config: Config) -> State:
+    return trained_state(moved_model(config, described(config)))
 
 
 def _resume() -> None:
-    _state().restore(RUN)
+    state = _state(MIXTURE if Run(RUN).config.data == MIXTURE.data else BINARY)
+    state.restore(RUN)
+    set_dropout(state)
 
 
 def _evaluate() -> None:
@@ -203,14 +225,14 @@ def _explore() -> None:
 
 def readers() -> Iterator[Reader]:
     """All of them."""
-    whole = complete()
+    whole, mixture = complete(), complete(MIXTURE)
     golden = sorted((REPOSITORY / "tests" / "golden").iterdir())
     earlier = [{f"run/{path.name}": path.read_bytes() for path in place.iterdir()} for place in golden]
     config, weights = "run/config.json", "run/model.safetensors"
     yield Reader(
-        "config.json", [whole], here(_describe), JSON_TOKENS, 2.0, refused=earlier, damaged=(config,)
+        "config.json", [whole, mixture], here(_describe), JSON_TOKENS, 2.0, refused=earlier, damaged=(config,)
     )
-    yield Reader("weights", [whole], here(_describe), SAFETENSORS_TOKENS, damaged=(weights,))
+    yield Reader("weights", [whole, mixture], here(_describe), SAFETENSORS_TOKENS, damaged=(weights,))
     measured = (
         "run/evaluation.json",
         "run/evaluation-ais.json",
@@ -222,7 +244,7 @@ def readers() -> Iterator[Reader]:
     yield Reader("metrics", [whole], here(_record), JSON_TOKENS, damaged=metrics, writes=True)
     yield Reader("curves", [whole], here(_draw), JSON_TOKENS, 0.05, damaged=metrics)
     state = ("run/resume/state.pt", *metrics)
-    yield Reader("state.pt", [whole], here(_resume), PICKLE_TOKENS, damaged=state)
+    yield Reader("state.pt", [whole, mixture], here(_resume), PICKLE_TOKENS, damaged=state)
     yield Reader("explored", [whole], here(_explore), (*JSON_TOKENS, *NPY_TOKENS), 0.5)
 
     experiment = (
@@ -241,13 +263,14 @@ def readers() -> Iterator[Reader]:
     shown = here(lambda: markdown([{**row.read(), "name": row.name}]))
     yield Reader("results", [done], shown, JSON_TOKENS, 0.5)
 
-    with continued() as (_, compressed):
-        compress_images(RUN, ["images.npz"], Path("images.flowvae"))
+    packed = []
+    for of_run in (BINARY, MIXTURE):
+        with continued(of_run) as (_, compressed):
+            compress_images(RUN, ["images.npz"], Path("images.flowvae"))
+        packed.append(compressed)
     out = Path("../out")
     decompressed = here(lambda: decompress_images(Path("images.flowvae"), out / "restored.npz", RUN))
-    yield Reader(
-        "compressed", [compressed], decompressed, JSON_TOKENS, damaged=("images.flowvae",), quiet=False
-    )
+    yield Reader("compressed", packed, decompressed, JSON_TOKENS, damaged=("images.flowvae",), quiet=False)
     with continued() as (_, encoded):
         encode_images(RUN, ["images.npz"], 2, None, 0, Path("codes.npz"))
     decoded = here(lambda: decode_codes(RUN, Path("codes.npz"), 0, out / "decoded"))

@@ -32,9 +32,9 @@ CONFIG = Config(
 )
 
 
-def moved_model(config: Config = CONFIG) -> VAE:
+def moved_model(config: Config = CONFIG, spec: DataSpec = SPEC) -> VAE:
     assert config.model is not None
-    model = build_model(config.model, SPEC)
+    model = build_model(config.model, spec)
     assert isinstance(model, VAE)
     with torch.no_grad():
         for parameter in model.parameters():

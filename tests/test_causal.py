@@ -316,3 +316,8 @@ def test_more_than_four_orders_are_those_of_a_square(options):
         options.build(DataSpec((1, 8, 12)))
     with pytest.raises(UserError, match="3 channels; of binary pixels, the causal network needs 1"):
         options.build(DataSpec((3, 8, 8)))
+
+
+def test_logarithms_of_half_precision_are_summed_in_single_precision():
+    network = gated_network((4, 4), 4, 1).bfloat16()
+    assert network.log_prob(torch.ones(2, 1, 4, 4).bfloat16(), None).dtype == torch.float32

@@ -272,6 +272,12 @@ def test_a_likelihood_starts_from_images(kind):
     torch.testing.assert_close((drawn * 255).round() / 255, drawn)
 
 
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "logistic", "logistic-mixture"])
+def test_a_likelihood_without_orders_has_one(kind):
+    """Chains of annealing cycle through as many."""
+    assert built(kind).orders == 1
+
+
 @pytest.mark.parametrize("kind", ["logistic", "logistic-mixture"])
 def test_gradients_reach_every_parameter(kind):
     model = built(kind).double()
