@@ -33,13 +33,17 @@ class Call(NamedTuple):
 
 
 def watch(
-    folder: Path, before: Callable[[int, Call], None], after: Callable[[Call], None] = lambda call: None
+    folder: Path,
+    before: Callable[[int, Call], None],
+    after: Callable[[Call], None] = lambda call: None,
+    ignored: str = "",
 ) -> None:
     """From now on, in this process, call ``before`` and ``after`` around each call that changes files in it.
 
     ``before`` gets the number of the call as well, from 1, and may raise an error in its place. What it does
-    itself is not counted. ``after`` also gets what opens a directory. Files are opened by Python's own
-    implementation of `open`, which goes through `os`.
+    itself is not counted, nor are directories with the name ``ignored`` and what is in them. ``after`` also
+    gets what opens a directory. Files are opened by Python's own implementation of `open`, which goes through
+    `os`.
     """
     root = os.path.abspath(folder)
     opened: dict[int, str] = {}
@@ -49,8 +53,8 @@ def watch(
         if isinstance(path, int):
             return opened.get(path)
         above = os.getcwd() if directory is None else os.path.join(root, opened.get(directory, os.pardir))
-        relative = os.path.relpath(os.path.join(above, os.fspath(path)), root)
-        return None if relative.startswith("..") else relative
+        relative = os.path.relpath(os.path.join(above, os.fsdecode(path)), root)
+        return None if relative.startswith("..") or ignored in relative.split(os.sep) else relative
 
     def counted(call: Call, do: Callable[[], Any]) -> Any:
         nonlocal number, acting

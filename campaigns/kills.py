@@ -4,6 +4,9 @@ A case is a training run in a process of its own, trouble at one of its calls, a
 resumed, or started again if it has no directory. It must end as an unbroken run, bit for bit: weights, their
 averages, optimizers, the best weights, and all lines of metrics but for times and rates. The state in which
 it continues must be that of the last save that was complete before the trouble, or a later one.
+
+A budget in minutes holds another number of steps every time: such a run must end within it, with the best of
+its weights and a line for every step. Two processes are killed one at a time.
 """
 
 import contextlib
@@ -23,33 +26,86 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
 from campaigns import disk
 from campaigns.disk import KEPT, Call, Disk, watch
 from campaigns.record import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "tests"))  # which has small forms of all systems
 
+import processes
+import psutil
 import torch._dynamo  # noqa: F401  # what an optimizer imports, once and not in every process
 from system_table import TABLE
-from tiny_runs import assert_ended_as, files, state_of, write_halves
+from tiny_runs import assert_ended_as, files, state_of, wait_for, write_halves
 
 from flowvae import cli, forms  # noqa: F401
 from flowvae.data import load_configured
 from flowvae.models.registry import SYSTEMS
-from flowvae.runs import BEGUN, write_json
+from flowvae.runs import BEGUN, Run, read_metrics, write_json
 from flowvae.runs.formats import written
-from flowvae.training import loop
+from flowvae.training import loop, overfitting
 from flowvae.training.checkpoint import FILE as STATE
 from flowvae.training.checkpoint import State
 
 STEPS = 7  # of which the fifth ends an epoch; the state is saved after each
 LIMIT = 300  # seconds of a process, after which it counts as hanging
+LATE = 10  # seconds that a budget in minutes may be exceeded by: a step and a validation on a busy machine
 POINTS = 1
 """calls, of those of a run, at which each kind of trouble is tried"""
 DETAILED = ("vae",)
-"""rows with all kinds of trouble; the others are killed, and lose power"""
+"""forms with all kinds of trouble; the others are killed, and lose power"""
+LOGS = "logs"
+"""directory of TensorBoard's files in a run"""
 
 Act = Callable[[int, Call], None]
+
+
+def write_noise(path: Path) -> None:
+    """Write few images of which nothing can be learned but their density."""
+    random = np.random.default_rng(0)
+    counts = {"train": 8, "valid": 20, "test": 4}
+    splits: Any = {name: random.integers(0, 2, (count, 8, 8), np.uint8) for name, count in counts.items()}
+    np.savez(path, **splits)
+
+
+def turn_soon() -> None:
+    """Wait for a better validation for few steps."""
+    overfitting.STEPS, overfitting.VALIDATIONS = 2, 1
+
+
+class Form(NamedTuple):
+    """What is trained: a row of the table of systems, with other options and images."""
+
+    row: str
+    training: Mapping[str, Any] = {"steps": STEPS}
+    write: Callable[[Path], None] = write_halves
+    prepare: Callable[[], object] = lambda: None
+    """what each of its processes does first"""
+    binarization: str | None = None
+
+
+FORMS = {name: Form(name) for name in TABLE} | {
+    # Dropout rises after step 6, and training ends after step 12.
+    "vae, few images": Form(
+        "vae",
+        {"steps": 99, "batch_size": 8, "learning_rate": 0.1, "learning_rate_warm_up": 0, "averaging": 0.0},
+        write_noise,
+        turn_soon,
+        "static",
+    ),
+    "vae, TensorBoard": Form("vae", {"steps": STEPS, "track": "tensorboard"}),
+    "vae, minutes": Form("vae", {"minutes": 0.05}),
+    "vae, two processes": Form("vae", {"steps": 100}),
+}
+BY_DEFAULT = (
+    *SYSTEMS,
+    "vae-causal-mixture",
+    "pixelcnn-mixture",
+    *(name for name in FORMS if name not in TABLE),
+)
+"""forms that are tried"""
 
 
 class Ended(NamedTuple):
@@ -59,7 +115,7 @@ class Ended(NamedTuple):
     """on both streams"""
 
 
-def forked(words: Sequence[Any], said: Path, prepare: Callable[[], object] = lambda: None) -> int:
+def forked(words: Sequence[Any], said: Path, *prepare: Callable[[], object]) -> int:
     """Start a command of flowvae in a fork of this process, after ``prepare``, and return its id."""
     process = os.fork()
     if process:
@@ -74,7 +130,8 @@ def forked(words: Sequence[Any], said: Path, prepare: Callable[[], object] = lam
         os.dup2(output, 2)
         loop.SAVE_EVERY = -1.0  # the state, after every step
         sys.argv = ["flowvae", *map(str, words)]
-        prepare()
+        for each in prepare:
+            each()
         cli.main()
         code = 0
     except SystemExit as end:
@@ -103,6 +160,7 @@ class Scenario:
     """the words of the command that starts the run"""
     unbroken: Path
     """a directory that an unbroken run has left"""
+    form: Form
     words: Sequence[Any] = ()
     """the words of the command that meets trouble"""
     calls: list[tuple[int, Call]] = field(default_factory=list)
@@ -151,9 +209,9 @@ class Scenario:
                 saves.append((total, self.step))
 
             State.save = saving
-            watch(self.place, count, remember)
+            watch(self.place, count, remember, LOGS)
 
-        ended = end_of(forked(self.words, said, prepare), said)
+        ended = end_of(forked(self.words, said, self.form.prepare, prepare), said)
         assert ended.code == 0, ended.said
         calls, saves = json.loads(kept.read_text())
         self.calls = [
@@ -290,12 +348,16 @@ def broken(scenario: Scenario, name: str, at: int) -> str | None:
     trouble, said = TROUBLES[name], scenario.folder / "said"
     scenario.reset()
     act = trouble.act(scenario.run, at)
-    ended = end_of(forked(scenario.words, said, lambda: watch(scenario.place, act)), said)
+    ended = end_of(forked(scenario.words, said, scenario.form.prepare, watching(scenario, act)), said)
     unharmed = ended.code == 0 and "trained" in ended.said
     possible = name not in KILLED or at > scenario.calls[-1][0]
     if not (trouble.ends(ended) or (unharmed and possible)):
         return f"it ended with code {ended.code}: {ended.said[-2000:]}"
     return recovered(scenario, 0 if trouble.lost else scenario.saved_before(at))
+
+
+def watching(scenario: Scenario, act: Act) -> Callable[[], None]:
+    return lambda: watch(scenario.place, act, ignored=LOGS)
 
 
 def powerless(scenario: Scenario, kept: disk.Kept, at: int) -> str | None:
@@ -319,15 +381,52 @@ def recovered(scenario: Scenario, step: int) -> str | None:
         found, words = 0, scenario.start
     if found < step:
         return f"step {step} was saved, and it continues from {found}"
-    ended = end_of(forked(words, said), said)
+    ended = end_of(forked(words, said, scenario.form.prepare), said)
     if ended.code:
         return f"the recovery ended with code {ended.code}: {ended.said[-2000:]}"
+    return unequal(run, scenario.unbroken, scenario.form)
+
+
+def unequal(run: Path, unbroken: Path, form: Form) -> str | None:
+    """Return what in a run that has ended is not as promised."""
     try:
-        assert_ended_as(run, scenario.unbroken)
+        if "minutes" in form.training:
+            assert_ended_in_time(run, 60 * form.training["minutes"])
+        else:
+            assert_ended_as(run, unbroken)
+        if "track" in form.training:
+            assert_tracked(run)
     except (AssertionError, OSError) as error:
         return f"not equal: {error!r}"
-    left = {name for name in files(run) if not name.endswith(".partial")}
-    return None if left == files(scenario.unbroken) else f"other files: {sorted(left)}"
+    ours, theirs = (
+        {name for name in files(each) if not name.endswith(".partial") and not name.startswith(LOGS)}
+        for each in (run, unbroken)
+    )
+    return None if ours == theirs else f"other files: {sorted(ours)}"
+
+
+def assert_ended_in_time(run: Path, budget: float) -> None:
+    """A run ended within a budget in seconds, but for a step and a validation, with its best weights."""
+    state, records = state_of(run), read_metrics(run)
+    assert state["seconds"] < budget + LATE, state["seconds"]
+    places = [(line["step"], line["split"]) for line in records]
+    assert places == sorted(places), places
+    assert len(places) == len(set(places)), places
+    validations = [line for line in records if line["split"] == "valid"]
+    assert validations[-1]["step"] == state["step"], places
+    assert min(line["negative_elbo"] for line in validations) == state["best"]
+    assert Run(run).model is not None
+
+
+def assert_tracked(run: Path) -> None:
+    """TensorBoard reads its files, and they have the last step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps: set[int] = set()
+    for path in (run / LOGS).rglob("events.out*"):
+        found = EventAccumulator(str(path)).Reload()
+        steps.update(event.step for tag in found.Tags()["scalars"] for event in found.Scalars(tag))
+    assert state_of(run)["step"] in steps, steps
 
 
 def killed_at_random(scenario: Scenario, seconds: float, times: int, noise: random.Random) -> str | None:
@@ -336,7 +435,7 @@ def killed_at_random(scenario: Scenario, seconds: float, times: int, noise: rand
     scenario.reset()
     words = scenario.words
     for _ in range(times):
-        process = forked(words, said)
+        process = forked(words, said, scenario.form.prepare)
         time.sleep(noise.uniform(0, seconds))
         os.kill(process, signal.SIGKILL)
         ended = end_of(process, said)
@@ -347,13 +446,23 @@ def killed_at_random(scenario: Scenario, seconds: float, times: int, noise: rand
     return recovered(scenario, 0)
 
 
-def scenarios(row: str, data: Path, folder: Path) -> Iterator[tuple[str, Scenario]]:
-    """A run that starts, and one that is resumed from the middle of the first."""
-    config = TABLE[row].config(data, steps=STEPS)
-    described = folder / f"{row}.json"
+def describe(form: Form, folder: Path) -> Path:
+    """Write the images and the configuration of a form, and return the path of the latter."""
+    form.write(folder / "images.npz")
+    row = TABLE[form.row]
+    config = row.config(folder / "images.npz", **form.training).revised(
+        binarization=form.binarization or row.config(folder).data.binarization
+    )
     assert config.model is not None
+    described = folder / "described.json"
     write_json(described, written(config, load_configured(config.data).spec, config.model.name))
-    first = Scenario(folder / row / "train", (), folder / row / "unbroken")
+    return described
+
+
+def scenarios(form: Form, folder: Path) -> Iterator[tuple[str, Scenario]]:
+    """A run that starts, and one that is resumed from the middle of the first."""
+    described = describe(form, folder)
+    first = Scenario(folder / "train", (), folder / "unbroken", form)
     first.start = ("train", "--config", described, "--out", first.run, "--device", "cpu")
     first.words = first.start
     first.origin.mkdir(parents=True)
@@ -361,10 +470,10 @@ def scenarios(row: str, data: Path, folder: Path) -> Iterator[tuple[str, Scenari
     shutil.copytree(first.run, first.unbroken)
     yield "train", first
 
-    said, middle = folder / "said", next(calls for calls, step in first.saves if step == STEPS // 2) + 3
+    said, middle = folder / "said", first.saves[len(first.saves) // 2 - 1][0] + 3
     first.reset()
-    end_of(forked(first.words, said, lambda: watch(first.place, killed(middle))), said)
-    second = Scenario(folder / row / "resume", (), first.unbroken)
+    end_of(forked(first.words, said, form.prepare, watching(first, killed(middle))), said)
+    second = Scenario(folder / "resume", (), first.unbroken, form)
     second.start = ("train", "--config", described, "--out", second.run, "--device", "cpu")
     second.words = ("train", "--resume", second.run, "--device", "cpu")
     shutil.copytree(first.place, second.origin)
@@ -382,36 +491,79 @@ def spread(points: int, among: Sequence[int], noise: random.Random) -> list[int]
 def tried(rows: Sequence[str], points: int, detailed: Sequence[str], seed: int = 0) -> Iterator[Found]:
     """Every case."""
     noise = random.Random(seed)
-    with tempfile.TemporaryDirectory() as temporary:
-        data = Path(temporary) / "halves.npz"
-        write_halves(data)
-        for row in rows:
-            folder = Path(temporary) / "rows"
-            folder.mkdir()
-            for command, scenario in scenarios(row, data, folder):
+    for row in rows:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            if row.endswith("processes"):
+                yield from of_two_processes(row, folder, points, noise)
+                continue
+            for command, scenario in scenarios(FORMS[row], folder):
                 every = range(1, scenario.calls[-1][0] + 2)  # before it, or after the last
                 writes = [number for number, call in scenario.calls if call.name == "write"]
                 kinds = TROUBLES if row in detailed else KILLED
+                minutes = FORMS[row].training.get("minutes", 0.0)
+                if minutes:  # its calls are others every time
+                    kinds = ()
                 began = time.monotonic()
                 for kind in kinds:
                     for at in spread(points, writes if kind == KILLED[1] else every, noise):
                         yield Found(row, command, kind, str(at), broken(scenario, kind, at))
-                for kept in KEPT:
+                for kept in KEPT if kinds else ():
                     for at in spread(points, every, noise):
                         kind = f"power lost, {kept} kept"
                         yield Found(row, command, kind, str(at), powerless(scenario, kept, at))
-                each = (time.monotonic() - began) / max(1, len(kinds) * points)
+                each = (time.monotonic() - began) / (len(kinds) * points) if kinds else 60 * minutes
                 for _ in range(points):
                     yield Found(
                         row, command, "killed at random", "", killed_at_random(scenario, each, 3, noise)
                     )
-            shutil.rmtree(folder)
+
+
+def of_two_processes(row: str, folder: Path, points: int, noise: random.Random) -> Iterator[Found]:
+    """Kill either of two processes, a random time after their run has a directory, and resume both."""
+    words = ("train", "--config", describe(FORMS[row], folder), "--device", "cpu", "--out")
+    unbroken, run = folder / "unbroken", folder / "run"
+    process = processes.start(*words, unbroken)
+    wait_for(unbroken, process)
+    began = time.monotonic()
+    ended = processes.end_of(process, LIMIT)
+    assert ended.code == 0, ended.err
+    lasts = time.monotonic() - began
+    for point in range(2 * points):
+        wrong = one_killed(words, run, point % 2, noise.uniform(0, lasts))
+        yield Found(
+            row,
+            "train",
+            "one of two processes killed",
+            str(point % 2),
+            wrong or unequal(run, unbroken, FORMS[row]),
+        )
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def one_killed(words: Sequence[Any], run: Path, rank: int, after: float) -> str | None:
+    """Kill the process of a rank ``after`` seconds, and resume; return what is wrong."""
+    process = processes.start(*words, run)
+    wait_for(run, process)
+    killed = False
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(AssertionError, psutil.Error):  # it has just ended
+            processes.of_rank(rank, process).kill()
+            killed = True
+    ended = processes.end_of(process, LIMIT)
+    if ended.code not in ((0, 1) if killed else (0,)) or "flowvae/training" in ended.err:  # in a traceback
+        return f"it ended with code {ended.code}: {ended.err[-2000:]}"
+    again = ("train", "--resume", run, "--device", "cpu") if run.exists() else (*words, run)
+    ended = processes.run(*again)
+    return f"the recovery ended with code {ended.code}: {ended.err[-2000:]}" if ended.code else None
 
 
 def run(
-    tries: int | None = None, rows: Sequence[str] = tuple(SYSTEMS), detailed: Sequence[str] = DETAILED
+    tries: int | None = None, rows: Sequence[str] = BY_DEFAULT, detailed: Sequence[str] = DETAILED
 ) -> dict[str, Any]:
-    """Try all kinds at as many calls of a run as tries [1], of a form of every system.
+    """Try all kinds at as many calls of a run as tries [1], of every form.
 
     In a new process, since one whose torch has computed gradients cannot be forked.
     """
@@ -438,7 +590,7 @@ def summary(found: Sequence[Found]) -> dict[str, Any]:
             name: _counts([each for each in found if key(each) == name])
             for name in dict.fromkeys(map(key, found))
         }
-        for key in (lambda each: each.kind, lambda each: TABLE[each.row].system)
+        for key in (lambda each: each.kind, lambda each: each.row)
     )
     wrong = [each._asdict() for each in found if each.wrong is not None]
     return {**_counts(found), "kinds": kinds, "systems": systems, "wrong": wrong}

@@ -37,10 +37,10 @@ def test_a_disk_keeps_what_was_synced(tmp_path):
 
 @pytest.mark.slow
 def test_killed_runs_end_as_unbroken_ones():
-    found = kills.run(1, ["bayesian-gan"], [])
+    found = kills.run(1, ["bayesian-gan", "vae, few images"], [])
     assert found["wrong"] == []
-    assert found["equal"] == found["tried"] == 2 * (len(kills.KILLED) + len(KEPT) + 1)
-    assert "| bayesian-gan | 14 | 14 |" in kills.table(found)
+    assert found["equal"] == found["tried"] == 2 * 2 * (len(kills.KILLED) + len(KEPT) + 1)
+    assert "| bayesian-gan | 14 | 14 |\n| vae, few images | 14 | 14 |" in kills.table(found)
 
 
 @pytest.mark.slow
@@ -48,3 +48,11 @@ def test_a_run_in_any_trouble_ends_as_an_unbroken_one():
     found = kills.run(2, ["vae"], ["vae"])
     assert found["wrong"] == []
     assert found["kinds"].keys() > kills.TROUBLES.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["vae, TensorBoard", "vae, minutes", "vae, two processes"])
+def test_other_runs_that_are_killed(form):
+    found = kills.run(1, [form], [])
+    assert found["wrong"] == []
+    assert found["tried"] >= 2
