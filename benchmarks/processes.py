@@ -80,9 +80,9 @@ CLUSTER_BATCHES = (128, 4096, 32_768)
 def measure(
     names: Sequence[str] = ("vae",),
     batches: Sequence[int] = (128, 256, 512),
-    steps: int = 75,
+    steps: int = 150,
     images: tuple[int, int] = (50, 250),
-    rounds: int = 2,
+    rounds: int = 1,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Train and evaluate each preset with one and with two processes of one thread, by turns.
 
