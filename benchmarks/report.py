@@ -243,12 +243,13 @@ def _processes(details: dict[str, Any]) -> str:
         [
             f"### Several processes\n\nOne thread for each process. {_on(details)}.\n",
             _table(["", "images/s, one", "two", "ratio", "model"], rows),
-            "Two trainings of one process each, at the same time and without a word to each other, have "
+            "The most that two processes could gain on this machine: two independent trainings at the same "
+            "time have "
             + "; ".join(
                 f"{preset['independent_speedup']:.2f} times the images/s of one ({name}, the largest B)"
                 for name, preset in details["presets"].items()
             )
-            + ": more, two processes cannot gain on this machine.\n",
+            + ".\n",
             f"Seconds of a step by the [model](scaling.md#a-model-of-the-cost): {'; '.join(parts)}.\n",
             f"What it says of machines that were not measured, from assumed speeds and what was counted of "
             f"`vae` ({operations['calls']} calls a step, {operations['flops'] / 1e9:.2f} GFLOP an image): "
