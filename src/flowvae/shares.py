@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
-import torch.nn.functional as F
 from torch import Tensor
 
 from flowvae.batch import Batch
@@ -96,19 +95,6 @@ def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...], axi
     times = shape[axis] // _share.count
     values = draw((*shape[:axis], times * _share.whole, *shape[axis + 1 :]))
     return _share.of(values.unflatten(axis, (times, _share.whole)), axis + 1).flatten(axis, axis + 1)
-
-
-def dropout(values: Tensor, probability: float, axis: int = 0) -> Tensor:
-    """Apply `torch.nn.functional.dropout`; ``axis`` as in `drawn`."""
-    if _share is None:
-        return F.dropout(values, probability)
-    order = sorted(range(values.ndim), key=values.stride, reverse=True)  # of the axes in memory
-
-    def draw(shape: tuple[int, ...]) -> Tensor:
-        ones = values.new_ones([shape[place] for place in order])
-        return F.dropout(ones.permute([order.index(place) for place in range(values.ndim)]), probability)
-
-    return values * drawn(draw, tuple(values.shape), axis)
 
 
 def mean_of(values: Tensor, number: int) -> Tensor:

@@ -1,8 +1,16 @@
 """Dropout whose probability rises in training if models of few images need it."""
 
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowvae import shares
+
+LEVELS = 2**16
+"""probabilities are rounded to multiples of its inverse on a CPU"""
 
 
 class Dropout(nn.Module):
@@ -21,7 +29,27 @@ class Dropout(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or not self.probability:
             return values
-        return shares.dropout(values, self.probability, self.axis)
+        order = sorted(range(values.ndim), key=values.stride, reverse=True)  # of the axes in memory
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            factors = dropout_factors([shape[axis] for axis in order], self.probability, values)
+            return factors.permute([order.index(axis) for axis in range(values.ndim)])
+
+        return values * shares.drawn(draw, tuple(values.shape), self.axis)
+
+
+def dropout_factors(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
+    """Draw factors of a shape, of the type and device of ``like``: 0 with a probability, and 1 on average.
+
+    On a CPU, four of them share 64 random bits: PyTorch's own dropout draws a number for each, which took an
+    eighth of a step of ``density-small``.
+    """
+    if like.device.type != "cpu":
+        return F.dropout(like.new_ones(shape), probability)
+    number, zeros = math.prod(shape), min(round(probability * LEVELS), LEVELS - 1)
+    bits = torch.empty(-(-number // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = bits.view(torch.int16)[:number].view(*shape) >= zeros - LEVELS // 2
+    return kept.to(like.dtype).mul_(LEVELS / (LEVELS - zeros))
 
 
 def raise_dropout(model: nn.Module, probability: float) -> None:
