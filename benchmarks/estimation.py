@@ -17,6 +17,7 @@ from torch import Tensor
 import flowvae
 from benchmarks import machine
 from flowvae.data import as_float, load_dataset
+from flowvae.evaluation.inference_gaps import fitted_posteriors
 from flowvae.evaluation.report import IMAGES_AT_ONCE, choose_images
 from flowvae.memory import keep_freed_memory
 from flowvae.models import VAE
@@ -25,6 +26,8 @@ from flowvae.runs import write_json
 LARGEST, SAMPLES = 128, (16, 32, 64, 128)
 MORE = 256
 """samples beyond those of the candidates, for the reference"""
+STEPS = 20
+"""of the fit of each image's posterior, each with eight samples"""
 CHUNK = 8  # samples of each image at once, as in `evaluate`
 
 Points = tuple[Tensor, Tensor]
@@ -60,6 +63,8 @@ def all_orders(samples: int, dimension: int, orders: int, seed: int) -> Points:
 
 
 WAYS = {"plain": plain, "antithetic": antithetic, "sobol": sobol, "all orders": all_orders}
+FITTED = "fitted"
+"""independent samples, of a posterior that is fitted to the image itself before"""
 
 
 @torch.no_grad()
@@ -80,8 +85,9 @@ def measure(run: str, data: str, num_images: int, out: Path | None) -> dict[str,
     dataset = load_dataset(data, "static")
     places = choose_images(dataset, "test", num_images, 0)
     ways = {name: way for name, way in WAYS.items() if name != "all orders" or model.pixel_orders > 1}
-    drawn: dict[str, list[Tensor]] = {name: [] for name in [*ways, "more"]}
-    seconds = dict.fromkeys(drawn, 0.0)
+    drawn: dict[str, list[Tensor]] = {name: [] for name in [*ways, FITTED, "more"]}
+    seconds, fitting = dict.fromkeys(drawn, 0.0), 0.0
+    torch.manual_seed(0)
     found: dict[str, Any] = {}
     for few in places.split(IMAGES_AT_ONCE):
         images = as_float(dataset.test.images[few], dataset.levels)
@@ -95,10 +101,20 @@ def measure(run: str, data: str, num_images: int, out: Path | None) -> dict[str,
             noise, orders = (torch.stack(column, 1) for column in zip(*points, strict=True))
             drawn[name].append(log_weights(model, images, noise, orders))
             seconds[name] += time.process_time() - began
+        began = time.process_time()
+        draw = fitted_posteriors(model, images, STEPS)
+        fitted = time.process_time()
+        with torch.no_grad():
+            parts = [draw(CHUNK) for _ in range(LARGEST // CHUNK)]
+        drawn[FITTED].append(
+            torch.cat([part.likelihood + part.prior - part.posterior for part in parts]).double()
+        )
+        fitting += fitted - began
+        seconds[FITTED] += time.process_time() - fitted
         found = {
             "dataset": dataset.name,
             "machine": machine.describe(),
-            **_summary({name: torch.cat(parts, 1) for name, parts in drawn.items()}, seconds),
+            **_summary({name: torch.cat(parts, 1) for name, parts in drawn.items()}, seconds, fitting),
         }
         print(f"{run}: {found['images']} of {num_images} images", flush=True)
         if out is not None:
@@ -110,8 +126,11 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _summary(drawn: dict[str, Tensor], seconds: dict[str, float]) -> dict[str, Any]:
-    """Mean bias of each way and number of samples, from log weights [S, N], against the mean of all."""
+def _summary(drawn: dict[str, Tensor], seconds: dict[str, float], fitting: float) -> dict[str, Any]:
+    """Mean bias of each way and number of samples, from log weights [S, N], against the mean of all.
+
+    ``seconds``: of all samples of each way; ``fitting``: of what is done once for each image.
+    """
     every = torch.cat(list(drawn.values()))
     reference = _log_mean(every, len(every))[0]
     number = every.shape[1]
@@ -125,7 +144,7 @@ def _summary(drawn: dict[str, Tensor], seconds: dict[str, float]) -> dict[str, A
                 reference - (estimates := _log_mean(weights, samples)).mean(0),
                 base[samples],
                 estimates,
-                seconds[name] * samples / LARGEST / number,
+                (seconds[name] * samples / LARGEST + fitting * (name == FITTED)) / number,
             )
             for samples in SAMPLES
         }

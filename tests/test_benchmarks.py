@@ -340,14 +340,18 @@ def test_every_way_of_drawing_samples_is_unbiased(way):
 
 
 def test_the_bias_of_ways_of_drawing_samples_is_measured(tmp_path, monkeypatch, capsys):
-    for name, value in (("LARGEST", 32), ("SAMPLES", (16, 32)), ("MORE", 8)):
+    for name, value in (("LARGEST", 32), ("SAMPLES", (16, 32)), ("MORE", 8), ("STEPS", 1)):
         monkeypatch.setattr(estimation, name, value)
     words = ["estimation", "density-mnist", "--images", "3", "--out", str(tmp_path / "found.json")]
     monkeypatch.setattr("sys.argv", words)
     estimation.main()
     found = json.loads((tmp_path / "found.json").read_text())["density-mnist"]
     assert found["images"] == 3
-    assert found["reference_samples"] == 4 * 32 + 8
-    assert found["ways"].keys() == estimation.WAYS.keys()
-    assert found["ways"]["plain"]["16"]["minus_plain"] == 0
+    assert found["reference_samples"] == 5 * 32 + 8
+    ways = found["ways"]
+    assert ways.keys() == {*estimation.WAYS, estimation.FITTED}
+    assert ways["plain"]["16"]["minus_plain"] == 0
+    of_samples = {name: way["32"]["milliseconds_per_image"] for name, way in ways.items()}
+    assert of_samples[estimation.FITTED] > of_samples["plain"], "the fit counts"
+    assert all(abs(way["32"]["bias"]) < 1 for way in ways.values())
     assert "sobol      S =  32: bias " in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Inference gaps: what the ELBO loses to the encoder, and what to the family of posteriors."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Unpack
 
 import torch
@@ -44,22 +45,44 @@ def inference_gaps(
 ) -> InferenceGaps:
     """Optimize the posterior parameters of each image [B, C, H, W], and measure the gain.
 
-    The parameters are those that are linear in the encoder's embedding: the moments of the Gaussian, and the
-    context of the flow. They start at the encoder's output and maximize the image's ELBO, by Adam with cosine
-    decay. The weights of the model do not change. The amortization gap found is a lower bound, as the
-    optimization may be incomplete.
+    The amortization gap found is a lower bound, as the optimization may be incomplete.
 
     Args:
         model: a model in ``eval()`` mode, with a Gaussian posterior, alone or transformed by a flow.
         images: the images.
         num_samples: S, number of samples for all three numbers.
-        steps: number of optimizer steps.
-        training_samples: number of samples for the ELBO that is maximized.
-        learning_rate: highest learning rate.
+        steps, training_samples, learning_rate: as in `fitted_posteriors`.
         given: labels, or which pixels are observed, if the model takes them.
 
     Raises:
         TypeError: for any other posterior.
+    """
+    draw = fitted_posteriors(model, images, steps, training_samples, learning_rate, **given)
+    encoded = bounds(model, images, num_samples, **given)
+    with torch.no_grad():
+        found = accumulated(draw, num_samples, at_once=max(1, CHUNK // len(images)))
+    return InferenceGaps(encoded.negative_elbo, found.negative_elbo, found.negative_log_marginal)
+
+
+def fitted_posteriors(
+    model: VAE,
+    images: Tensor,
+    steps: int,
+    samples: int = 8,
+    learning_rate: float = 0.02,
+    **given: Unpack[Given],
+) -> Callable[[int], LogDensities]:
+    """Optimize the posterior parameters of each image, and return a function that draws S samples from them.
+
+    The parameters are those that are linear in the encoder's embedding: the moments of the Gaussian, and the
+    context of the flow. They start at the encoder's output and maximize the image's ELBO, by Adam with cosine
+    decay. The weights of the model do not change.
+
+    Args:
+        model, images, given: as in `inference_gaps`.
+        steps: number of optimizer steps.
+        samples: number of samples for the ELBO that is maximized.
+        learning_rate: highest learning rate.
     """
     posterior = model.posterior
     if not isinstance(posterior, GaussianPosterior | FlowPosterior):
@@ -79,14 +102,11 @@ def inference_gaps(
     optimizer = torch.optim.Adam(learnt, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        densities = draw(training_samples)
+        densities = draw(samples)
         # A sum over images: each image's gradient is that of its own term.
         loss = (densities.posterior - densities.likelihood - densities.prior).mean(0).sum()
         for each, gradient in zip(learnt, torch.autograd.grad(loss, learnt), strict=True):
             each.grad = gradient
         optimizer.step()
         schedule.step()
-    encoded = bounds(model, images, num_samples, **given)
-    with torch.no_grad():
-        found = accumulated(draw, num_samples, at_once=max(1, CHUNK // len(images)))
-    return InferenceGaps(encoded.negative_elbo, found.negative_elbo, found.negative_log_marginal)
+    return draw
