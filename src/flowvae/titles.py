@@ -19,6 +19,7 @@ TITLES = {
     "annealed_images": "images annealed",
     "frechet_distance": "Frechet distance",
     "frechet_distance_of_real": "of real images",
+    "mode_divergence": "KL of modes",
     "seconds_per_sample": "seconds a sample",
     "compared": "samples compared",
     "gap_standard_error": "its standard error",

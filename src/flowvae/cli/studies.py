@@ -27,7 +27,8 @@ def reproduce(
     minutes: Annotated[
         float | None,
         shown_default(
-            "10 without --epochs; of systems, 60; of bits-back, 15; of wu-table1, that of the presets"
+            "10 without --epochs; of systems, 60; of bits-back, 15; of modes, 8 epochs; of wu-table1, the "
+            "presets' own"
         ),
     ] = None,
     epochs: int | None = None,
@@ -37,7 +38,8 @@ def reproduce(
     data: Annotated[str | None, shown_default("that of the presets")] = None,
     samples: Annotated[int | None, shown_default("1000; of systems, 500; of bits-back, 1")] = None,
     images: Annotated[
-        int | None, shown_default("2000; of systems, 500; of bits-back, 10000; of wu-table1, 100")
+        int | None,
+        shown_default("2000; of systems, 500; of bits-back, 10000; of wu-table1, 100; of modes, 26000"),
     ] = None,
     annealed: Annotated[int | None, shown_default("50")] = None,
     drawn: Annotated[int | None, shown_default("10000")] = None,
@@ -56,8 +58,8 @@ def reproduce(
         what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for
             each row; figure1: interpolations of two rows of table1 side by side; few-labels: errors of
             classifiers from few labels; missing: models that fill in missing pixels; systems: every kind of
-            model; wu-table1: log-likelihoods of autoencoders and adversarial networks by annealing; or
-            bits-back: sizes of compressed images
+            model; wu-table1: log-likelihoods of autoencoders and adversarial networks by annealing; modes:
+            digits that adversarial networks find on stacked-mnist; or bits-back: sizes of compressed images
         out: directory for the results, one JSON file per row, the table, the pictures and the runs
         minutes: training budget per row in minutes
         epochs: training budget per row in epochs
@@ -66,7 +68,7 @@ def reproduce(
         workers: number of rows to train in parallel
         data: another data set or path to train and score on
         samples: S, number of posterior samples per image for -log p(x); of bits-back, of codes per image
-        images: number of random test images to score
+        images: number of random test images to score; of modes, of samples
         annealed: of systems, how many of these to score by annealed importance sampling; 0 for none
         drawn: of systems, number of samples to compare with test images
         compared: names of the two rows in the figure
@@ -105,6 +107,12 @@ def reproduce(
         return
     if unused := [name for name, value in own.items() if value not in (None, ())]:
         raise UserError(f"only few-labels has draws of labelled images; remove {', '.join(unused)}")
+    if what == "modes":
+        del usual["--seeds"], usual["--images"]
+        if unused := [name for name, (value, default) in usual.items() if value != default]:
+            raise UserError(f"modes trains one run after the other; remove {', '.join(unused)}")
+        _reproduce_modes(out, rows, data, seeds, epochs, minutes, images)
+        return
     if what == "wu-table1":
         del usual["--images"]
         if unused := [name for name, (value, default) in usual.items() if value != default]:
@@ -220,6 +228,35 @@ def _reproduce_few_labels(
         first=first,
         epochs=epochs,
         minutes=minutes,
+    )
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+
+
+def _reproduce_modes(
+    out: Path | None,
+    rows: tuple[str, ...],
+    data: str | None,
+    seeds: int,
+    epochs: int | None,
+    minutes: float | None,
+    images: int | None,
+) -> None:
+    from flowvae.evaluation.modes import USUAL_SAMPLES
+    from flowvae.modes import ROWS, reproduce_modes
+
+    for name in rows:
+        if name not in ROWS:
+            raise UserError(f"modes has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
+    if data is not None:
+        raise UserError("modes are those of stacked-mnist; remove --data")
+    out = out or Path("runs") / "modes"
+    reproduce_modes(
+        out,
+        rows=rows or tuple(ROWS),
+        seeds=seeds,
+        epochs=epochs,
+        minutes=minutes,
+        num_images=USUAL_SAMPLES if images is None else images,
     )
     print((out / "table.md").read_text(encoding="utf-8"), end="")
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from flowvae import runs
 from flowvae.commands.evaluating import training_of
 from flowvae.commands.progress import reporting
-from flowvae.data import Dataset, as_float, load_configured
+from flowvae.data import Dataset, as_float, load_configured, stacked_mnist
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
+from flowvae.evaluation.modes import USUAL_SAMPLES, mode_statistics, modes_of, shares_of_modes
 from flowvae.evaluation.sample_quality import DATA_SETS, check_comparable, feature_network, sample_quality
 from flowvae.models import Model, Sampler
 from flowvae.models.base import evaluating
@@ -32,6 +33,8 @@ SHOWN = {
     "coverage": ".3f",
     "class_coverage": ".2f",
     "nearest_training_distance": ".2f",
+    "modes": ",d",
+    "mode_divergence": ".3f",
 }
 
 
@@ -43,12 +46,15 @@ def compare_samples(
     on: str = "auto",
     features: str | None = None,
 ) -> dict[str, Any]:
-    """Compare samples with test images (see `sample_quality`), and write quality.json into the run.
+    """Compare samples with test images, and write quality.json into the run.
+
+    By `sample_quality`; of stacked-mnist, by the modes that are found (`flowvae.evaluation.modes`).
 
     Args:
         path: directory of the run.
         num_images: N, number of samples, of test images, and of validation images that stand in for samples;
-            by default, as many as all three allow, up to 10,000.
+            by default, as many as all three allow, up to 10,000. Of stacked-mnist, of samples and of training
+            images that stand in for them, by default 26,000.
         seed: random seed for the samples and the choice of images.
         data: another data set or path to compare with.
         on: device to draw samples on.
@@ -60,31 +66,28 @@ def compare_samples(
         Numbers of another source, ``data``, and of a bundled model are not written.
 
     Raises:
-        UserError: if the model draws no samples, or the images cannot be compared.
+        UserError: if the model draws no samples, the images cannot be compared, or there are fewer.
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
     sampler = needs(Sampler, run)
-    check_comparable(run.spec.shape)
+    source = data or run.config.data.data
+    counting = source == stacked_mnist.NAME and run.spec.shape == stacked_mnist.SHAPE
+    if not counting:
+        check_comparable(run.spec.shape)
+    elif features is not None:
+        raise UserError(f"modes of {stacked_mnist.NAME} are counted by one classifier; remove --features")
     # With --hide, the model is of images of which pixels are hidden only from it.
     complete = dataclasses.replace(run.config.data, hide=None)
     dataset = run.read_dataset(data) if run.config.data.hide is None else load_configured(complete, data)
-    available = min(MOST_COMPARED, len(dataset.test.images), len(dataset.valid.images))
-    number = available if num_images is None else num_images
-    check_range("images", number, 1, MOST)
-    if number > available:
-        raise UserError(
-            f"{number} images are to be compared; {dataset.name} has {len(dataset.test.images)} test and "
-            f"{len(dataset.valid.images)} validation images, and {MOST_COMPARED:,} is the most: choose fewer "
-            "--images"
-        )
+    number = _number_of(dataset, num_images, counting)
     chosen = features or (dataset.name if dataset.name in DATA_SETS else "mnist")
     network = feature_network(chosen)
     model = run.model.to(device(on))
     with reporting(f"drawing samples of {run.name}") as report, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        test, valid = (_random(dataset, split, number) for split in ("test", "valid"))
-        train = _random(dataset, "train", len(dataset.train.images))
+        wanted = {"train": number} if counting else {"test": number, "valid": number, "train": None}
+        real = {split: _random(dataset, split, most) for split, most in wanted.items()}
         parts: list[Tensor] = []
         seconds = math.inf
         with evaluating(model):
@@ -93,14 +96,21 @@ def compare_samples(
                 parts.append(_drawn(model, min(AT_ONCE, number - done)))
                 seconds = min(seconds, (time.perf_counter() - began) / len(parts[-1]))
                 report((done + len(parts[-1])) / number)
-    measured = sample_quality(torch.cat(parts), test, valid, train, network)
+    samples = torch.cat(parts)
+    if counting:
+        measured = _count_modes(samples, real["train"], dataset)
+        compared = "digits of the channels, found by"
+    else:
+        measured = sample_quality(samples, **real, network=network)
+        compared = f"{network.features} features of"
     found = {
         **measured,
         "seconds_per_sample": seconds,
         "threads": torch.get_num_threads(),
         "images": number,
         "samples": "draws from p(x)" if sampler.draws or sampler.draws_pixels else "means of p(x|z)",
-        "features": f"{network.features} features of flowvae's classifier of {chosen}, images as they are",
+        "features": f"{compared} flowvae's classifier of {chosen}, images as they are",
+        "real": f"{'training' if counting else 'validation'} images",
         "dataset": dataset.name,
         "binarization": dataset.binarization,
         "seed": seed,
@@ -112,12 +122,41 @@ def compare_samples(
     return found
 
 
+def _number_of(dataset: Dataset, wanted: int | None, counting: bool) -> int:
+    """Return the number of images to compare: as many as ``wanted``, or as there are."""
+    splits = {"train": "training"} if counting else {"test": "test", "valid": "validation"}
+    counts = {split: len(getattr(dataset, split).images) for split in splits}
+    most = USUAL_SAMPLES if counting else MOST_COMPARED
+    available = min(most, *counts.values())
+    number = available if wanted is None else wanted
+    check_range("images", number, 1, MOST)
+    if number > available:
+        has = " and ".join(f"{counts[split]} {name}" for split, name in splits.items())
+        raise UserError(
+            f"{number} images are to be compared; {dataset.name} has {has} images, and {most:,} is the most: "
+            "choose fewer --images"
+        )
+    return number
+
+
+def _count_modes(samples: Tensor, train: Tensor, dataset: Dataset) -> dict[str, Any]:
+    """Count modes of samples and, with the suffix ``_of_real``, of training images in their place."""
+    assert dataset.test.labels is not None
+    shares = shares_of_modes(dataset.test.labels)
+    found = {}
+    for suffix, images in (("", samples), ("_of_real", train)):
+        statistics = mode_statistics(modes_of(images), shares)
+        found |= {name + suffix: value for name, value in statistics.items()}
+    return found
+
+
 def _drawn(model: Model, number: int) -> Tensor:
     assert isinstance(model, Sampler)
     return model.draw(number).float().cpu()
 
 
-def _random(dataset: Dataset, split: str, number: int) -> Tensor:
+def _random(dataset: Dataset, split: str, number: int | None) -> Tensor:
+    """Return images of a split in random order, at most ``number`` of them."""
     places = torch.randperm(len(getattr(dataset, split).images))[:number]
     chosen = getattr(dataset, split).take(places)
     if chosen.observed is not None:
@@ -134,7 +173,7 @@ def report_of(name: str, found: dict[str, Any]) -> str:
     titles = [column.replace("_", " ") for column in columns]
     rows = [
         [f"{title}", *(format(found[column + suffix], SHOWN[column]) for column in columns)]
-        for title, suffix in ((name, ""), ("validation images", "_of_real"))
+        for title, suffix in ((name, ""), (found["real"], "_of_real"))
     ]
     table = [["", *titles], ["---", *["---:"] * len(titles)], *rows]
     lines = ["| " + " | ".join(row) + " |" for row in table]

@@ -17,6 +17,7 @@ from flowvae.data import (
     mnist,
     npz,
     omniglot,
+    stacked_mnist,
     svhn,
 )
 from flowvae.data.binarization import BINARIZATIONS, binarize
@@ -27,7 +28,12 @@ from flowvae.data.reading import user_path
 from flowvae.data.summary import oddities, values_of
 from flowvae.errors import UserError, did_you_mean, quoted
 
-NAMES = ("mnist", "larochelle", *hub.SOURCES)
+OWN: dict[str, Callable[[], Dataset]] = {
+    "mnist": mnist.load,
+    stacked_mnist.NAME: stacked_mnist.load,
+    "larochelle": larochelle.fetch,
+}
+NAMES = (*OWN, *hub.SOURCES)
 FILES: dict[str, Callable[..., Dataset]] = {
     ".npz": npz.load,
     ".npy": npz.load_npy,
@@ -68,8 +74,8 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
 
-    Names are "mnist", bundled, and "larochelle" and those of ``flowvae.data.hub.SOURCES``, downloaded;
-    docs/data.md describes files and directories.
+    Names are "mnist", bundled, "stacked-mnist", made of it, and "larochelle" and those of
+    ``flowvae.data.hub.SOURCES``, downloaded; docs/data.md describes files and directories.
 
     Args:
         source: a name or a path.
@@ -155,7 +161,7 @@ def read_source(
             raise _without_range(source)
         if source in hub.SOURCES:
             return hub.load(source, sides and _square(source, sides))
-        return mnist.load() if source == "mnist" else larochelle.fetch()
+        return OWN[source]()
     path = user_path(source)
     if path.is_dir():
         load = next((load for pattern, load in DIRECTORIES if any(path.glob(pattern))), image_folder.load)

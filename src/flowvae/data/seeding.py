@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     SPLIT_ORDER = 3
     IMAGE_NOISE = 4
     HIDDEN_PIXELS = 5
+    STACKED_DIGITS = 6
 
 
 def generator(seed: int, purpose: Purpose, index: int = 0) -> np.random.Generator:

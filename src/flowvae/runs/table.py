@@ -52,6 +52,8 @@ COLUMNS: dict[str, str] = {
     "density": ".3f",
     "coverage": ".3f",
     "class_coverage": ".2f",
+    "modes": ",d",
+    "mode_divergence": ".3f",
     "seconds_per_sample": ".2g",
     "compared": ",d",
     "samples": "d",
@@ -85,7 +87,8 @@ OF_ANNEALED = {
 """columns of evaluation-ais.json, and their names there"""
 OF_QUALITY = {
     **{name: name for name in ("frechet_distance", "frechet_distance_of_real")},
-    **{name: name for name in ("density", "coverage", "class_coverage", "seconds_per_sample")},
+    **{name: name for name in ("density", "coverage", "class_coverage", "modes", "mode_divergence")},
+    "seconds_per_sample": "seconds_per_sample",
     "compared": "images",
 }
 """columns of quality.json, and their names there"""

@@ -1,0 +1,154 @@
+"""The table of modes of stacked MNIST that an adversarial network and a Bayesian one of its size cover."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowvae import figures, runs
+from flowvae.commands.picturing import test_images
+from flowvae.commands.quality import compare_samples
+from flowvae.config import Config
+from flowvae.data import load_configured, stacked_mnist
+from flowvae.errors import check_range
+from flowvae.evaluation.modes import USUAL_SAMPLES
+from flowvae.models import Sampler
+from flowvae.models.base import evaluating
+from flowvae.models.registry import build_model, preset
+from flowvae.runs.capability import needs
+from flowvae.training import train_or_resume
+from flowvae.training.loop import check_budget
+
+MOST_SEEDS = 1000
+USUAL_EPOCHS = 8
+SIZES: dict[str, Any] = {"channels": 16, "blocks": 0, "features": 64}
+"""of generator and discriminator: so small that they cannot learn all modes"""
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gan": ("gan-mnist", SIZES),
+    "bayesian-gan-1": ("bayesian-gan-mnist", {**SIZES, "generators": 1}),
+    "bayesian-gan-4": ("bayesian-gan-mnist", {**SIZES, "generators": 4}),
+}
+"""presets, and the options that change them"""
+SHOWN = 16  # samples of a row in the picture
+REAL = "training images"
+MEASURES = {"modes": ".0f", "mode_divergence": ".2f"}
+COSTS = ("minutes", "steps")
+
+
+def reproduce_modes(
+    folder: Path,
+    *,
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: int = 1,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    num_images: int = USUAL_SAMPLES,
+) -> None:
+    """Train rows with every seed, count modes of samples, and write table.json, table.md and samples.png.
+
+    Finished runs are kept, and interrupted ones resumed.
+
+    Args:
+        folder: directory for ``ROW-seedN.json``, the table, the picture, and the runs under ``runs/``.
+        rows: names of the rows.
+        seeds: number of random seeds, 0 and up.
+        epochs, minutes: training budget of a run; by default, 8 epochs, which are equal steps for all rows.
+        num_images: number of samples to count modes of.
+
+    Raises:
+        UserError: if the budget is too short, or options are out of range.
+    """
+    check_range("seeds", seeds, 1, MOST_SEEDS)
+    check_range("images", num_images, 1, USUAL_SAMPLES)
+    if epochs is None and minutes is None:
+        epochs = USUAL_EPOCHS
+    budget = {name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}
+    configs = {row: _config(row, budget) for row in rows}
+    dataset = load_configured(next(iter(configs.values())).data)
+    for config in configs.values():  # raises before anything is trained
+        assert config.model is not None
+        check_budget(build_model(config.model, dataset.spec), dataset, config.training)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    table: list[dict[str, Any]] = []
+    real: dict[str, Any] = {}
+    pictures: dict[str, Tensor] = {}
+    for row, config in configs.items():
+        found = [
+            _measured(folder, row, config.revised(seed=seed), budget, num_images) for seed in range(seeds)
+        ]
+        real = {name: found[0][f"{name}_of_real"] for name in MEASURES}
+        table.append({"system": row, "seeds": seeds, "images": num_images, **_averaged(found)})
+        run = runs.Run(folder / "runs" / f"{row}-seed0")
+        pictures |= {"test images": test_images(run, SHOWN, 0, None).images} if not pictures else {}
+        pictures[row] = _samples(run)
+        runs.write_json(folder / "table.json", [*table, {"system": REAL, "images": num_images, **real}])
+    (folder / "table.md").write_text(_markdown(table, real), encoding="utf-8")
+    figures.save_groups({f"{stacked_mnist.NAME}, seed 0": pictures}, folder / "samples.png")
+
+
+def _config(row: str, budget: Mapping[str, Any]) -> Config:
+    name, options = ROWS[row]
+    return preset(name).revised(
+        **{"data": stacked_mnist.NAME, "track": "none", "minutes": None, **options, **budget}
+    )
+
+
+def _measured(
+    folder: Path, row: str, config: Config, budget: Mapping[str, Any], num_images: int
+) -> dict[str, Any]:
+    """Return the measurements of a row with one seed: those that are kept, or new ones."""
+    name = f"{row}-seed{config.training.seed}"
+    asked = {**budget, "images": num_images}
+    path = folder / f"{name}.json"
+    kept = runs.read_json(path) if path.exists() else None
+    if isinstance(kept, dict) and kept.get("asked") == asked:
+        return kept
+    run = folder / "runs" / name
+    train_or_resume(run, config)
+    quality = compare_samples(run, num_images)
+    last = runs.Run(run).records[-1]
+    measures = {key: quality[key] for name in MEASURES for key in (name, f"{name}_of_real")}
+    found = {"asked": asked, **measures, "minutes": last["seconds"] / 60, "steps": last["step"]}
+    runs.write_json(path, found)
+    return found
+
+
+def _samples(run: runs.Run) -> Tensor:
+    model = run.model
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(model):
+        torch.manual_seed(0)
+        return needs(Sampler, run).draw(SHOWN)
+
+
+def _averaged(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Average over seeds; with several, the standard deviation of each measure and its values."""
+    averaged: dict[str, Any] = {name: float(np.mean([each[name] for each in found])) for name in COSTS}
+    for name in MEASURES:
+        values = [each[name] for each in found]
+        averaged[name] = float(np.mean(values))
+        if len(values) > 1:
+            averaged |= {
+                f"{name}_standard_deviation": float(np.std(values, ddof=1)),
+                f"{name}_of_seeds": values,
+            }
+    return averaged
+
+
+def _markdown(table: Sequence[Mapping[str, Any]], real: Mapping[str, Any]) -> str:
+    """Write the rows, and training images in the place of samples, as a Markdown table."""
+    lines = ["| | seeds | modes | KL of modes | steps | minutes |", "|:---|---:|---:|---:|---:|---:|"]
+    for row in table:
+        cells = [row["system"], row["seeds"], *(_with_spread(row, name) for name in MEASURES)]
+        cells += [f"{row['steps']:,.0f}", f"{row['minutes']:.1f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines.append(f"| {REAL} | | {real['modes']} | {real['mode_divergence']:.2f} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _with_spread(row: Mapping[str, Any], name: str) -> str:
+    spread = row.get(f"{name}_standard_deviation")
+    form = MEASURES[name]
+    return format(row[name], form) + ("" if spread is None else f" ± {spread:{form}}")
