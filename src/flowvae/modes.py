@@ -9,21 +9,18 @@ import torch
 from torch import Tensor
 
 from flowvae import figures, runs
-from flowvae.commands.picturing import test_images
-from flowvae.commands.quality import compare_samples
+from flowvae.commands.progress import reporting
+from flowvae.commands.quality import draw_samples
 from flowvae.config import Config
 from flowvae.data import load_configured, stacked_mnist
 from flowvae.errors import check_range
-from flowvae.evaluation.modes import USUAL_SAMPLES
-from flowvae.models import Sampler
-from flowvae.models.base import evaluating
+from flowvae.evaluation.modes import USUAL_SAMPLES, mode_statistics, modes_of, shares_of_modes
 from flowvae.models.registry import build_model, preset
-from flowvae.runs.capability import needs
 from flowvae.training import train_or_resume
 from flowvae.training.loop import check_budget
 
 MOST_SEEDS = 1000
-USUAL_EPOCHS = 8
+USUAL_EPOCHS = 5
 SIZES: dict[str, Any] = {"channels": 16, "blocks": 0, "features": 64}
 """of generator and discriminator: so small that they cannot learn all modes"""
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,7 +52,7 @@ def reproduce_modes(
         folder: directory for ``ROW-seedN.json``, the table, the picture, and the runs under ``runs/``.
         rows: names of the rows.
         seeds: number of random seeds, 0 and up.
-        epochs, minutes: training budget of a run; by default, 8 epochs, which are equal steps for all rows.
+        epochs, minutes: training budget of a run; by default, 5 epochs, which are equal steps for all rows.
         num_images: number of samples to count modes of.
 
     Raises:
@@ -72,18 +69,19 @@ def reproduce_modes(
         assert config.model is not None
         check_budget(build_model(config.model, dataset.spec), dataset, config.training)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
+    assert dataset.test.labels is not None
+    shares = shares_of_modes(dataset.test.labels)
+    real = mode_statistics(modes_of(dataset.batch("train", torch.arange(num_images)).images), shares)
+    asked = {**budget, "images": num_images}
     table: list[dict[str, Any]] = []
-    real: dict[str, Any] = {}
-    pictures: dict[str, Tensor] = {}
+    pictures = {"test images": dataset.batch("test", torch.arange(SHOWN)).images}
     for row, config in configs.items():
         found = [
-            _measured(folder, row, config.revised(seed=seed), budget, num_images) for seed in range(seeds)
+            _measured(folder, f"{row}-seed{seed}", config.revised(seed=seed), asked, shares)
+            for seed in range(seeds)
         ]
-        real = {name: found[0][f"{name}_of_real"] for name in MEASURES}
         table.append({"system": row, "seeds": seeds, "images": num_images, **_averaged(found)})
-        run = runs.Run(folder / "runs" / f"{row}-seed0")
-        pictures |= {"test images": test_images(run, SHOWN, 0, None).images} if not pictures else {}
-        pictures[row] = _samples(run)
+        pictures[row] = _samples(runs.Run(folder / "runs" / f"{row}-seed0"), SHOWN)
         runs.write_json(folder / "table.json", [*table, {"system": REAL, "images": num_images, **real}])
     (folder / "table.md").write_text(_markdown(table, real), encoding="utf-8")
     figures.save_groups({f"{stacked_mnist.NAME}, seed 0": pictures}, folder / "samples.png")
@@ -97,30 +95,27 @@ def _config(row: str, budget: Mapping[str, Any]) -> Config:
 
 
 def _measured(
-    folder: Path, row: str, config: Config, budget: Mapping[str, Any], num_images: int
+    folder: Path, name: str, config: Config, asked: Mapping[str, Any], shares: Tensor
 ) -> dict[str, Any]:
-    """Return the measurements of a row with one seed: those that are kept, or new ones."""
-    name = f"{row}-seed{config.training.seed}"
-    asked = {**budget, "images": num_images}
+    """Return the measurements of a run: those that are kept, or new ones."""
     path = folder / f"{name}.json"
     kept = runs.read_json(path) if path.exists() else None
     if isinstance(kept, dict) and kept.get("asked") == asked:
         return kept
-    run = folder / "runs" / name
-    train_or_resume(run, config)
-    quality = compare_samples(run, num_images)
-    last = runs.Run(run).records[-1]
-    measures = {key: quality[key] for name in MEASURES for key in (name, f"{name}_of_real")}
-    found = {"asked": asked, **measures, "minutes": last["seconds"] / 60, "steps": last["step"]}
+    train_or_resume(folder / "runs" / name, config)
+    run = runs.Run(folder / "runs" / name)
+    found = mode_statistics(modes_of(_samples(run, asked["images"])), shares)
+    last = run.records[-1]
+    found |= {"asked": asked, "minutes": last["seconds"] / 60, "steps": last["step"]}
     runs.write_json(path, found)
     return found
 
 
-def _samples(run: runs.Run) -> Tensor:
-    model = run.model
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(model):
+def _samples(run: runs.Run, number: int) -> Tensor:
+    """Draw samples [N, 3, 28, 28] with seed 0."""
+    with reporting(f"drawing samples of {run.name}") as report, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return needs(Sampler, run).draw(SHOWN)
+        return draw_samples(run.model, number, report)[0]
 
 
 def _averaged(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def reproduce(
     minutes: Annotated[
         float | None,
         shown_default(
-            "10 without --epochs; of systems, 60; of bits-back, 15; of modes, 8 epochs; of wu-table1, the "
+            "10 without --epochs; of systems, 60; of bits-back, 15; of modes, 5 epochs; of wu-table1, the "
             "presets' own"
         ),
     ] = None,
