@@ -21,7 +21,7 @@ from PIL import Image
 from campaigns.corpus import Reader
 from campaigns.mutate import LONG
 from campaigns.run_files import continued
-from flowvae import cli, few_labels, figure1, missing, reproduce, systems, training, wu_table1
+from flowvae import cli, few_labels, figure1, missing, modes, reproduce, systems, training, wu_table1
 from flowvae.commands import demonstrating
 from flowvae.commands.coding import encode_images
 from flowvae.commands.compressing import compress_images
@@ -171,7 +171,7 @@ USUAL = {
     "images": ("images.npz", "some", "some/0.png"),
     "file": ("images.flowvae",),
     "codes": ("codes.npz",),
-    "what": ("table1", "missing", "systems", "few-labels", "wu-table1", "figure1", "bits-back"),
+    "what": ("table1", "missing", "systems", "few-labels", "wu-table1", "modes", "figure1", "bits-back"),
 }
 
 
@@ -194,7 +194,7 @@ def _without_work() -> None:
     training.train, page.serve = build, serve
     demonstrating.run_demo = reproduce.reproduce_table = figure1.reproduce_figure = nothing
     missing.reproduce_missing = systems.reproduce_systems = nothing
-    few_labels.reproduce_few_labels = wu_table1.reproduce_wu_table1 = nothing
+    few_labels.reproduce_few_labels = wu_table1.reproduce_wu_table1 = modes.reproduce_modes = nothing
 
 
 def _run(folder: Path, random: Random | None) -> None:
