@@ -32,7 +32,6 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 SHOWN = 16  # samples of a row in the picture
 REAL = "training images"
 MEASURES = {"modes": ".0f", "mode_divergence": ".2f"}
-COSTS = ("minutes", "steps")
 
 
 def reproduce_modes(
@@ -105,8 +104,7 @@ def _measured(
     train_or_resume(folder / "runs" / name, config)
     run = runs.Run(folder / "runs" / name)
     found = mode_statistics(modes_of(_samples(run, asked["images"])), shares)
-    last = run.records[-1]
-    found |= {"asked": asked, "minutes": last["seconds"] / 60, "steps": last["step"]}
+    found |= {"asked": asked, "steps": run.records[-1]["step"]}
     runs.write_json(path, found)
     return found
 
@@ -120,7 +118,7 @@ def _samples(run: runs.Run, number: int) -> Tensor:
 
 def _averaged(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Average over seeds; with several, the standard deviation of each measure and its values."""
-    averaged: dict[str, Any] = {name: float(np.mean([each[name] for each in found])) for name in COSTS}
+    averaged: dict[str, Any] = {"steps": float(np.mean([each["steps"] for each in found]))}
     for name in MEASURES:
         values = [each[name] for each in found]
         averaged[name] = float(np.mean(values))
@@ -134,12 +132,12 @@ def _averaged(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _markdown(table: Sequence[Mapping[str, Any]], real: Mapping[str, Any]) -> str:
     """Write the rows, and training images in the place of samples, as a Markdown table."""
-    lines = ["| | seeds | modes | KL of modes | steps | minutes |", "|:---|---:|---:|---:|---:|---:|"]
+    lines = ["| | seeds | modes | KL of modes | steps |", "|:---|---:|---:|---:|---:|"]
     for row in table:
-        cells = [row["system"], row["seeds"], *(_with_spread(row, name) for name in MEASURES)]
-        cells += [f"{row['steps']:,.0f}", f"{row['minutes']:.1f}"]
+        measures = (_with_spread(row, name) for name in MEASURES)
+        cells = [row["system"], row["seeds"], *measures, f"{row['steps']:,.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines.append(f"| {REAL} | | {real['modes']} | {real['mode_divergence']:.2f} | | |")
+    lines.append(f"| {REAL} | | {real['modes']} | {real['mode_divergence']:.2f} | |")
     return "\n".join(lines) + "\n"
 
 
