@@ -365,10 +365,12 @@ def powerless(scenario: Scenario, kept: disk.Kept, at: int) -> str | None:
     calls = [call for number, call in scenario.calls if number < at]
     shutil.rmtree(scenario.place, ignore_errors=True)
     Disk(scenario.origin, calls).write(scenario.place, kept)
-    return recovered(scenario, scenario.saved_before(at))
+    return recovered(
+        scenario, scenario.saved_before(at), tracked=False
+    )  # TensorBoard does not sync its files
 
 
-def recovered(scenario: Scenario, step: int) -> str | None:
+def recovered(scenario: Scenario, step: int, tracked: bool = True) -> str | None:
     """Resume, or start again without a directory; return what is wrong."""
     run, said = scenario.run, scenario.folder / "said"
     if run.exists():
@@ -384,17 +386,17 @@ def recovered(scenario: Scenario, step: int) -> str | None:
     ended = end_of(forked(words, said, scenario.form.prepare), said)
     if ended.code:
         return f"the recovery ended with code {ended.code}: {ended.said[-2000:]}"
-    return unequal(run, scenario.unbroken, scenario.form)
+    return unequal(run, scenario.unbroken, scenario.form, tracked)
 
 
-def unequal(run: Path, unbroken: Path, form: Form) -> str | None:
-    """Return what in a run that has ended is not as promised."""
+def unequal(run: Path, unbroken: Path, form: Form, tracked: bool = True) -> str | None:
+    """Return what in a run that has ended is not as promised, also in TensorBoard's files if ``tracked``."""
     try:
         if "minutes" in form.training:
             assert_ended_in_time(run, 60 * form.training["minutes"])
         else:
             assert_ended_as(run, unbroken)
-        if "track" in form.training:
+        if tracked and "track" in form.training:
             assert_tracked(run)
     except (AssertionError, OSError) as error:
         return f"not equal: {error!r}"
@@ -467,6 +469,8 @@ def scenarios(form: Form, folder: Path) -> Iterator[tuple[str, Scenario]]:
     first.words = first.start
     first.origin.mkdir(parents=True)
     first.record()
+    if "track" in form.training:
+        assert_tracked(first.run)
     shutil.copytree(first.run, first.unbroken)
     yield "train", first
 
