@@ -79,7 +79,7 @@ CLUSTER_BATCHES = (128, 4096, 32_768)
 
 def measure(
     names: Sequence[str] = ("vae",),
-    batches: Sequence[int] = (128, 256, 512),
+    batches: Sequence[int] = (128, 256, 512, 1024),
     steps: int = 150,
     images: tuple[int, int] = (50, 250),
     rounds: int = 1,

@@ -52,7 +52,7 @@ HEADLINES = {
         "missing",
     ),
     "processes_training_speedup": (
-        "training, B = 512: images/s of two processes over those of one, one thread each",
+        "training, B = 1,024: images/s of two processes over those of one, one thread each",
         "{:.2f}",
         "≥ 1.8",
         "processes",
