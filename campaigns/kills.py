@@ -365,9 +365,8 @@ def powerless(scenario: Scenario, kept: disk.Kept, at: int) -> str | None:
     calls = [call for number, call in scenario.calls if number < at]
     shutil.rmtree(scenario.place, ignore_errors=True)
     Disk(scenario.origin, calls).write(scenario.place, kept)
-    return recovered(
-        scenario, scenario.saved_before(at), tracked=False
-    )  # TensorBoard does not sync its files
+    # This disk has none of TensorBoard's files, which it is told to leave out.
+    return recovered(scenario, scenario.saved_before(at), tracked=False)
 
 
 def recovered(scenario: Scenario, step: int, tracked: bool = True) -> str | None:

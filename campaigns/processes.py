@@ -18,7 +18,7 @@ from system_table import TABLE
 from tiny_runs import write_halves
 
 OF_TIME = {"seconds", "images_per_second", "split"}
-ROUNDING = 3e-4
+ROUNDING = 1e-4
 """what numbers of equal trainings differ by at most, in relation to the larger of 1 and themselves"""
 
 

@@ -52,7 +52,7 @@ def assert_same_but_for_rounding(two: Path, one: Path) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.keys() == other.keys()
         for name in mine.keys() - OF_TIME - {"split"}:
-            assert mine[name] == pytest.approx(other[name], rel=3e-4, abs=3e-4), (name, mine, other)
+            assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), (name, mine, other)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ class Dropout(nn.Module):
 def dropout_factors(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
     """Draw factors of a shape, of the type and device of ``like``: 0 with a probability, and 1 on average.
 
-    On a CPU, four of them share 64 random bits: PyTorch's own dropout draws a number for each, which took an
-    eighth of a step of ``density-small``.
+    On a CPU, four of them share 64 random bits: PyTorch's own dropout draws a number for each, which takes
+    longer.
     """
     if like.device.type != "cpu":
         return F.dropout(like.new_ones(shape), probability)
