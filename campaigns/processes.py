@@ -18,8 +18,8 @@ from system_table import TABLE
 from tiny_runs import write_halves
 
 OF_TIME = {"seconds", "images_per_second", "split"}
-ROUNDING = 1e-4
-"""what numbers of equal trainings differ by at most, in relation to the larger of 1 and themselves"""
+ROUNDING = 1e-9
+"""what numbers of equal trainings in float64 differ by at most, relative to the larger of 1 and themselves"""
 
 
 def run(tries: int | None = None) -> dict[str, Any]:

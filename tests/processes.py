@@ -67,12 +67,17 @@ def end_of(process: subprocess.Popen[str], limit: float = 120) -> Ended:
 ROWS = """
 import sys
 from pathlib import Path
+import torch
 from system_table import TABLE
 from flowvae.processes import end
 from flowvae.training import train
+torch.set_default_dtype(torch.float64)
 data, folder, *names = sys.argv[1:]
 for name in names:
     train(Path(folder) / name, TABLE[name].config(Path(data), batch_size=31))
 end()
 """
-"""a program that trains rows of the table of systems, in batches of an odd number of images"""
+"""a program that trains rows of the table of systems, in batches of an odd number of images
+
+In float64, as some systems enlarge rounding: so a difference is one of what is computed.
+"""

@@ -315,7 +315,7 @@ TABLE: dict[str, Row] = {
     ),
     "bayesian-gan-dense": Row(
         "bayesian-gan",
-        {**DENSE, "burn_in": 2, "thinning": 2, "collected": 2},
+        {**DENSE, "burn_in": 2, "thinning": 2, "collected": 2, "share_batch": False},
         can={Sampler},
         evaluated={"energy_score", "energy_score_standard_error"},
         best="energy_score",

@@ -102,6 +102,55 @@ def test_losses_are_negative_log_posteriors_per_training_image():
     assert list(of_generators.shown) == ["generator_loss"]
 
 
+@pytest.mark.parametrize(("share_batch", "each"), [(True, 3), (False, 9)])
+def test_generators_share_a_batch_or_make_one_each(share_batch, each):
+    model = tiny(share_batch=share_batch)
+    counts = []
+    for state in model.generators.states:
+        state.register_forward_hook(lambda _, inputs, __: counts.append(len(inputs[0])))
+    list(model.updates(batch(9), 0))
+    assert counts == [each] * 3
+
+
+# Restarts.
+
+
+def saturated(network: nn.Module) -> None:
+    """Let a generator make black images of all codes."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        list(network.parameters())[-1].fill_(-30.0)
+
+
+def weights_of(network: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+
+
+def test_generators_of_one_image_get_the_weights_of_others():
+    model = tiny(generators=4)
+    dead, alive = (1, 3), (0, 2)
+    for place in dead:
+        saturated(model.generators.states[place])
+    before = [weights_of(state) for state in model.generators.states]
+    model.restart(torch.Generator().manual_seed(0))
+    after = [weights_of(state) for state in model.generators.states]
+    assert all(torch.equal(after[place], before[place]) for place in alive)
+    for place in dead:
+        assert any(torch.equal(after[place], before[source]) for source in alive)
+
+
+def test_restarts_end_with_burn_in():
+    for burn_in, restarted in ((101, True), (100, False)):
+        model = tiny(generators=2, burn_in=burn_in, thinning=1)
+        saturated(model.generators.states[1])
+        black = weights_of(model.generators.states[1])
+        list(model.updates(batch(4), 98))
+        assert torch.equal(weights_of(model.generators.states[1]), black)
+        list(model.updates(batch(4), 99))
+        assert torch.equal(weights_of(model.generators.states[1]), black) != restarted
+
+
 def test_few_labels_add_the_classes_of_labelled_images():
     model = few_labels(gamma=0.0, classification_weight=4.0)
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])

@@ -168,6 +168,14 @@ def test_bayesian_gans_of_format_7_ignored_the_information_of_classes():
     assert _described(upgraded(values)).config.model.supervision.information_weight == 0  # type: ignore[union-attr]
 
 
+def test_generators_of_format_8_share_a_batch():
+    config = preset("bayesian-gan-mnist").revised(share_batch=False)
+    assert config.model is not None
+    values = {**written(config, SPEC, config.model.name), "format": 8}
+    del values["model"]["share_batch"]
+    assert _described(upgraded(values)).config.model.share_batch is True  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [

@@ -26,7 +26,7 @@ SIZES: dict[str, Any] = {"channels": 16, "blocks": 0, "features": 64}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "gan": ("gan-mnist", SIZES),
     "bayesian-gan-1": ("bayesian-gan-mnist", {**SIZES, "generators": 1}),
-    "bayesian-gan-4": ("bayesian-gan-mnist", {**SIZES, "generators": 4}),
+    "bayesian-gan-4": ("bayesian-gan-mnist", {**SIZES, "generators": 4, "share_batch": False}),
 }
 """presets, and the options that change them"""
 SHOWN = 16  # samples of a row in the picture

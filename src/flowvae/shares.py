@@ -139,20 +139,19 @@ def var_mean(values: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 class _Overall(torch.autograd.Function):
-    """``sum weight x`` over processes, forward and backward: the loss is the same sum over theirs."""
+    """``sum weight x`` over processes.
+
+    Losses are weighted before they are differentiated, so the gradients that come back are already.
+    """
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, weight: float) -> Tensor:
         ctx.weight = weight
-        return _summed(mean, weight)
+        return reduced(mean * weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # one output
-        return _summed(gradient, ctx.weight), None
-
-
-def _summed(values: Tensor, weight: float) -> Tensor:
-    return reduced(values * weight)
+        return ctx.weight * reduced(gradient.clone()), None
 
 
 def processes() -> tuple[int, int]:

@@ -58,7 +58,7 @@ def training_batch(
         # Drawn for the whole batch, so that the images do not depend on the number of processes.
         shape = torch.Size((size, *images.shape[1:]))
         thresholds = bernoulli_thresholds(generator(seed, Purpose.BATCH_NOISE, step), shape)[share]
-        pixels = (chosen.images > thresholds).float()
+        pixels = (chosen.images > thresholds).to(torch.get_default_dtype())
     else:
         pixels = as_float(chosen.images, dataset.levels)
     return Batch(pixels, places, chosen.labels, chosen.observed)

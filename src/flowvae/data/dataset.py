@@ -121,7 +121,7 @@ def first_images(dataset: Dataset, number: int) -> Dataset:
 
 
 def as_float(images: Tensor, levels: int) -> Tensor:
-    """Convert uint8 pixels 0 .. levels - 1 to float32 in [0, 1], in the same shape.
+    """Convert uint8 pixels 0 .. levels - 1 to numbers in [0, 1] of torch's default type, in the same shape.
 
     Raises ValueError for a pixel out of range, such as in the 8-bit training images of a dynamic data set,
     which must go through ``training_batch``.
@@ -132,4 +132,4 @@ def as_float(images: Tensor, levels: int) -> Tensor:
     """
     if images.numel() and int(images.max()) >= levels:
         raise ValueError(f"pixel value {int(images.max())} where there are {levels} levels")
-    return images.float() / (levels - 1)
+    return images.to(torch.get_default_dtype()) / (levels - 1)

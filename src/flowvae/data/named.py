@@ -115,9 +115,9 @@ def seen(pixels: Tensor, binarization: str, seed: int) -> Tensor:
     if binarization == "none":
         return as_float(pixels, 256)
     if binarization == "threshold":
-        return (pixels >= 128).float()
+        return (pixels >= 128).to(torch.get_default_dtype())
     random = generator(seed, Purpose.IMAGE_NOISE, number_of(pixels))
-    return (pixels > bernoulli_thresholds(random, pixels.shape)).float()
+    return (pixels > bernoulli_thresholds(random, pixels.shape)).to(torch.get_default_dtype())
 
 
 def number_of(image: Tensor, seed: int = 0) -> int:

@@ -25,8 +25,8 @@ def to_symbols(images: Tensor, patch: int = PATCH) -> Tensor:
 
 
 def _bits(symbols: Tensor, patch: int) -> Tensor:
-    """Convert symbols [N, H, W] to their patches' pixels as channels, float32 [N, patch^2, H, W]."""
-    return ((symbols.unsqueeze(1) >> _places(symbols, patch)) & 1).float()
+    """Convert symbols [N, H, W] to their patches' pixels as channels [N, patch^2, H, W], as numbers."""
+    return ((symbols.unsqueeze(1) >> _places(symbols, patch)) & 1).to(torch.get_default_dtype())
 
 
 def _places(like: Tensor, patch: int) -> Tensor:

@@ -13,6 +13,7 @@ from flowvae import shares
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.errors import UserError
+from flowvae.flows import at_least_float32
 from flowvae.models.adversarial import (
     SAMPLES,
     energy_score,
@@ -27,6 +28,13 @@ from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.sghmc import SGHMC
 from flowvae.noise import Noise, integers, normal
 from flowvae.parts import LARGEST, MOST, WIDEST, Options, Part, check_positive, ranged, training_only
+
+BETWEEN_RESTARTS = 100
+"""number of steps of burn-in after which generators are looked at"""
+LOOKED_AT = 64
+"""number of images of each"""
+NARROWER = 10
+"""ratio of the spread of images from which on a generator makes one image only"""
 
 
 class Chains(nn.Module):
@@ -97,6 +105,8 @@ class ChainOptions(Options):
     """part of the friction for which the noise of the gradients already makes up"""
     burn_in: int = ranged(2000, 0, MOST, training_only=True)
     """number of steps before weights are collected, in which the learning rates of the weights adapt"""
+    share_batch: bool = training_only(True)
+    """whether all generators together make as many images per step as the batch has, and not each of them"""
     thinning: int = ranged(500, 1, MOST, training_only=True)
     """number of steps between weights that are collected"""
     collected: int = ranged(10, 1, 1000)
@@ -215,11 +225,13 @@ class BayesianGAN(Model, Sampler):
     ) -> Iterator[Update]:
         """Yield the updates of a step; ``known``: images with labels, int64, weighted as ``few`` says."""
         images, chains, others = batch.images, len(self.generators.states), len(self.discriminators.states)
-        each = -(-shares.whole_of(len(images)) // chains)
+        whole = shares.whole_of(len(images))
+        each = -(-whole // chains) if self.options.share_batch else whole
         codes = shares.part_of(normal(None, (chains, each, self.latent), images), 1)
         made = self.generators(codes.unbind()).flatten(0, 1)
         labelled = images[:0] if known is None else known[0]
-        logits = self.discriminators([torch.cat([images, made.detach(), labelled])] * others).float()
+        seen = [torch.cat([images, made.detach(), labelled])] * others
+        logits = at_least_float32(self.discriminators(seen))
         real, fake, of_known = logits.split([len(images), len(made), len(labelled)], 1)
         loss = F.softplus(-logit_of_real(real.flatten(0, 1))).mean()
         of_fake = others * chains * each
@@ -230,14 +242,31 @@ class BayesianGAN(Model, Sampler):
             shown[name] = term.detach()
         # The chains of a player share no weights: the gradient of the sum of their losses is that of each.
         yield Update("discriminators", others * loss + self._prior(self.discriminators), shown)
-        logits = self.discriminators([made] * others).float()
+        logits = at_least_float32(self.discriminators([made] * others))
         loss = shares.mean_of(F.softplus(-logit_of_real(logits.flatten(0, 1))), of_fake)
         shown = {"generator_loss": loss.detach()}
         yield Update("generators", chains * loss + self._prior(self.generators), shown)
         taken = step + 1 - self.options.burn_in
+        if taken < 0 and (step + 1) % BETWEEN_RESTARTS == 0:
+            self.restart(torch.Generator().manual_seed(step))
         if taken > 0 and taken % self.options.thinning == 0:
             self.generators.collect()
             self.discriminators.collect()
+
+    @torch.no_grad()
+    def restart(self, noise: torch.Generator) -> None:
+        """Give the generators that make one image of all codes the weights of others, chosen at random.
+
+        Their pixels are saturated, so no gradient is left by which they would learn again.
+        """
+        states = self.generators.states
+        codes = normal(noise, (LOOKED_AT, self.latent), next(self.generators.parameters()))
+        spreads = torch.stack([state(codes).std(0).mean() for state in states]).tolist()
+        alive = [place for place, spread in enumerate(spreads) if spread >= max(spreads) / NARROWER]
+        for place, state in enumerate(states):
+            if place not in alive:
+                source = alive[int(torch.randint(len(alive), (), generator=noise))]
+                state.load_state_dict(states[source].state_dict())
 
     def _further(
         self,
@@ -338,7 +367,7 @@ class SemiSupervisedBayesianGAN(Model, Sampler, Classifying):
         """Compute the logarithm of p(y|x, real), averaged over the posterior of the weights, [B, K]."""
         discriminators = self.gan.discriminators
         networks = [discriminators.network(place) for place in range(len(discriminators))]
-        log_class = torch.stack([network(images).float().log_softmax(1) for network in networks])
+        log_class = torch.stack([at_least_float32(network(images)).log_softmax(1) for network in networks])
         return log_class.logsumexp(0) - math.log(len(networks))
 
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
+from flowvae.flows import at_least_float32
 from flowvae.models.adversarial import SAMPLES, energy_score, gradient_penalty
 from flowvae.models.base import Model, Update
 from flowvae.models.generator import Generator, GeneratorOptions
@@ -50,7 +51,7 @@ class GAN(Model, Generator):
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
         images = batch.images
         made = self.generator(normal(None, (len(images), self.dimension), images, images=0))
-        real, fake = self.discriminator(torch.cat([images, made.detach()])).float().chunk(2)
+        real, fake = at_least_float32(self.discriminator(torch.cat([images, made.detach()]))).chunk(2)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         shown = {"discriminator_loss": loss.detach()}
         if self.gamma is not None:
@@ -58,7 +59,7 @@ class GAN(Model, Generator):
             loss = loss + self.gamma / 2 * penalty
             shown["penalty"] = penalty.detach()
         yield Update("discriminator", loss, shown)
-        loss = F.softplus(-self.discriminator(made).float()).mean()
+        loss = F.softplus(-at_least_float32(self.discriminator(made))).mean()
         yield Update("generator", loss, {"generator_loss": loss.detach()})
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:

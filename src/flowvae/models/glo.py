@@ -16,6 +16,7 @@ from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, System, TrainingConfig
 from flowvae.densities import FlowPrior, NormalMixture, Prior
 from flowvae.errors import UserError
+from flowvae.flows import at_least_float32
 from flowvae.models.base import Coded, MakeOptimizer, Model, Update
 from flowvae.models.couplings import CodeShape, Couplings
 from flowvae.models.generator import Generator, GeneratorOptions
@@ -56,7 +57,9 @@ def laplacian_loss(images: Tensor, others: Tensor) -> Tensor:
     finest (Bojanowski et al. 2018, section 3, where the sum is not divided). A level has about ``2^{-2j}`` as
     many pixels as the image, so this is about the sum over levels of the mean absolute difference.
     """
-    levels = laplacian_pyramid(images.float() - others.float())  # of the difference: a pyramid is linear
+    levels = laplacian_pyramid(
+        at_least_float32(images) - at_least_float32(others)
+    )  # of the difference: a pyramid is linear
     sums = [4**j * level.abs().flatten(1).sum(1) for j, level in enumerate(levels)]
     return torch.stack(sums).sum(0) / math.prod(images.shape[1:])
 
@@ -210,7 +213,7 @@ class GLO(Model, Generator, Coded):
         return codes
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
-        return self.generator(codes).float().sigmoid()
+        return at_least_float32(self.generator(codes)).sigmoid()
 
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
         """Interpolate linearly between the two codes, within the ball, which is convex."""
