@@ -1,6 +1,9 @@
 """Batches that pass in portions: the same training, with less memory."""
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 from system_table import TABLE
 from tiny_runs import configuration
 
@@ -20,6 +23,15 @@ SYSTEMS = (
 """rows of the table whose losses are means over a batch"""
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_portions_train_as_a_whole_batch(name, halves, tmp_path):
     """Three portions of 31 images, of several players in turn."""
@@ -29,7 +41,7 @@ def test_portions_train_as_a_whole_batch(name, halves, tmp_path):
     ours, theirs = read_metrics(tmp_path / "three"), read_metrics(tmp_path / "one")
     for mine, other in zip(ours, theirs, strict=True):
         for key in other.keys() - {"split", "seconds", "images_per_second"}:
-            assert mine[key] == pytest.approx(other[key], rel=1e-4, abs=1e-4), (key, mine, other)
+            assert mine[key] == pytest.approx(other[key], rel=1e-9, abs=1e-9), (key, mine, other)
 
 
 def test_more_portions_than_images_are_refused(halves, tmp_path):

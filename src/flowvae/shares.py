@@ -70,8 +70,8 @@ def current() -> Share | None:
 
 
 def whole_of(count: int) -> int:
-    """Return the number of images of the batch whose share has ``count``."""
-    return count if _share is None else _share.whole
+    """Return the number of the batch's images, or of several of each, of which the share has ``count``."""
+    return count if _share is None else count // _share.count * _share.whole
 
 
 def count_of(number: int) -> int:

@@ -53,7 +53,7 @@ class BatchNorm(_BatchNorm):
         Raises:
             UserError: in training mode, if each feature has a single value, which does not vary.
         """
-        number = input[:, 0].numel() // len(input) * whole_of(len(input))
+        number = whole_of(input[:, 0].numel())
         if self.training and number == 1:
             raise UserError(
                 "batch norm cannot be trained with one image per step; choose a larger --batch-size, give "
