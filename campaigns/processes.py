@@ -35,8 +35,8 @@ def compared(names: Sequence[str]) -> list[dict[str, Any]]:
         write_halves(data)
         program.write_text(ROWS)
         one, two = Path(folder) / "one", Path(folder) / "two"
-        ended = end_of(start_two(data, two, *names, program=(str(program),)), limit=60 + 20 * len(names))
-        alone = [sys.executable, str(program), str(data), str(one), *names]
+        ended = end_of(start_two(data, two, 0, *names, program=(str(program),)), limit=60 + 20 * len(names))
+        alone = [sys.executable, str(program), str(data), str(one), "0", *names]
         paths = {"PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
         subprocess.run(alone, check=True, capture_output=True, env=paths)
         assert ended.code == 0, ended.err

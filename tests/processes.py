@@ -70,14 +70,21 @@ from pathlib import Path
 import torch
 from system_table import TABLE
 from flowvae.processes import end
-from flowvae.training import train
+from flowvae.training import Callback, train
 torch.set_default_dtype(torch.float64)
-data, folder, *names = sys.argv[1:]
+data, folder, last, *names = sys.argv[1:]
+
+class Stop(Callback):
+    def on_step(self, progress):
+        return progress.step == int(last)
+
 for name in names:
-    train(Path(folder) / name, TABLE[name].config(Path(data), batch_size=31))
+    run = Path(folder) / name
+    train(run, TABLE[name].config(Path(data), batch_size=31), resume=run.exists(), callbacks=[Stop()])
 end()
 """
-"""a program that trains rows of the table of systems, in batches of an odd number of images
+"""a program that trains rows of the table of systems, or resumes them, in batches of an odd number of images
 
-In float64, as some systems enlarge rounding: so a difference is one of what is computed.
+Its arguments: file of the images, folder of the runs, step after which each stops or 0, and names of rows.
+It computes in float64, as some systems enlarge rounding: so a difference is one of what is computed.
 """

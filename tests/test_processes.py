@@ -1,6 +1,7 @@
 """Several processes that train one run."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,12 @@ def test_two_processes_train_one_run(launcher, tmp_path):
     assert lines == [("valid", 3), ("train", 6), ("valid", 6)]
 
 
-def trained_by_both(names: list[str], data: Path, folder: Path) -> tuple[Path, Path]:
-    """Train rows of the table in one process and in two; returns the folders of the runs."""
-    program = folder / "rows.py"
-    program.write_text(ROWS)
-    for number, place in enumerate(("one", "two"), 1):
-        launcher = (*TORCHRUN[:-1], str(number))
-        ended = run(data, folder / place, *names, launcher=launcher, program=(str(program),))
-        assert ended.code == 0, ended.err
-    return folder / "one", folder / "two"
+def train_rows(names: Sequence[str], data: Path, folder: Path, number: int, last: int = 0) -> None:
+    """Train rows of the table in a number of processes into the folder, or resume them, up to a step."""
+    (program := folder.parent / "rows.py").write_text(ROWS)
+    launcher = (*TORCHRUN[:-1], str(number))
+    ended = run(data, folder, last, *names, launcher=launcher, program=(str(program),))
+    assert ended.code == 0, ended.err
 
 
 def assert_same_but_for_rounding(two: Path, one: Path) -> None:
@@ -59,9 +57,20 @@ def assert_same_but_for_rounding(two: Path, one: Path) -> None:
 )
 def test_two_processes_end_as_one(names, halves, tmp_path):
     """Batches of 31 images, of which the first process has 16."""
-    one, two = trained_by_both(list(names), halves, tmp_path)
+    for number in (1, 2):
+        train_rows(names, halves, tmp_path / str(number), number)
     for name in names:
-        assert_same_but_for_rounding(two / name, one / name)
+        assert_same_but_for_rounding(tmp_path / "2" / name, tmp_path / "1" / name)
+
+
+def test_another_number_of_processes_resumes_but_for_rounding(halves, tmp_path):
+    train_rows(FEW, halves, tmp_path / "unbroken", 1)
+    train_rows(FEW, halves, tmp_path / "changed", 2, last=4)
+    for name in FEW:
+        assert state_of(tmp_path / "changed" / name)["step"] == 4
+    train_rows(FEW, halves, tmp_path / "changed", 1)
+    for name in FEW:
+        assert_same_but_for_rounding(tmp_path / "changed" / name, tmp_path / "unbroken" / name)
 
 
 WORDS = ["train", "vae", *SMALL, "--data", "images.npz", "--steps", 150, "--track", "none"]
@@ -99,19 +108,6 @@ def test_a_process_that_is_stopped_or_dies_ends_all_and_nothing_is_lost(kind, ra
     ended = run("train", "--resume", out, folder=unbroken)
     assert ended.code == 0, ended.err
     assert_ended_as(out, unbroken / "unbroken")
-
-
-@pytest.mark.slow
-def test_another_number_of_processes_resumes_but_for_rounding(unbroken, monkeypatch):
-    monkeypatch.chdir(unbroken)
-    process = start(*WORDS, "--out", "changed", folder=unbroken)
-    wait_for(unbroken / "changed" / "resume" / "state.pt", process)
-    of_rank(0, process).send_signal(signal.SIGTERM)
-    end_of(process)
-    succeeds("train", "--resume", "changed")
-    mine, other = (read_metrics(unbroken / name)[-1] for name in ("changed", "unbroken"))
-    assert mine["step"] == other["step"] == 150
-    assert mine["negative_elbo"] == pytest.approx(other["negative_elbo"], abs=0.05)
 
 
 def test_a_mistake_is_said_once(tmp_path):
