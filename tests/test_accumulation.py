@@ -1,12 +1,14 @@
 """Batches that pass in portions: the same training, with less memory."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from system_table import TABLE
 from tiny_runs import configuration
 
+from flowvae.config import Config
 from flowvae.errors import UserError
 from flowvae.runs import read_metrics
 from flowvae.training import train
@@ -35,7 +37,18 @@ def float64() -> Iterator[None]:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_portions_train_as_a_whole_batch(name, halves, tmp_path):
     """Three portions of 31 images, of several players in turn."""
-    config = TABLE[name].config(halves, batch_size=31, steps=5)
+    assert_portions_train_as_a_whole_batch(TABLE[name].config(halves, batch_size=31, steps=5), tmp_path)
+
+
+@pytest.mark.usefixtures("float64")
+def test_portions_may_have_none_of_the_images_that_are_made(halves, tmp_path):
+    """Each of 9 generators makes one of the 9 images of a step, which the first portion has."""
+    row = TABLE["bayesian-gan"]
+    row = row._replace(options={**row.options, "generators": 9})
+    assert_portions_train_as_a_whole_batch(row.config(halves, batch_size=9, steps=4), tmp_path)
+
+
+def assert_portions_train_as_a_whole_batch(config: Config, tmp_path: Path) -> None:
     train(tmp_path / "one", config)
     train(tmp_path / "three", config.revised(gradient_accumulation=3))
     ours, theirs = read_metrics(tmp_path / "three"), read_metrics(tmp_path / "one")

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import flowvae, is_refusal, succeeds
-from tiny_runs import state_of
+from tiny_runs import assert_ended_as, state_of
 from torch import Tensor, nn
 
 import flowvae as package
 from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
+from flowvae.models import bayesian_gan
 from flowvae.models.adversarial import logit_of_real, squared_slopes
 from flowvae.models.bayesian_gan import (
     BayesianGAN,
@@ -29,6 +31,7 @@ from flowvae.models.bayesian_gan import (
 from flowvae.models.classification import smoothness_loss
 from flowvae.parts import from_dict
 from flowvae.runs import Run, read_json
+from flowvae.training import Callback, TrainingProgress
 
 TINY = {"latent": 2, "features": 8, "channels": 4, "blocks": 0, "generators": 3, "discriminators": 2}
 SPEC = DataSpec((1, 8, 8), training_images=50, classes=3)
@@ -149,6 +152,47 @@ def test_restarts_end_with_burn_in():
         assert torch.equal(weights_of(model.generators.states[1]), black)
         list(model.updates(batch(4), 99))
         assert torch.equal(weights_of(model.generators.states[1]), black) != restarted
+
+
+def test_weights_that_are_not_finite_are_left_to_the_next_loss():
+    model = tiny(generators=3)
+    with torch.no_grad():
+        next(model.generators.states[0].parameters()).fill_(math.nan)
+    before = [weights_of(state) for state in model.generators.states]
+    model.restart(torch.Generator().manual_seed(0))
+    after = [weights_of(state) for state in model.generators.states]
+    assert all(torch.equal(*pair) for pair in zip(after[1:], before[1:], strict=True))
+    assert not after[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "training", [{}, {"gradient_accumulation": 3}, {"precision": "bfloat16"}], ids=["", "portions", "narrow"]
+)
+def test_a_run_that_is_stopped_around_a_restart_ends_as_an_unbroken_one(
+    training, halves, tmp_path, monkeypatch
+):
+    """Restarts after 4 and 8 steps, in which all generators but one get its weights."""
+    monkeypatch.setattr(bayesian_gan, "BETWEEN_RESTARTS", 4)
+    monkeypatch.setattr(bayesian_gan, "NARROWER", 1.0)
+    chains = {"burn_in": 10, "thinning": 1, "collected": 2, "share_batch": False}
+    options = from_dict(BayesianGANOptions, {**TINY, **chains})
+    settings = TrainingConfig(steps=13, batch_size=7, track="none", **training)
+    config = Config(DataConfig(str(halves), "none"), options, settings)
+    package.train(tmp_path / "unbroken", config)
+    for number, last in enumerate((3, 4, 5, 8, 11)):
+        at = StopAfter(last)
+        assert not package.train(tmp_path / "run", config, resume=number > 0, callbacks=[at])
+        assert state_of(tmp_path / "run")["step"] == last
+    package.train(tmp_path / "run", config, resume=True)
+    assert_ended_as(tmp_path / "run", tmp_path / "unbroken")
+
+
+class StopAfter(Callback):
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def on_step(self, progress: TrainingProgress) -> bool:
+        return progress.step == self.last
 
 
 def test_few_labels_add_the_classes_of_labelled_images():
@@ -366,6 +410,16 @@ def test_both_modes_are_sampled_and_told_apart_from_four_labels(trained):
     scores = package.evaluate(model, Run(trained).dataset)
     assert scores["class_error"] < 0.05
     assert scores["class_nll"] < 0.2
+
+
+def test_a_state_with_negative_masses_is_damaged(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    state = state_of(run)
+    state["optimizers"]["generators"]["state"][0]["largest"].fill_(-1)
+    torch.save(state, run / "resume" / "state.pt")
+    with pytest.raises(UserError, match="largest is negative"):
+        package.train(run, Run(run).config, resume=True)
 
 
 # The command line.

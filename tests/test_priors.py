@@ -12,7 +12,9 @@ from flowvae.models import VAE
 from flowvae.models.couplings import CodeShape
 from flowvae.models.priors import RealNVPPriorOptions
 from flowvae.models.vae import VAEOptions
+from flowvae.networks.dropout import raise_dropout
 from flowvae.parts import from_dict
+from flowvae.shares import Share, sharing
 
 SHAPE = (1, 8, 8)
 KINDS = ["normal", "realnvp", "vamp"]
@@ -126,6 +128,19 @@ def test_every_prior_goes_with_every_posterior(kind, posterior):
     assert densities.prior.shape == (2, 4)
     densities.prior.sum().backward()
     assert all(p.grad is not None for p in built.prior.parameters())
+
+
+def test_dropout_of_pseudo_inputs_is_that_of_no_share():
+    """They are not images of the batch, and all processes and portions have all of them."""
+    built = model("vamp").train()
+    assert isinstance(built.prior, VampPrior)
+    raise_dropout(built, 0.5)
+    torch.manual_seed(1)
+    _, whole, _ = built.prior.components()
+    for rank in range(2):
+        torch.manual_seed(1)
+        with sharing(Share(rank, 2, 7)):
+            assert torch.equal(built.prior.components()[1], whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from flowvae import shares
 from flowvae.densities.posterior import GaussianPosterior
 from flowvae.errors import UserError
 from flowvae.flows import Flow, Step
@@ -243,5 +244,6 @@ class VampPrior(Mixture):
 
     def components(self) -> tuple[Tensor, Tensor, Tensor]:
         encoder, posterior = self.borrowed
-        mean, log_scale, _ = posterior.reparametrization(encoder(self.pseudo_inputs()))
+        with shares.sharing(None):  # the pseudo-inputs, and dropout of them, are the same in all processes
+            mean, log_scale, _ = posterior.reparametrization(encoder(self.pseudo_inputs()))
         return torch.zeros_like(mean[:, 0]), mean, log_scale

@@ -262,7 +262,9 @@ class BayesianGAN(Model, Sampler):
         states = self.generators.states
         codes = normal(noise, (LOOKED_AT, self.latent), next(self.generators.parameters()))
         spreads = torch.stack([state(codes).std(0).mean() for state in states]).tolist()
-        alive = [place for place, spread in enumerate(spreads) if spread >= max(spreads) / NARROWER]
+        least = max(spreads) / NARROWER
+        # A spread that is not a number is left to the next loss, which says what diverged.
+        alive = [place for place, spread in enumerate(spreads) if not spread < least]
         for place, state in enumerate(states):
             if place not in alive:
                 source = alive[int(torch.randint(len(alive), (), generator=noise))]

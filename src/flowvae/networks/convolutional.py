@@ -65,8 +65,10 @@ def depth_to_space(maps: Tensor, factor: int) -> Tensor:
     True
     """
     number, channels, height, width = maps.shape
-    blocks = maps.permute(0, 2, 3, 1).reshape(number, height, width, factor, factor, channels // factor**2)
-    return blocks.transpose(2, 3).reshape(number, height * factor, width * factor, -1).permute(0, 3, 1, 2)
+    remaining = channels // factor**2
+    blocks = maps.permute(0, 2, 3, 1).reshape(number, height, width, factor, factor, remaining)
+    pixels = blocks.transpose(2, 3).reshape(number, height * factor, width * factor, remaining)
+    return pixels.permute(0, 3, 1, 2)
 
 
 class Residual(nn.Module):

@@ -50,7 +50,7 @@ BEFORE: dict[str, Any] = {
     "ended": False,
 }
 # An optimizer counts these or takes their roots: if negative, the next step would make the weights NaN.
-NEVER_NEGATIVE = ("step", "exp_avg_sq")
+NEVER_NEGATIVE = ("step", "exp_avg_sq", "largest")
 
 
 @dataclass
