@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -348,6 +349,14 @@ def test_chains_that_hardly_move_are_refused():
     )
     with pytest.raises(UserError, match=r"chains of 2 of 2 images .* beta = .*--distributions"):
         annealed_importance_sampling(model, torch.rand(2, 1, 8, 8), Annealing(4, 5, variance=1e-8))
+
+
+def test_other_images_do_not_overwrite_an_annealed_evaluation(workspace):
+    for name in ("ais", "ais-other"):
+        shutil.copyfile(workspace / "images.npz", workspace / f"{name}.npz")
+        result = flowvae("evaluate", "flow", "--data", f"{name}.npz", "--samples", 2)
+        is_refusal(result, f"evaluation-{name}.json is a file of --estimator ais", f"rename {name}")
+    assert not [*(workspace / "flow").glob("evaluation-*")]
 
 
 AIS = ("--estimator", "ais", "--chains", 3, "--distributions", 12, "--leapfrog-steps", 3)

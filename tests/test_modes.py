@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from command_line import flowvae, is_refusal, succeeds
+from command_line import Result, contents, flowvae, is_refusal, succeeds
 
 from flowvae import modes
 from flowvae.data import Dataset, load, stacked_mnist
@@ -111,6 +113,89 @@ def test_rows_are_trained_counted_and_kept(few, tmp_path, monkeypatch):
     assert len(kept) == 8
     assert succeeds(*words, "--rows", "gan").splitlines()[2] == printed.splitlines()[2]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+ONE_ROW = {"gan": ("gan-mnist", {"channels": 4, "blocks": 0, "features": 8})}
+
+
+@pytest.fixture(scope="module")
+def study(few, tmp_path_factory) -> Path:
+    """A folder with a finished study of one row, of which tests change a copy."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modes, "ROWS", ONE_ROW)
+        succeeds("reproduce", "modes", "--epochs", 2, "--images", 100, "--out", folder)
+    return folder
+
+
+@pytest.fixture
+def again(study, tmp_path, monkeypatch) -> Callable[..., Result]:
+    """Run the same study again, in a copy of its folder, with further options."""
+    shutil.copytree(study, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(modes, "ROWS", ONE_ROW)
+
+    def reproduce(*words: object, epochs: int = 2) -> Result:
+        given = ("--epochs", epochs, "--images", 100, "--out", tmp_path)
+        return flowvae("reproduce", "modes", *given, *words)
+
+    return reproduce
+
+
+def test_rows_of_other_options_are_not_taken_for_these(again, tmp_path, monkeypatch):
+    before = contents(tmp_path)
+    other = {"channels": 6, "blocks": 0, "features": 8}
+    monkeypatch.setattr(modes, "ROWS", {"gan": ("gan-mnist", other)})
+    is_refusal(again(), "gan-seed0 was started with channels = 4")
+    assert contents(tmp_path) == before
+    shutil.rmtree(tmp_path / "runs")
+    assert again().code == 0, "its result was kept, and is measured anew"
+    assert json.loads((tmp_path / "gan-seed0.json").read_text())["asked"]["options"] == other
+
+
+def test_a_longer_training_is_not_taken_for_a_shorter_one(again, tmp_path):
+    before = contents(tmp_path)
+    is_refusal(again(epochs=1), "gan-seed0 has taken 8 steps", "another --out")
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_result_is_one_line(again, tmp_path):
+    result = json.loads((tmp_path / "gan-seed0.json").read_text())
+    (tmp_path / "gan-seed0.json").write_text(json.dumps({**result, "modes": "many"}))
+    is_refusal(again(), "gan-seed0.json has no number modes", "remove it")
+
+
+def test_results_are_kept_without_their_runs(again, tmp_path):
+    table = (tmp_path / "table.md").read_text()
+    shutil.rmtree(tmp_path / "runs")
+    assert again() == Result(0, table, "")
+
+
+def test_an_interrupted_study_is_resumed(again, tmp_path, monkeypatch):
+    kept = (tmp_path / "gan-seed0.json").stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(modes, "mode_statistics", once_more(modes.mode_statistics))
+        stopped = again("--seeds", 2)
+    assert (stopped.code, stopped.out) == (130, "")
+    assert "interrupted" in stopped.err
+    assert not (tmp_path / "gan-seed1.json").exists()
+    trained = (tmp_path / "runs" / "gan-seed1" / "resume" / "state.pt").read_bytes()
+    assert again("--seeds", 2).code == 0
+    assert len(json.loads((tmp_path / "table.json").read_text())[0]["modes_of_seeds"]) == 2
+    assert (tmp_path / "gan-seed0.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "runs" / "gan-seed1" / "resume" / "state.pt").read_bytes() == trained
+
+
+def once_more(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` that is interrupted in its second call."""
+    calls = []
+
+    def wrapped(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return wrapped
 
 
 def test_mistakes_of_the_study_are_one_line(few, tmp_path):

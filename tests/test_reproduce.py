@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import flowvae, is_refusal
+from command_line import contents, flowvae, is_refusal
 from made_runs import CONFIG, SPEC
 
 from flowvae import figures
@@ -111,6 +111,17 @@ def test_a_row_whose_last_validation_was_quicker_than_planned_is_finished(tmp_pa
     monkeypatch.setattr(Row, "state", lambda row: (0.9, None))
     folder = tmp_path / "table"
     reproduce_table(folder, Budget(epochs=1), variants=VARIANTS, data=data, num_samples=3, num_images=20)
+
+
+@pytest.mark.usefixtures("rows_in_this_process")
+def test_a_longer_training_is_not_taken_for_a_shorter_one(tmp_path, data):
+    folder, request = tmp_path / "table", {"variants": VARIANTS, "num_samples": 3, "num_images": 20}
+    reproduce_table(folder, Budget(epochs=2), data=data, **request)
+    before = contents(folder)
+    for budget in (Budget(epochs=1), Budget(minutes=1e-6)):
+        with pytest.raises(UserError, match="realnvp-2-seed0 has taken 2 steps, more than this budget"):
+            reproduce_table(folder, budget, data=data, **request)
+    assert contents(folder) == before
 
 
 @pytest.mark.usefixtures("rows_in_this_process")

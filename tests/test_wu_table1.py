@@ -1,9 +1,12 @@
 """The table of decoders from one command: rows that are trained, annealed and kept."""
 
 import json
+from typing import Any, NoReturn
 
 import pytest
-from command_line import flowvae, is_refusal, succeeds, write_images
+from command_line import contents, flowvae, is_refusal, succeeds, write_images
+
+from flowvae import wu_table1
 
 
 @pytest.fixture
@@ -32,6 +35,35 @@ def test_rows_are_trained_annealed_and_kept(data, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("*-10*/*")}
     assert succeeds(*words, *rows) == printed
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_stopped_row_is_resumed_and_a_row_of_another_budget_is_refused(data, tmp_path, monkeypatch):
+    words = ("reproduce", "wu-table1", "--data", data, "--distributions", 20, "--images", 2)
+    words = (*words, "--rows", "gan-10", "--out", tmp_path / "table")
+    with monkeypatch.context() as patch:
+        patch.setattr(wu_table1, "anneal_run", stopped)
+        result = flowvae(*words, "--epochs", 2)
+    assert (result.code, result.out) == (130, "")
+    assert not (tmp_path / "table" / "gan-10.json").exists()
+    before = contents(tmp_path / "table")
+    is_refusal(flowvae(*words, "--epochs", 1), "gan-10 has taken 2 steps", "another --out")
+    assert contents(tmp_path / "table") == before
+    succeeds(*words, "--epochs", 2)
+    (row,) = json.loads((tmp_path / "table/table.json").read_text())
+    after = contents(tmp_path / "table")
+    assert row["training_steps"] == 2
+    assert all(after[name] == before[name] for name in before)
+    path = tmp_path / "table" / "gan-10.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "gap": None}))
+    is_refusal(flowvae(*words, "--epochs", 2), "gan-10.json has no number gap", "remove it")
+    path.write_text(json.dumps({**result, "variance": 0.5}))
+    succeeds(*words, "--epochs", 2)
+    assert json.loads(path.read_text()) == result, "it was measured with another variance"
+
+
+def stopped(*given: Any) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def test_options_and_rows_without_a_meaning_are_refused(data, tmp_path):

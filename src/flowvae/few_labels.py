@@ -196,8 +196,8 @@ def _measured(folder: Path, row: str, dataset: Dataset, options: Mapping[str, An
     number, draw = options["labels_used"], options["seed"]
     name = f"{row}-{number}-draw{draw}"
     path = folder / f"{name}.json"
-    kept = runs.read_json(path) if path.exists() else None
-    if isinstance(kept, dict) and kept.get("asked") == options:
+    kept = runs.read_kept(path, options, ("error", "calibration_error", "minutes"))
+    if kept is not None:
         return kept
     if row in TRAINED:
         measured = _score_trained(folder / "runs" / name, row, options, dataset)

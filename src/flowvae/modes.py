@@ -1,5 +1,6 @@
 """The table of modes of stacked MNIST that an adversarial network and a Bayesian one of its size cover."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from flowvae.evaluation.modes import USUAL_SAMPLES, mode_statistics, modes_of, s
 from flowvae.models.registry import build_model, preset
 from flowvae.training import train_or_resume
 from flowvae.training.loop import check_budget
+from flowvae.training.repeated import check_unchanged
 
 MOST_SEEDS = 1000
 USUAL_EPOCHS = 5
@@ -55,7 +57,8 @@ def reproduce_modes(
         num_images: number of samples to count modes of.
 
     Raises:
-        UserError: if the budget is too short, or options are out of range.
+        UserError: if the budget is too short, options are out of range, or a run in the directory has other
+            options or was trained for longer.
     """
     check_range("seeds", seeds, 1, MOST_SEEDS)
     check_range("images", num_images, 1, USUAL_SAMPLES)
@@ -67,20 +70,25 @@ def reproduce_modes(
     for config in configs.values():  # raises before anything is trained
         assert config.model is not None
         check_budget(build_model(config.model, dataset.spec), dataset, config.training)
+    for row, seed in itertools.product(rows, range(seeds)):
+        check_unchanged(folder / "runs" / f"{row}-seed{seed}", configs[row].revised(seed=seed))
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     assert dataset.test.labels is not None
     shares = shares_of_modes(dataset.test.labels)
     real = mode_statistics(modes_of(dataset.batch("train", torch.arange(num_images)).images), shares)
-    asked = {**budget, "images": num_images}
     table: list[dict[str, Any]] = []
     pictures = {"test images": dataset.batch("test", torch.arange(SHOWN)).images}
     for row, config in configs.items():
+        name, options = ROWS[row]
+        asked = {"preset": name, "options": options, **budget, "images": num_images}
         found = [
             _measured(folder, f"{row}-seed{seed}", config.revised(seed=seed), asked, shares)
             for seed in range(seeds)
         ]
         table.append({"system": row, "seeds": seeds, "images": num_images, **_averaged(found)})
-        pictures[row] = _samples(runs.Run(folder / "runs" / f"{row}-seed0"), SHOWN)
+        first = folder / "runs" / f"{row}-seed0"
+        if (first / runs.WEIGHTS).exists():  # it may be gone when its result is kept
+            pictures[row] = _samples(runs.Run(first), SHOWN)
         runs.write_json(folder / "table.json", [*table, {"system": REAL, "images": num_images, **real}])
     (folder / "table.md").write_text(_markdown(table, real), encoding="utf-8")
     figures.save_groups({f"{stacked_mnist.NAME}, seed 0": pictures}, folder / "samples.png")
@@ -98,8 +106,8 @@ def _measured(
 ) -> dict[str, Any]:
     """Return the measurements of a run: those that are kept, or new ones."""
     path = folder / f"{name}.json"
-    kept = runs.read_json(path) if path.exists() else None
-    if isinstance(kept, dict) and kept.get("asked") == asked:
+    kept = runs.read_kept(path, asked, (*MEASURES, "steps"))
+    if kept is not None:
         return kept
     train_or_resume(folder / "runs" / name, config)
     run = runs.Run(folder / "runs" / name)

@@ -28,6 +28,7 @@ from flowvae.titles import title
 from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.finite import DIVERGED
 from flowvae.training.interrupt import interruptible
+from flowvae.training.repeated import check_not_longer
 from flowvae.training.schedule import spent
 
 MOST_SEEDS = 1000
@@ -95,9 +96,8 @@ class Row:
             return 0.0, None
         last = records[-1]
         training = runs.Run(self.run).config.training
-        # Epochs are written with four decimals: at the start of a long one, 0.
-        steps_per_epoch = max(1, round(last["step"] / last["epoch"])) if last["epoch"] >= 1e-4 else 1
-        return spent(training, last["step"], steps_per_epoch, last["seconds"]), runs.first_number(last)
+        used = spent(training, last["step"], runs.steps_per_epoch(last), last["seconds"])
+        return used, runs.first_number(last)
 
 
 @dataclass(frozen=True)
@@ -155,18 +155,20 @@ def reproduce_table(
         num_images: number of random test images to score.
 
     Raises:
-        UserError: if a row failed; the other rows are finished nevertheless.
+        UserError: if a row was trained for longer than the budget allows, before anything is trained; or if a
+            row failed, after the other rows are finished.
     """
     check_range("seeds", seeds, 1, MOST_SEEDS)
     check_range("workers", workers, 1, MOST_SEEDS)
     check_range("samples", num_samples, 1, MOST)
     check_range("images", num_images, 1, MOST)
-    preset("vae").training.with_budget(**dataclasses.asdict(budget))  # raises if it is invalid
+    training = preset("vae").training.with_budget(**dataclasses.asdict(budget))  # raises if it is invalid
     rows = [Row(*item, seed, folder) for seed in range(seeds) for item in variants.items()]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     request = Request(budget, data, num_samples, num_images)
-    for row in rows:
-        row.is_done(request)  # raises for a damaged result before anything is trained
+    for row in rows:  # raises for a damaged result, or a longer training, before anything is trained
+        if not row.is_done(request):
+            check_not_longer(row.run, training)
     evaluation = ["--samples", str(num_samples), "--images", str(num_images)]
     threads = max(1, (os.cpu_count() or 1) // workers)  # unless the user has said how many
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}

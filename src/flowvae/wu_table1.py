@@ -13,8 +13,11 @@ from flowvae.evaluation.report import choose_images
 from flowvae.models.registry import build_model, preset
 from flowvae.training import train_or_resume
 from flowvae.training.loop import check_budget
+from flowvae.training.repeated import check_unchanged
 
 USUAL_IMAGES = 100
+NUMBERS = ("log_likelihood", "gap", "distributions", "images", "training_seconds")
+"""what the table shows of every row"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def reproduce_wu_table1(
         num_images: number of random test images.
 
     Raises:
-        UserError: if there are fewer images, or options are out of range.
+        UserError: if there are fewer images, options are out of range, or a run in the directory has other
+            options or was trained for longer.
     """
     budget = {name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}
     given = {**budget, **({} if data is None else {"data": data})}
@@ -68,7 +72,8 @@ def reproduce_wu_table1(
         name: Annealing(distributions=distributions, variance=ROWS[name].variance, dequantize=True)
         for name in rows
     }
-    for config in configs.values():  # raises before anything is trained
+    for name, config in configs.items():  # raises before anything is trained
+        check_unchanged(folder / "runs" / name, config)
         dataset = load_configured(config.data)
         choose_images(dataset, "test", num_images, seed=0)
         assert config.model is not None
@@ -78,8 +83,8 @@ def reproduce_wu_table1(
     table = []
     for name, config in configs.items():
         path = folder / f"{name}.json"
-        kept = runs.read_json(path) if path.exists() else None
-        if not isinstance(kept, dict) or kept.get("asked") != asked:
+        kept = runs.read_kept(path, asked, NUMBERS)
+        if kept is None or kept.get("variance") != ROWS[name].variance:
             run = folder / "runs" / name
             train_or_resume(run, config)
             kept = {"asked": asked, **_measured(anneal_run(run, annealing[name], num_images))}

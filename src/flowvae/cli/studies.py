@@ -52,7 +52,7 @@ def reproduce(
     """Train, score and report the rows of a table, or draw figure1 from its runs.
 
     Can be interrupted and resumed: run the same command again. Finished rows are kept, others are resumed,
-    and a larger budget resumes all of them.
+    and a larger budget resumes all of them. For a smaller budget, choose another --out.
 
     Args:
         what: table1, ablations, depth, density or cifar10; a YAML file with a name, a preset and options for

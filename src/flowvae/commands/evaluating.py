@@ -57,6 +57,11 @@ def evaluate_run(
     run.model.to(joined(on))
     dataset = run.read_dataset(data)
     own = data in (None, run.config.data.data)
+    if not own and f"{dataset.name}-".startswith("ais-"):
+        raise UserError(
+            f"evaluation-{dataset.name}.json is a file of --estimator ais; rename {dataset.name}, or omit "
+            "--data"
+        )
     if num_images is None and own:
         num_images = min(USUAL_EVALUATED, len(getattr(dataset, split).images))
 

@@ -20,7 +20,8 @@ from flowvae.runs.folder import (
     save_model,
     write_weights,
 )
-from flowvae.runs.metrics import METRICS, cut_metrics, first_number, judged_by, read_metrics
+from flowvae.runs.kept import read_kept
+from flowvae.runs.metrics import METRICS, cut_metrics, first_number, judged_by, read_metrics, steps_per_epoch
 
 __all__ = [
     "ANNEALED_EVALUATION",
@@ -43,11 +44,13 @@ __all__ = [
     "load_weights",
     "naming",
     "read_json",
+    "read_kept",
     "read_metrics",
     "reason",
     "replacing",
     "revise",
     "save_model",
+    "steps_per_epoch",
     "sync",
     "write_json",
     "write_weights",

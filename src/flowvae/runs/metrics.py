@@ -63,6 +63,16 @@ def judged_by(records: Iterable[Mapping[str, Any]]) -> str | None:
     return next((first_number(record)[0] for record in validations), None)
 
 
+def steps_per_epoch(record: Mapping[str, Any]) -> int:
+    """Return the number of steps of an epoch, as a record tells it.
+
+    >>> steps_per_epoch({"split": "train", "step": 1050, "epoch": 2.6923, "seconds": 9.0, "nll": 90.0})
+    390
+    """
+    # Epochs are written with four decimals: at the start of a long one, 0.
+    return max(1, round(record["step"] / record["epoch"])) if record["epoch"] >= 1e-4 else 1
+
+
 def first_number(record: Mapping[str, Any]) -> tuple[str, float]:
     """Return name and value of the most important number of a record."""
     return next((name, value) for name, value in record.items() if name not in POSITION)

@@ -36,7 +36,6 @@ from flowvae.models.registry import SYSTEMS, build_model
 from flowvae.shares import ProcessEndedError, Share, measured
 from flowvae.training.averaging import averaged
 from flowvae.training.callbacks import Callback, TrainingProgress, told_to_stop
-from flowvae.training.checkpoint import FILE as STATE_FILE
 from flowvae.training.checkpoint import State
 from flowvae.training.finite import diverged
 from flowvae.training.interrupt import interruptible
@@ -333,16 +332,6 @@ def _start(
         for module in model.players().values():
             module.compile()
     return state
-
-
-def train_or_resume(run: Path, config: Config) -> None:
-    """Train a run, or resume it; do nothing if it is finished.
-
-    Raises:
-        KeyboardInterrupt: if it was stopped before its budget was used up.
-    """
-    if not train(run, config, resume=(run / STATE_FILE).exists()):
-        raise KeyboardInterrupt
 
 
 def check_budget(model: Model, dataset: Dataset, settings: TrainingConfig) -> None:
