@@ -64,11 +64,30 @@ def end_of(process: subprocess.Popen[str], limit: float = 120) -> Ended:
     return Ended(process.returncode, out, err)
 
 
+BATCH_NORM = {"posterior": "realnvp", "normalization": "batch", "hidden": 8, "transformations": 1}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vamp": ("vae-vamp-of-maps", {}),
+    "hidden": (
+        "vae-realnvp-batch-norm",
+        {"objective": "importance-weighted", "samples": 3, "hide": 0.3},
+    ),
+    "free-bits": ("vae-iaf-importance-weighted", {"objective": "elbo", "free_bits": 5.0, "samples": 2}),
+    "conditional": ("vae-conditional", BATCH_NORM),
+    "density": ("realnvp", {"normalization": "batch", "samples": 2}),
+    "semi-supervised-batch-norm": ("semi-supervised", BATCH_NORM),
+    "stacked-batch-norm": ("semi-supervised-stacked", BATCH_NORM),
+    "more-generators-than-images": ("bayesian-gan", {"generators": 40}),
+    "own-batches-few-labels": ("bayesian-gan-few-labels", {"share_batch": False, "gamma": 0.5}),
+}
+"""rows of the table of systems with other options; those with one loss also with dropout, as in `ROWS`"""
+
 ROWS = """
 import sys
 from pathlib import Path
 import torch
+from processes import OTHERS
 from system_table import TABLE
+from flowvae.networks.dropout import Dropout
 from flowvae.processes import end
 from flowvae.training import Callback, train
 torch.set_default_dtype(torch.float64)
@@ -79,8 +98,12 @@ class Stop(Callback):
         return progress.step == int(last)
 
 for name in names:
-    run = Path(folder) / name
-    train(run, TABLE[name].config(Path(data), batch_size=31), resume=run.exists(), callbacks=[Stop()])
+    row, options = OTHERS.get(name, (name, {}))
+    regularized = name in OTHERS and TABLE[row].best != "energy_score"
+    # In all networks, as if validation had stopped improving.
+    Dropout.__init__.__defaults__ = (0.3 if regularized else 0.0, 0)
+    run, config = Path(folder) / name, TABLE[row].config(Path(data), batch_size=31).revised(**options)
+    train(run, config, resume=run.exists(), callbacks=[Stop()])
 end()
 """
 """a program that trains rows of the table of systems, or resumes them, in batches of an odd number of images

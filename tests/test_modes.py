@@ -158,9 +158,10 @@ def test_a_longer_training_is_not_taken_for_a_shorter_one(again, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_a_damaged_result_is_one_line(again, tmp_path):
+@pytest.mark.parametrize("modes", ["many", None, 10**400])
+def test_a_damaged_result_is_one_line(modes, again, tmp_path):
     result = json.loads((tmp_path / "gan-seed0.json").read_text())
-    (tmp_path / "gan-seed0.json").write_text(json.dumps({**result, "modes": "many"}))
+    (tmp_path / "gan-seed0.json").write_text(json.dumps({**result, "modes": modes}))
     is_refusal(again(), "gan-seed0.json has no number modes", "remove it")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import SMALL, succeeds, write_images
-from processes import ACCELERATE, ROWS, TORCHRUN, end_of, of_rank, run, start
+from processes import ACCELERATE, OTHERS, ROWS, TORCHRUN, end_of, of_rank, run, start
 from safetensors.torch import load_file
 from system_table import TABLE
 from tiny_runs import assert_ended_as, files, state_of, wait_for
@@ -54,7 +54,11 @@ def assert_same_but_for_rounding(two: Path, one: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [FEW, pytest.param([name for name in TABLE if name not in FEW], marks=pytest.mark.slow)]
+    "names",
+    [
+        [*FEW, "vamp", "more-generators-than-images"],
+        pytest.param([name for name in (*TABLE, *OTHERS) if name not in FEW], marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_end_as_one(names, halves, tmp_path):
     """Batches of 31 images, of which the first process has 16."""

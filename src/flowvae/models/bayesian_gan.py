@@ -262,6 +262,7 @@ class BayesianGAN(Model, Sampler):
         states = self.generators.states
         codes = normal(noise, (LOOKED_AT, self.latent), next(self.generators.parameters()))
         spreads = torch.stack([state(codes).std(0).mean() for state in states]).tolist()
+        spreads = shares.everyones(spreads)[0]  # one decision, as rounding may differ between processes
         least = max(spreads) / NARROWER
         # A spread that is not a number is left to the next loss, which says what diverged.
         alive = [place for place, spread in enumerate(spreads) if not spread < least]

@@ -21,6 +21,7 @@ def read_kept(path: Path, asked: Mapping[str, Any], numbers: Iterable[str]) -> d
     if not isinstance(values, dict) or values.get(ASKED) != asked:
         return None
     for name in numbers:
-        if type(values.get(name)) not in (int, float):
+        number = values.get(name)
+        if not isinstance(number, int | float) or abs(number) >= 2**63:  # more than a float can hold
             raise UserError(f"{path} has no number {name}; remove it to measure again")
     return values
