@@ -314,6 +314,17 @@ def test_a_table_says_why_there_is_no_paired_difference(workspace, options, reas
     assert "difference" not in result.out
 
 
+def test_an_exact_likelihood_is_compared_with_an_estimate_of_any_samples(workspace):
+    options = ["--causal-channels", "4", "--causal-blocks", "1", "--steps", "2", "--track", "none"]
+    succeeds("train", "pixelcnn", "--data", "images.npz", *options, "--out", "exact")
+    for run in ("flow", "exact"):
+        succeeds("evaluate", run, "--images", "10", "--samples", "3")
+    result = flowvae("table", "flow", "exact")
+    assert result.err == ""
+    flow, exact = (load_file(workspace / run / "scores.safetensors")["nll"] for run in ("flow", "exact"))
+    assert f" {(exact - flow).mean().item():.2f} " in result.out.splitlines()[-1]
+
+
 def test_a_narrow_table_keeps_a_difference_with_its_error():
     numbers = {"kl": 25.0, "nll": 80.0, "nll_standard_error": 1.4, "active_units": 30, "images": 200}
     other = {**numbers, "nll_difference": -1.9, "nll_difference_standard_error": 0.2}

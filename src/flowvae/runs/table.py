@@ -127,6 +127,13 @@ def collect(runs: Sequence[Path]) -> list[dict[str, Any]]:
     return [{"name": name, **read_measured(Run(run))} for name, run in zip(titles(runs), runs, strict=True)]
 
 
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
+    """Whether two rows differ in this; an exact likelihood, without samples, compares with any estimate."""
+    if key == "samples" and (key not in one or key not in other):
+        return False
+    return one.get(key) != other.get(key)
+
+
 def compare(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], str | None]:
     """The rows of `collect`, with differences of -log p(x) from the first run, if on the same images.
 
@@ -145,7 +152,7 @@ def compare(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], str | None]:
         if scores[0] is None or found is None:
             name = rows[0]["name"] if scores[0] is None else row["name"]
             reasons.append(f"{name} has no scores of single images (evaluate it again)")
-        elif differing := [key for key in PAIRED if rows[0].get(key) != row.get(key)]:
+        elif differing := [key for key in PAIRED if _differs(rows[0], row, key)]:
             reasons.append(f"{row['name']} differs in {', '.join(differing)}")
         elif not torch.equal(scores[0]["content"], found["content"]):
             reasons.append(f"{row['name']} was scored on other images")
