@@ -115,6 +115,12 @@ def test_generators_share_a_batch_or_make_one_each(share_batch, each):
     assert counts == [each] * 3
 
 
+def test_one_generator_has_no_batch_to_share():
+    with pytest.raises(UserError, match="share_batch has no effect on one generator"):
+        tiny(generators=1, share_batch=False)
+    assert tiny(generators=1).options.share_batch
+
+
 # Restarts.
 
 

@@ -392,6 +392,13 @@ class BayesianGANOptions(GeneratorOptions, ChainOptions, System):
     features: int = ranged(256, 1, WIDEST)
     """width of the generators' first layer and of the discriminators' first dense layer"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generators == 1 and not self.share_batch:
+            raise UserError(
+                "share_batch has no effect on one generator; remove it, or give more --generators"
+            )
+
     def build(self, data: DataSpec) -> BayesianGAN | SemiSupervisedBayesianGAN:
         if data.training_images < 1:
             raise UserError("the posterior depends on the number of training images; give training_images")
