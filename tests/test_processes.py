@@ -118,10 +118,25 @@ def test_a_process_that_is_stopped_or_dies_ends_all_and_nothing_is_lost(kind, ra
     assert_ended_as(out, unbroken / "unbroken")
 
 
-def test_a_mistake_is_said_once(tmp_path):
+LATE = """
+import os, time
+from flowvae import cli
+fail = cli._fail
+def late(*arguments, **options):
+    if os.environ["RANK"] == "0":
+        time.sleep(2)
+    fail(*arguments, **options)
+cli._fail = late
+cli.main()
+"""
+
+
+def test_a_mistake_is_said_once_even_if_the_first_process_is_the_last_to_end(tmp_path):
+    """The launcher ends all processes soon after one has ended."""
     write_images(tmp_path / "images.npz")
+    (tmp_path / "late.py").write_text(LATE)
     words = ["train", "vae", *SMALL, "--data", "images.npz", "--steps", 6, "--batch-size", 1]
-    ended = run(*words, folder=tmp_path)
+    ended = run(*words, folder=tmp_path, program=("late.py",))
     assert ended.code == 1
     message = (
         "flowvae: 2 processes cannot share a batch of 1 images; start fewer, or choose a larger batch size"

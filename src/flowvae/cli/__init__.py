@@ -5,7 +5,9 @@ import functools
 import io
 import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import flowvae
@@ -21,6 +23,8 @@ from flowvae.options import given, parse
 # The exit code by which a shell knows that a program was stopped with Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
 LONGEST_LINE = 1000
+# Seconds in which the first process should have said what all found out.
+PATIENCE = 30
 
 
 def completion() -> None:
@@ -148,6 +152,9 @@ def _file_trouble(error: OSError) -> str:
 def _fail(message: str, code: int = 2, alike: bool = False) -> NoReturn:
     """End with a message; if it is ``alike`` in all processes of a machine, the first one prints it."""
     if alike and os.environ.get("LOCAL_RANK", "0") != "0":
+        # The launcher ends all processes as soon as one has ended: the first one must have spoken.
+        with suppress(KeyboardInterrupt):
+            time.sleep(PATIENCE)
         sys.exit(code)
     line = " ".join(message.split())
     if len(line) > LONGEST_LINE:  # it quotes a long argument; the remedy is at the end
