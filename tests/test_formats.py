@@ -176,6 +176,15 @@ def test_generators_of_format_8_share_a_batch():
     assert _described(upgraded(values)).config.model.share_batch is True  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("number", [1, 9])
+def test_the_importance_weighted_bound_of_format_9_has_the_whole_gradient(number):
+    config = CONFIG.revised(objective="importance-weighted", samples=3)
+    values = {**written(config, SPEC, "vae"), "format": number}
+    if number > 1:  # the options of format 1 may be there without effect
+        del values["model"]["path_derivative"]
+    assert _described(upgraded(values)).config == config.revised(path_derivative=False)
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [

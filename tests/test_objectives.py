@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from flowvae.batch import Batch
-from flowvae.densities import LogDensities
+from flowvae.config import revised
+from flowvae.densities import GaussianPosterior, LogDensities
 from flowvae.models import VAE
 from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.vae import ELBO, ImportanceWeighted, VAEOptions, VectorOptions
@@ -184,7 +185,33 @@ def test_validation_follows_the_objective():
             assert "importance_weighted" not in scores
 
 
-def test_only_the_elbo_takes_the_path_derivative():
-    assert small(objective=ELBO()).posterior.path_derivative
-    assert not small(objective=ELBO(path_derivative=False)).posterior.path_derivative
-    assert not small(objective=ImportanceWeighted()).posterior.path_derivative
+@pytest.mark.parametrize("kind", [ELBO, ImportanceWeighted])
+def test_objectives_take_the_path_derivative_or_not(kind):
+    assert small(objective=kind()).posterior.path_derivative
+    assert not small(objective=kind(path_derivative=False)).posterior.path_derivative
+
+
+@pytest.mark.parametrize("step", [5, 10])
+@pytest.mark.parametrize("posterior", ["gaussian", "realnvp"])
+def test_the_doubly_reparametrized_gradient_is_right_in_the_mean(posterior, step):
+    """Of the layer that makes codes; the bound, and gradients of the likelihood, stay as they are."""
+    found = []
+    for path_derivative in (False, True):
+        options = revised(VAEOptions(), {"posterior": posterior, "objective": "importance-weighted"})
+        changed = {"path_derivative": path_derivative}
+        objective = revised(options, changed).objective
+        model = small(posterior=options.posterior, objective=objective, samples=3, kl_warm_up=10).double()
+        (layer,) = (part for part in model.posterior.modules() if isinstance(part, GaussianPosterior))
+        batch = Batch(IMAGES[:1].double().expand(500, -1, -1, -1), torch.arange(500))
+        torch.manual_seed(1)
+        drawn = []
+        for _ in range(20):
+            (update,) = model.updates(batch, step)
+            parameters = [*layer.mean_and_log_scale.parameters(), *model.likelihood.parameters()]
+            drawn.append([update.loss, *torch.autograd.grad(update.loss, parameters)])
+        found.append([torch.stack([each.detach() for each in some]) for some in zip(*drawn, strict=True)])
+    (loss, whole, _, *of_likelihood), (same_loss, double, _, *same) = found
+    torch.testing.assert_close([loss, *of_likelihood], [same_loss, *same])
+    error = (whole.var(0) / len(whole) + double.var(0) / len(double)).sqrt()
+    assert ((whole - double).mean(0).abs() < 5 * error + 1e-9).all()
+    assert not torch.allclose(whole, double)

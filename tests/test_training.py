@@ -185,10 +185,11 @@ def test_every_objective_trains(halves, tmp_path, options):
     [
         ({}, True),
         ({"path_derivative": False}, False),
-        ({"objective": "importance-weighted", "samples": 3}, False),
+        ({"objective": "importance-weighted", "samples": 3}, True),
+        ({"objective": "importance-weighted", "samples": 3, "path_derivative": False}, False),
     ],
 )
-def test_the_path_derivative_is_that_of_the_elbo(halves, options, taken):
+def test_the_path_derivative_is_an_option_of_the_objective(halves, options, taken):
     without_batch_norm = VAEOptions(
         code=VectorOptions(features=16), networks=ConvolutionalOptions(channels=8), latent=3
     )

@@ -75,7 +75,9 @@ TABLES: dict[str, dict[str, Variant]] = {
         "one-order": Variant("density-small", "--causal-orders 1"),
         "no-dropout": Variant("density-small", "--causal-dropout 0"),
         "whole-gradient": Variant("density-small", "--no-path-derivative"),
-        "importance-weighted": Variant("density-small", "--objective importance-weighted --samples 5"),
+        "importance-weighted": Variant(
+            "density-small", "--objective importance-weighted --samples 5 --no-path-derivative"
+        ),
     },
     # Few training images, with and without the rule of `flowvae.training.overfitting`.
     "small-data": {

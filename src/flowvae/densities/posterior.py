@@ -326,8 +326,9 @@ def take_path_derivative(model: nn.Module) -> None:
     gradient of the ELBO stays unbiased, and if q(z|x) is the true posterior, it is 0 for every draw (Roeder,
     Wu & Duvenaud 2017). Values do not change.
 
-    This is valid for the ELBO, not for the importance-weighted bound. Posteriors with batch norm are left
-    unchanged, since each use changes their map, and so are those with a flow that cannot push a score.
+    This is valid for the ELBO; for the importance-weighted bound, see
+    `flowvae.objectives.take_double_reparametrization`. Posteriors with batch norm are left unchanged, since
+    each use changes their map, and so are those with a flow that cannot push a score.
     """
     for module in model.modules():
         if isinstance(module, Posterior):

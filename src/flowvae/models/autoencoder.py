@@ -28,7 +28,13 @@ from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.models.starting import start_from_data
 from flowvae.networks.labels import on_maps
 from flowvae.noise import Noise, normal
-from flowvae.objectives import elbo, free_bits_elbo, importance_weighted_bound, warm_up
+from flowvae.objectives import (
+    elbo,
+    free_bits_elbo,
+    importance_weighted_bound,
+    take_double_reparametrization,
+    warm_up,
+)
 from flowvae.parts import LARGEST, Part, ranged
 
 STARTS, SWEEPS, CODES_OF_A_START = 64, 6, 16
@@ -58,6 +64,8 @@ class ImportanceWeighted(Part):
     """The importance-weighted bound with S samples."""
 
     name = "importance-weighted"
+    path_derivative: bool = True
+    """use the doubly reparametrized gradient: as that of the ELBO, with the weights' own part"""
 
     def __call__(self, densities: LogDensities, beta: float) -> Tensor:
         return importance_weighted_bound(densities, beta).mean()
@@ -107,7 +115,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         self.levels, self.margin = likelihood.levels, likelihood.margin
         self.pixel_noise = likelihood.pixel_noise
         self.draws = self.pixel_noise is not None
-        if isinstance(objective, ELBO) and objective.path_derivative:
+        if objective.path_derivative:
             take_path_derivative(self)
 
     @property
@@ -124,12 +132,13 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
     # Training.
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
-        densities = self(batch.images, self.num_samples, **self.given(batch))
+        beta = warm_up(step, self.kl_warm_up)
+        densities = self(batch.images, self.num_samples, beta=beta, **self.given(batch))
         with torch.no_grad():
             reconstruction = -densities.likelihood.mean()
             kl = (densities.posterior - densities.prior).mean()
         shown = {"negative_elbo": reconstruction + kl, "kl": kl, "reconstruction": reconstruction}
-        yield Update("model", -self.objective(densities, warm_up(step, self.kl_warm_up)), shown)
+        yield Update("model", -self.objective(densities, beta), shown)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         weighted = self.best == "importance_weighted"
@@ -172,19 +181,40 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         return torch.cat([z, one_hot.expand(len(z), -1, -1)], 2)
 
     def forward(
-        self, images: Tensor, num_samples: int = 1, noise: Noise = None, **given: Unpack[Given]
+        self,
+        images: Tensor,
+        num_samples: int = 1,
+        noise: Noise = None,
+        beta: float | None = None,
+        **given: Unpack[Given],
     ) -> LogDensities:
         """Log densities at ``num_samples`` draws from the posterior of each of the images [B, C, H, W].
 
-        ``noise``: the posterior's, [S, B, D], or a generator of all that is drawn.
+        Args:
+            images: [B, C, H, W].
+            num_samples: S.
+            noise: the posterior's, [S, B, D], or a generator of all that is drawn.
+            beta: if the objective is maximized, weight of ``log p(z) - log q(z|x)`` in it.
+            given: labels and known pixels.
         """
-        return self._densities(images, self.features(images, **given), num_samples, noise, given)
+        return self._densities(images, self.features(images, **given), num_samples, noise, given, beta)
 
     def _densities(
-        self, images: Tensor, features: Tensor, num_samples: int, noise: Noise, given: Given
+        self,
+        images: Tensor,
+        features: Tensor,
+        num_samples: int,
+        noise: Noise,
+        given: Given,
+        beta: float | None = None,
     ) -> LogDensities:
         z, posterior = self.posterior(features, num_samples, noise)
-        return self.log_densities(images, z, posterior, None if isinstance(noise, Tensor) else noise, **given)
+        random = None if isinstance(noise, Tensor) else noise
+        densities = self.log_densities(images, z, posterior, random, **given)
+        weighted = isinstance(self.objective, ImportanceWeighted)
+        if weighted and beta is not None and self.posterior.path_derivative and z.requires_grad:
+            take_double_reparametrization(z, densities, beta)
+        return densities
 
     def log_densities(
         self,
