@@ -16,7 +16,8 @@ from flowvae.models.likelihoods import CausalLikelihoodOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.vae import VAEOptions
 from flowvae.networks import GatedBlock
-from flowvae.networks.convolutional import depth_to_space
+from flowvae.networks.causal import PATCH
+from flowvae.networks.convolutional import depth_to_space, fewer
 from flowvae.networks.orders import ORDERS, turn, turn_back
 
 CONDITION = 3
@@ -222,22 +223,25 @@ def test_every_order_is_another_and_can_be_undone():
         assert torch.equal(turn_back(each, order), image)
 
 
-def several_orders(orders: int) -> CausalSymbols:
+def several_orders(orders: int, sides: tuple[int, int] = (2, 4)) -> CausalSymbols:
     torch.manual_seed(0)
-    made = gated_network((2, 4), 5, 2, CONDITION, orders=orders).double().eval()
+    made = gated_network(sides, 5, 2, CONDITION, orders=orders).double().eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     return made
 
 
-def test_each_order_is_a_density_of_its_own():
-    made, images = several_orders(4), every_image(2, 4)
-    maps = torch.randn(1, CONDITION, 1, 2).double()
+@pytest.mark.parametrize(("orders", "sides"), [(4, (2, 4)), (ORDERS, (3, 3))])
+def test_each_order_is_a_density_of_its_own(orders, sides):
+    made, images = several_orders(orders, sides), every_image(*sides)
+    maps = torch.randn(1, CONDITION, *fewer(sides, PATCH)).double()
     with torch.no_grad():
-        all_orders = torch.stack([made.log_prob(images, maps, torch.full((256,), o)) for o in range(4)])
-    torch.testing.assert_close(all_orders.exp().sum(1), torch.ones(4).double())
-    assert (all_orders[:, None] - all_orders).abs().amax(-1).add(torch.eye(4)).min() > 0.01
+        all_orders = torch.stack(
+            [made.log_prob(images, maps, torch.full((len(images),), order)) for order in range(orders)]
+        )
+    torch.testing.assert_close(all_orders.exp().sum(1), torch.ones(orders).double())
+    assert (all_orders[:, None] - all_orders).abs().amax(-1).add(torch.eye(orders)).min() > 0.01
 
 
 def test_the_samples_of_an_image_take_turns_at_the_orders():
@@ -253,16 +257,17 @@ def test_the_samples_of_an_image_take_turns_at_the_orders():
     torch.testing.assert_close(found.sort(0).values, each.sort(0).values)
 
 
-def test_draws_with_several_orders_have_the_probabilities_of_their_mixture():
-    made, number = several_orders(4), 100_000
-    maps = torch.randn(1, CONDITION, 1, 2).double()
-    places = to_symbols(made.sample(torch.rand(number, 1, 2).double(), maps)) * torch.tensor([16, 1])
-    observed = torch.bincount(places.flatten(1).sum(1), minlength=256) / number
-    images = every_image(2, 4)
-    order = (to_symbols(images) * torch.tensor([16, 1])).flatten(1).sum(1)
+@pytest.mark.parametrize(("orders", "sides"), [(4, (2, 4)), (ORDERS, (3, 3))])
+def test_draws_with_several_orders_have_the_probabilities_of_their_mixture(orders, sides):
+    made, number, images = several_orders(orders, sides), 100_000, every_image(*sides)
+    patches = fewer(sides, PATCH)
+    maps = torch.randn(1, CONDITION, *patches).double()
+    drawn = made.sample(torch.rand(number, *patches).double(), maps).flatten(1)
+    places = drawn @ 2.0 ** torch.arange(drawn.shape[1] - 1, -1, -1, dtype=drawn.dtype)
+    observed = torch.bincount(places.long(), minlength=len(images)) / number
     with torch.no_grad():
-        each = torch.stack([made.log_prob(images, maps, torch.full((256,), o)).exp() for o in range(4)])
-    expected = torch.zeros(256).double().index_put((order,), each.mean(0))
+        each = [made.log_prob(images, maps, torch.full((len(images),), order)) for order in range(orders)]
+    expected = torch.stack(each).exp().mean(0)
     error = (expected * (1 - expected) / number).sqrt()
     assert ((observed - expected).abs() <= 5 * error + 1e-5).all()
 

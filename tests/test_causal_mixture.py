@@ -17,7 +17,7 @@ from flowvae.models.pixel_rnn import PixelRNNOptions
 from flowvae.models.registry import build_model
 from flowvae.networks import GatedBlock
 from flowvae.networks.convolutional import depth_to_space, padded
-from flowvae.networks.orders import ORDERS
+from flowvae.networks.orders import ORDERS, TURNS
 
 CONDITION = 3
 
@@ -56,12 +56,12 @@ def places(height: int, width: int, patch: int) -> list[tuple[int, int]]:
     return [(row + down, column + right) for row, column in corners for down, right in inside]
 
 
-@pytest.mark.parametrize("order", range(ORDERS))
+@pytest.mark.parametrize("order", range(TURNS))
 @pytest.mark.parametrize("patch", [1, 2])
 def test_no_mixture_sees_its_own_pixel_or_a_later_one(patch, order):
     """Every value is changed; mixtures at and before its pixel stay bit for bit, some after it move."""
     side, colours = 6, 3
-    made = network((colours, side, side), orders=ORDERS, patch=patch)
+    made = network((colours, side, side), orders=TURNS, patch=patch)
     image, maps = drawn(1, (colours, side, side)), torch.randn(1, CONDITION, side // patch, side // patch)
     orders = torch.tensor([order])
 
@@ -90,7 +90,8 @@ def test_no_mixture_sees_its_own_pixel_or_a_later_one(patch, order):
         ((3, 1, 2), 3, 4, 2),
         ((3, 2, 1), 3, 2, 1),
         ((1, 1, 3), 4, 2, 2),
-        ((1, 3, 3), 2, 8, 2),
+        ((1, 3, 3), 2, ORDERS, 2),
+        ((1, 2, 2), 2, ORDERS, 1),
     ],
 )
 def test_probabilities_of_all_images_sum_to_one(shape, levels, orders, patch):

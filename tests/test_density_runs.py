@@ -17,6 +17,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import nearest
 from flowvae.models.causal_density import CausalDensity
 from flowvae.models.registry import build_model, preset
+from flowvae.networks import CausalNetwork
 from flowvae.noise import Noise
 from flowvae.runs import Run, load
 
@@ -151,6 +152,38 @@ def test_a_run_that_started_from_another_goes_on_without_it(trained, tmp_path):
     assert start(place, tmp_path / "tuned", "--steps", "2").code == 0
     shutil.rmtree(place / "density-small")
     succeeds("train", "--resume", tmp_path / "tuned", "--steps", "4")
+
+
+def causal_network(run: Path) -> CausalNetwork:
+    (found,) = (part for part in load(run).modules() if isinstance(part, CausalNetwork))
+    return found
+
+
+def test_a_run_starts_from_the_weights_of_one_with_fewer_orders(place, tmp_path):
+    """The orders of both give every image the same density, and the others one of their own."""
+    out = tmp_path / "more"
+    words = ["--causal-orders", "9", "--steps", "1", "--learning-rate", "1e-30"]
+    assert start(place, out, *words).code == 0
+    fewer, more = (causal_network(run) for run in (place / "density-small", out))
+    torch.manual_seed(0)
+    images, maps = torch.rand(5, 1, 8, 8).round(), torch.randn(5, fewer.condition_channels, 4, 4)
+
+    def log_prob(network: CausalNetwork, order: int) -> Tensor:
+        with torch.no_grad():
+            return network.log_prob(images, maps, torch.full((5,), order))
+
+    assert fewer.orders == 4
+    for order in range(4):
+        torch.testing.assert_close(log_prob(more, order), log_prob(fewer, order))
+    assert more.order is not None
+    assert torch.equal(more.order[4:8], more.order[:4])
+    of_all = torch.stack([log_prob(more, order) for order in range(9)])
+    assert (of_all[:, None] - of_all).abs().amax(-1).add(torch.eye(9)).min() > 1e-4
+    result = flowvae(
+        *("train", "density-small", *CAUSAL, "--data", place / "images.npz", "--causal-orders", "2"),
+        *("--start-from", place / "density-small", "--steps", "1", "--out", tmp_path / "less"),
+    )
+    is_refusal(result, "causal_orders = 4", "do not fit 2")
 
 
 def test_weights_of_another_model_are_refused(place, tmp_path):

@@ -8,6 +8,7 @@ from flowvae.densities import CausalMixture, CausalSymbols
 from flowvae.errors import UserError
 from flowvae.networks import CausalNetwork, GatedBlock
 from flowvae.networks.causal import PATCH, CausalBlock
+from flowvae.networks.orders import ORDERS
 from flowvae.parts import DEEPEST, WIDEST, Options, ranged, training_only
 
 
@@ -21,8 +22,8 @@ class CausalOptions(Options):
     """number of gated blocks of the causal network"""
     causal_dropout: float = training_only(0.0)
     """dropout probability of the causal network's gated activations"""
-    causal_orders: int = ranged(1, 1, 8)
-    """number of pixel orders, 1 to 8, that the causal network learns and the likelihood averages over"""
+    causal_orders: int = ranged(1, 1, ORDERS)
+    """number of pixel orders, 1 to 32, that the causal network learns and the likelihood averages over"""
     causal_components: int = ranged(5, 1, WIDEST)
     """number of discretized logistics in the mixture of each pixel; no effect on binary pixels"""
 

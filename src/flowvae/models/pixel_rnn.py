@@ -12,6 +12,7 @@ from flowvae.models.causal_density import CausalDensity
 from flowvae.models.labels import classes_of
 from flowvae.networks import DiagonalLSTM, PointwiseBlock, RowLSTM
 from flowvae.networks.causal import CausalBlock
+from flowvae.networks.orders import ORDERS
 from flowvae.parts import DEEPEST, WIDEST, Part, ranged, training_only
 
 
@@ -58,8 +59,8 @@ class PixelRNNOptions(System):
     """number of channels between layers; the states of an LSTM have half as many"""
     dropout: float = training_only(0.0)
     """dropout probability of the states"""
-    orders: int = ranged(1, 1, 8)
-    """number of pixel orders, 1 to 8, that the network learns and the likelihood averages over"""
+    orders: int = ranged(1, 1, ORDERS)
+    """number of pixel orders, 1 to 32, that the network learns and the likelihood averages over"""
     patch: int = ranged(2, 1, 2)
     """side of the patches that are modelled in sequence, in pixels; 1 for single pixels"""
     components: int = ranged(5, 1, WIDEST)

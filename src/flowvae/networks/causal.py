@@ -1,7 +1,7 @@
 """Causal networks: what they have in common, whatever distributions of pixels they end in."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowvae.networks.convolutional import cropped, depth_to_space, fewer, padded
 from flowvae.networks.dropout import Dropout
-from flowvae.networks.orders import each_by_its_order, turn, turn_back
+from flowvae.networks.orders import TURNS, each_by_its_order, turn, turn_back
 
 PATCH = 2
 """side of a patch: compared with single pixels, a quarter of the steps, and maps of half the size"""
@@ -336,9 +336,25 @@ class CausalNetwork(nn.Module, ABC):
         first.copy_(scaled - orders)
         return orders, noise
 
+    def from_fewer_orders(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights of this network from those of one that differs in having fewer orders.
+
+        Its orders come first, and the others begin as copies of them in turn, but with their own offsets.
+        """
+        found, own = dict(weights), self.offset.detach().unflatten(0, (self.orders, -1))
+        if self.order is not None and "offset" in weights:
+            few = weights.get("order", torch.zeros_like(self.order[:1]))
+            found["order"] = few[torch.arange(self.orders) % len(few)]
+            first = weights["offset"].unflatten(0, (len(few), -1))
+            found["offset"] = torch.cat([first, own[len(few) :].to(first)]).flatten(0, 1)
+        return found
+
     def turned_maps(self, condition: Tensor, orders: Tensor) -> Tensor:
-        """Turn a condition [N, condition, H/2, W/2], or [1, ...] for all, to orders [N]."""
-        return each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders)
+        """Turn a condition [N, condition, H/2, W/2], or [1, ...] for all, to orders [N].
+
+        Shifts of the image move it by half a patch or not at all, and leave the condition as it is.
+        """
+        return each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders % TURNS)
 
     def turned(self, images: Tensor, orders: Tensor) -> Tensor:
         """Pad images [N, C, H, W] and turn each to its order [N]."""

@@ -1,21 +1,29 @@
-"""Orders of the positions for autoregressive networks, from rotations and reflections of the image."""
+"""Orders of the positions for autoregressive networks: the image is rotated, reflected and shifted."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-ORDERS = 8
-"""number of orders of a square image; the first four apply to any image"""
+TURNS = 8
+"""number of rotations and reflections of a square image; the first four apply to any image"""
+ORDERS = 4 * TURNS
+"""number of orders of a square image: its turns, then those of the image shifted by a pixel in three ways"""
 
 
 def turn(maps: Tensor, order: int) -> Tensor:
     """Turn maps [..., H, W] such that the order ``order`` becomes raster order; 0 leaves them unchanged.
 
+    A shift is cyclic, and so loses nothing: the last row becomes the first.
+
     >>> turn(torch.tensor([[1, 2], [3, 4]]), 1)
     tensor([[4, 3],
             [2, 1]])
+    >>> turn(torch.tensor([[1, 2, 3], [4, 5, 6]]), 16)
+    tensor([[3, 1, 2],
+            [6, 4, 5]])
     """
+    maps = maps.roll(_shift(order), (-2, -1)) if order >= TURNS else maps
     if order & 4:
         maps = maps.mT
     return maps.flip(_flipped(order))
@@ -24,7 +32,15 @@ def turn(maps: Tensor, order: int) -> Tensor:
 def turn_back(maps: Tensor, order: int) -> Tensor:
     """Invert `turn`."""
     maps = maps.flip(_flipped(order))
-    return maps.mT if order & 4 else maps
+    if order & 4:
+        maps = maps.mT
+    rows, columns = _shift(order)
+    return maps.roll((-rows, -columns), (-2, -1)) if order >= TURNS else maps
+
+
+def _shift(order: int) -> tuple[int, int]:
+    """Return by how many rows and columns an order shifts an image before it is turned."""
+    return ((0, 0), (1, 1), (0, 1), (1, 0))[order // TURNS]
 
 
 def _flipped(order: int) -> list[int]:

@@ -3,12 +3,12 @@
 import functools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System
@@ -17,6 +17,7 @@ from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 from flowvae.models import Model, Source
 from flowvae.models.registry import PRESETS, build_model
+from flowvae.networks import CausalNetwork
 from flowvae.parts import shaping
 from flowvae.runs.files import (
     as_safetensors,
@@ -40,6 +41,8 @@ QUALITY = "quality.json"
 BEGUN = ".begun"
 """present from the directory's creation until the first state is saved"""
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
+ORDERS = ("causal_orders", "orders")
+"""options of which a model may have more than the run from whose weights it starts"""
 # Options that may change on resuming: budget, tracker, and how the same numbers are computed.
 FREE = ("epochs", "steps", "minutes", "track", "compile", "gradient_checkpointing")
 
@@ -261,15 +264,17 @@ def save_model(path: Path, config: Config, spec: DataSpec, model: nn.Module) -> 
 
 
 def load_weights(path: Path, config: System | None, model: nn.Module) -> None:
-    """Load the trained weights of a run into a model built from ``config``.
+    """Load the trained weights of a run into a model built from ``config``, which may have more orders.
 
     Raises:
         UserError: if there is no such run, its model differs, or one of its files is damaged.
     """
     run = Run(path)
     if config is not None and run.config.model is not None:
-        _check_options(run, shaping(config))
-    _fill(model, run.path / WEIGHTS)
+        theirs, mine = shaping(run.config.model), shaping(config)
+        more = [name for name in ORDERS if name in mine and theirs.get(name, 0) < mine[name]]
+        _check_options(run, {name: value for name, value in mine.items() if name not in more})
+    _fill(model, run.path / WEIGHTS, functools.partial(_with_more_orders, model))
 
 
 def load_part(source: Source, part: nn.Module) -> None:
@@ -295,12 +300,24 @@ def _check_options(run: Run, mine: Mapping[str, Any]) -> None:
             raise UserError(f"{run.path} has {name} = {others.get(name)}; its weights do not fit {value}")
 
 
-def _fill(model: nn.Module, path: Path) -> None:
+def _with_more_orders(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix, part in model.named_modules():
+        if isinstance(part, CausalNetwork):
+            start = f"{prefix}."
+            own = {name.removeprefix(start): weights[name] for name in weights if name.startswith(start)}
+            weights |= {start + name: value for name, value in part.from_fewer_orders(own).items()}
+    return weights
+
+
+def _fill(
+    model: nn.Module, path: Path, changed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+) -> None:
     if not path.exists():
         raise UserError(f"{path} is missing; train the run for at least one validation")
     try:
         open_file(path).close()  # it may be a named pipe, which is waited for
-        model.load_state_dict(safetensors.torch.load_file(path))
+        weights = safetensors.torch.load_file(path)
+        model.load_state_dict(weights if changed is None else changed(weights))
         # In the model's type: a number may be finite only in a wider one.
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
