@@ -60,6 +60,20 @@ def test_another_process_with_other_threads_and_a_copy_of_the_run(workspace):
     assert np.array_equal(restored(Path("back.npz")), images_of(Path("elsewhere/moved"), "images.npz"))
 
 
+def test_all_images_of_a_file_without_splits_return(workspace):
+    pixels = np.random.default_rng(1).integers(0, 2, (15, 8, 8), dtype=np.uint8)
+    np.save("mine.npy", pixels)
+    assert succeeds("compress", "plain", "mine.npy", "--out", "all.flowvae").startswith(
+        "all.flowvae: 15 images"
+    )
+    succeeds("decompress", "all.flowvae", "--out", "back.npz")
+    assert np.array_equal(restored(Path("back.npz"))[:, 0], pixels)
+    succeeds("decompress", "all.flowvae", "--out", "back")
+    assert sorted(path.name for path in Path("back").iterdir()) == sorted(
+        f"{place}.png" for place in range(15)
+    )
+
+
 def test_image_files_keep_their_names(workspace):
     Path("drawn").mkdir()
     for name in ("b.png", "a.png"):

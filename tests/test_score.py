@@ -44,6 +44,24 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
+@pytest.mark.parametrize("number", [1, 2, 15])
+@pytest.mark.parametrize("end", ["npz", "npy"])
+def test_a_file_without_splits_is_scored_whole_in_its_order(workspace, end, number):
+    pixels = np.random.default_rng(1).integers(0, 2, (number, 8, 8), dtype=np.uint8)
+    np.savez("mine.npz", pixels) if end == "npz" else np.save("mine.npy", pixels)
+    of_all = rows_of(succeeds("score", "flow", f"mine.{end}", "--samples", "5"))
+    assert [row["name"] for row in of_all] == [str(place) for place in range(number)]
+    whole = named_images([f"mine.{end}"], Run(workspace / "flow").spec, Run(workspace / "flow").config.data)
+    assert np.array_equal(whole.images[:, 0].numpy(), pixels)
+    np.savez("both.npz", train=pixels[:1], valid=pixels[:1], test=pixels)
+    of_split = rows_of(succeeds("score", "flow", "both.npz", "--samples", "5"))
+    assert [row["name"] for row in of_split] == [f"test/{place}" for place in range(number)]
+    assert [row["nll"] for row in of_split] == [row["nll"] for row in of_all]
+    if number == 15:
+        few = rows_of(succeeds("score", "flow", f"mine.{end}", "--samples", "5", "--split", "test"))
+        assert [row["name"] for row in few] == ["test/0", "test/1"]
+
+
 class LogNormal(Model, Bounded):
     """Log weights that are normal with a standard deviation of 0.5, so that p(x) = exp(1/8)."""
 

@@ -3,7 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -19,6 +19,11 @@ Images = Annotated[
 def shown_default(text: str) -> Any:
     """Show ``text`` in the help in place of None."""
     return arg(help_behavior_hint=f"(default: {text})")
+
+
+Split = Annotated[
+    Literal["train", "valid", "test"] | None, shown_default("test; all images of a file without splits")
+]
 
 
 def check_runs(runs: tuple[Path, ...]) -> None:

@@ -1,18 +1,18 @@
 """Commands on images and codes."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from flowvae.cli.arguments import Images, Run, shown_default
+from flowvae.cli.arguments import Images, Run, Split, shown_default
 
 
 def score(
     run: Run,
     images: Images,
     samples: int = 500,
-    split: Annotated[Literal["train", "valid", "test"] | None, shown_default("test, of a data set")] = None,
+    split: Split = None,
     label: Annotated[str | None, shown_default("all classes, -log p(x)")] = None,
     seed: int = 0,
     device: str = "auto",
@@ -39,7 +39,7 @@ def classify(
     run: Run,
     images: Images,
     samples: int = 500,
-    split: Annotated[Literal["train", "valid", "test"] | None, shown_default("test, of a data set")] = None,
+    split: Split = None,
     seed: int = 0,
     device: str = "auto",
     out: Annotated[Path | None, shown_default("print CSV")] = None,
@@ -64,7 +64,7 @@ def encode(
     run: Run,
     images: Images,
     draws: Annotated[int | None, shown_default("the code without noise")] = None,
-    split: Annotated[Literal["train", "valid", "test"] | None, shown_default("test, of a data set")] = None,
+    split: Split = None,
     label: Annotated[str | None, shown_default("the images' own")] = None,
     seed: int = 0,
     device: str = "auto",
@@ -94,7 +94,7 @@ def impute(
     candidates: int = 1000,
     missing: Annotated[str | None, shown_default("as in the run's own data")] = None,
     hide: Annotated[float | str | None, shown_default("as in the run's own data")] = None,
-    split: Annotated[Literal["train", "valid", "test"] | None, shown_default("test, of a data set")] = None,
+    split: Split = None,
     label: Annotated[str | None, shown_default("the images' own")] = None,
     seed: int = 0,
     device: str = "auto",
@@ -124,7 +124,7 @@ def impute(
 def compress(
     run: Run,
     images: Images,
-    split: Annotated[Literal["train", "valid", "test"] | None, shown_default("test, of a data set")] = None,
+    split: Split = None,
     seed: int = 0,
     samples: int = 1,
     out: Annotated[Path | None, shown_default("RUN/images.flowvae")] = None,

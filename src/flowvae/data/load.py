@@ -71,6 +71,7 @@ def load_dataset(
     missing: str | None = None,
     hide: float | str | None = None,
     training_images: int | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
 
@@ -96,6 +97,7 @@ def load_dataset(
             image, drawn with ``seed``.
         training_images: number of training images to keep, the first ones; all other pixels, of every split,
             are the same as without.
+        whole: let each split have all images if the source is an .npz or .npy file without splits.
 
     Raises:
         UserError: if it cannot be loaded.
@@ -112,7 +114,7 @@ def load_dataset(
     if hide is not None:
         hidden_of(hide)
     sides = None if image_size is None else sides_of(image_size)
-    dataset = read_source(source, sides, value_range, marker)
+    dataset = read_source(source, sides, value_range, marker, whole)
     if sides not in (None, dataset.shape[1:]):
         height, width = dataset.shape[1:]
         raise UserError(
@@ -132,8 +134,11 @@ def load_dataset(
     return dataset if training_images is None else first_images(dataset, training_images)
 
 
-def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
-    """Load the data set of a configuration, or another ``source`` in the same way, with all of its images."""
+def load_configured(config: DataConfig, source: str | None = None, whole: bool = False) -> Dataset:
+    """Load the data set of a configuration, or another ``source`` in the same way, with all of its images.
+
+    ``whole`` is that of `load_dataset`.
+    """
     return load_dataset(
         config.data if source is None else source,
         config.binarization,
@@ -143,6 +148,7 @@ def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
         missing=config.missing,
         hide=config.hide,
         training_images=config.training_images if source is None else None,
+        whole=whole,
     )
 
 
@@ -151,6 +157,7 @@ def read_source(
     sides: Sides | None = None,
     value_range: tuple[float, float] | None = None,
     marker: Marker | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """Load the images of a source without binarization, otherwise like `load_dataset`.
 
@@ -181,6 +188,8 @@ def read_source(
     wanted: dict[str, Any] = {"value_range": value_range, "marker": marker} if load in SCALING else {}
     if load is image_folder.load:
         wanted["sides"] = sides
+    elif load in SCALING:
+        wanted["whole"] = whole
     elif load in RESIZING:
         wanted["image_size"] = sides and _square(source, sides)
     return load(path, **wanted)

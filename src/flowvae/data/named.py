@@ -25,8 +25,8 @@ class Named(NamedTuple):
     """Images and their names, in the same order."""
 
     names: list[str]
-    """path of the file as given, or below the given directory; ``SPLIT/INDEX`` in a data set;
-    with ``#NUMBER`` for a page of several"""
+    """path of the file as given, or below the given directory; ``SPLIT/INDEX`` in a data set, and ``INDEX``
+    in a file without splits; with ``#NUMBER`` for a page of several"""
     batch: Batch
     """the images as the likelihood sees them, numbered from 0"""
 
@@ -50,7 +50,8 @@ def named_images(
         spec: description of the data that the model was built for.
         config: options of the model's own data; its path is not used.
         split: train, valid or test. Given, every source is a data set; by default, the test split of sources
-            that are not image files or directories of them.
+            that are not image files or directories of them, and all images of an .npz or .npy file without
+            splits.
         seed: random seed for the binarization of image files.
 
     Raises:
@@ -141,11 +142,12 @@ def numbers_of(batch: Batch) -> Tensor:
 
 
 def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | None) -> Named:
-    dataset = load_configured(config, source)
+    dataset = load_configured(config, source, whole=split is None)
     if dataset.shape != spec.shape:
         theirs, mine = (" x ".join(map(str, shape)) for shape in (dataset.shape, spec.shape))
         raise UserError(f"the images of {source} are {theirs}; the model was trained on {mine}")
     split = split or "test"
     check_split(split, dataset)
     places = torch.arange(len(getattr(dataset, split).images))
-    return Named([f"{split}/{place}" for place in places.tolist()], dataset.batch(split, places))
+    within = "" if dataset.whole else f"{split}/"
+    return Named([f"{within}{place}" for place in places.tolist()], dataset.batch(split, places))

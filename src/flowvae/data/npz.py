@@ -15,6 +15,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -70,20 +71,25 @@ class Header(NamedTuple):
     """offset of its numbers, in bytes"""
 
 
-def load(path: Path, value_range: ValueRange | None = None, marker: Marker | None = None) -> Dataset:
+def load(
+    path: Path, value_range: ValueRange | None = None, marker: Marker | None = None, whole: bool = False
+) -> Dataset:
     """Read the data set in a file; raise UserError if it is damaged or of an unknown form.
 
-    The ends of ``value_range`` become 0 and 255; pixels with ``marker`` are missing.
+    The ends of ``value_range`` become 0 and 255; pixels with ``marker`` are missing. With ``whole``, each
+    split has all images if the file has no splits.
     """
     try:
         with open_file(path) as file:
-            return load_open(file, path, value_range, marker)
+            return load_open(file, path, value_range, marker, whole)
     except OSError as error:
         raise unreadable(path, "an .npz file", error.strerror or error) from error
 
 
-def load_npy(path: Path, value_range: ValueRange | None = None, marker: Marker | None = None) -> Dataset:
-    """Read the images in an .npy file, split at random; otherwise like `load`."""
+def load_npy(
+    path: Path, value_range: ValueRange | None = None, marker: Marker | None = None, whole: bool = False
+) -> Dataset:
+    """Read the images in an .npy file, which has no splits; otherwise like `load`."""
     try:
         with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
@@ -96,11 +102,21 @@ def load_npy(path: Path, value_range: ValueRange | None = None, marker: Marker |
         raise unreadable(path, "an .npy file", error) from error
     where = f"the array in {path}"
     images, observed = _as_images(path, {where: array}, {}, value_range, marker)[where]
-    return make_dataset(path, *split_at_random(path, make_split(str(path), images, None, observed)))
+    return _without_splits(path, make_split(str(path), images, None, observed), whole)
+
+
+def _without_splits(path: Path, images: Split, whole: bool, notes: tuple[str, ...] = ()) -> Dataset:
+    if whole:
+        return replace(make_dataset(path, images, images, images, notes=notes), whole=True)
+    return make_dataset(path, *split_at_random(path, images), notes=notes)
 
 
 def load_open(
-    file: IO[bytes], path: Path, value_range: ValueRange | None = None, marker: Marker | None = None
+    file: IO[bytes],
+    path: Path,
+    value_range: ValueRange | None = None,
+    marker: Marker | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """Read the data set in an open file; ``path`` names it, also in errors."""
     try:
@@ -144,13 +160,12 @@ def load_open(
     }
     if None in splits:
         chosen = {role[1]: array for role, array in arrays.items() if role[0] == "indices"}
-        if chosen:
-            train, valid, test = (
-                _indexed(path, splits[None], split, keys.get(("indices", split)), chosen.get(split))
-                for split in SPLIT_NAMES
-            )
-        else:
-            train, valid, test = split_at_random(path, splits[None])
+        if not chosen:
+            return _without_splits(path, splits[None], whole, notes)
+        train, valid, test = (
+            _indexed(path, splits[None], split, keys.get(("indices", split)), chosen.get(split))
+            for split in SPLIT_NAMES
+        )
         return make_dataset(path, train, valid, test, notes=notes)
     train, test = splits["train"], splits["test"]
     train, valid = (train, splits["valid"]) if "valid" in splits else hold_out(path, train)
