@@ -449,13 +449,20 @@ def test_a_run_from_the_command_line(halves, tmp_path, monkeypatch):
     is_refusal(flowvae("classify", "gan", halves), "classif")
 
 
+def test_a_budget_in_minutes_that_ends_in_the_burn_in_is_noted(halves, tmp_path):
+    words = [*SMALL, "--data", halves, "--minutes", 0.001, "--out", tmp_path / "run"]
+    ended = flowvae("train", "bayesian-gan-mnist", *words)
+    assert ended.code == 0
+    assert "flowvae: warning: the first weights are collected after 2500 steps" in ended.err
+
+
 def test_mistakes_are_one_line(halves, tmp_path):
     out = tmp_path / "run"
 
     def train(preset: str, *words: object):
         return flowvae("train", preset, *SMALL, "--data", halves, "--out", out, *words)
 
-    is_refusal(train("bayesian-gan-mnist", "--steps", 100), "2500 steps", "the budget is 100", "--burn-in")
+    is_refusal(train("bayesian-gan-mnist", "--steps", 100), "2500 steps", "only 100", "--burn-in")
     is_refusal(train("bayesian-gan-few", "--epochs", 2), "2500 steps")
     is_refusal(train("bayesian-gan-mnist", "--collected", 0), "collected is 0")
     is_refusal(train("bayesian-gan-mnist", "--generators", 0), "generators is 0")

@@ -213,9 +213,9 @@ class Model(nn.Module, ABC):
         """
 
     def check_steps(self, steps: int) -> None:
-        """Check that a budget of so many steps is enough; by default, any is.
+        """Check that a training of so many steps is enough; by default, any is.
 
-        Called before training, unless the budget is in minutes alone.
+        Called before it, unless the budget is in minutes alone, and after it, for a warning.
 
         Raises:
             UserError: if it is not.

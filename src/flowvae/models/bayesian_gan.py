@@ -209,8 +209,8 @@ class BayesianGAN(Model, Sampler):
         first = self.options.burn_in + self.options.thinning
         if steps < first:
             raise UserError(
-                f"the first weights are collected after {first} steps, burn_in + thinning, and the budget is "
-                f"{steps}; train longer, or choose a smaller --burn-in or --thinning"
+                f"the first weights are collected after {first} steps, burn_in + thinning, and there are "
+                f"only {steps}; train longer, or choose a smaller --burn-in or --thinning"
             )
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:

@@ -295,6 +295,11 @@ def _take_steps(
                 runs.write_weights(run, state.average.module)
             path = shlex.quote(str(run))
             shown.line(f"stopped at step {state.step}; resume with: flowvae train --resume {path}")
+        elif main:
+            try:
+                model.check_steps(state.step)
+            except UserError as error:
+                shown.line(f"flowvae: warning: {error}")
     return fraction >= 1
 
 
