@@ -211,7 +211,7 @@ class TrainingConfig(Options):
     gradient_checkpointing: bool = False
     """recompute flow transformations in the backward pass instead of storing them, to save memory"""
     start_from: str | None = None
-    """directory of a run of the same model to take the initial weights from"""
+    """directory of a run of the same model, or of one with fewer orders, to take the initial weights from"""
     track: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
     """tracker for the metrics besides metrics.jsonl; all but tensorboard need their package installed"""
     seed: int = ranged(0, 0, LARGEST_SEED)
