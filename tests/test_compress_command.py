@@ -72,6 +72,7 @@ def test_all_images_of_a_file_without_splits_return(workspace):
     assert sorted(path.name for path in Path("back").iterdir()) == sorted(
         f"{place}.png" for place in range(15)
     )
+    assert read(Path("all.flowvae"))[0].names == ""
 
 
 def test_image_files_keep_their_names(workspace):

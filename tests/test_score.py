@@ -16,7 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import flowvae as package
+from flowvae.batch import DataSpec
 from flowvae.commands import continuing, progress, scoring
+from flowvae.config import DataConfig, revised
 from flowvae.data import Dataset
 from flowvae.data.dataset import Split
 from flowvae.data.named import named_images
@@ -60,6 +62,39 @@ def test_a_file_without_splits_is_scored_whole_in_its_order(workspace, end, numb
     if number == 15:
         few = rows_of(succeeds("score", "flow", f"mine.{end}", "--samples", "5", "--split", "test"))
         assert [row["name"] for row in few] == ["test/0", "test/1"]
+
+
+@pytest.mark.parametrize("binarization", ["static", "dynamic", "threshold", "none"])
+def test_an_image_in_a_file_without_splits_is_seen_as_one_in_a_file_of_its_own(tmp_path, binarization):
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    pixels[3] = 255
+    np.save(tmp_path / "all.npy", pixels)
+    np.savez(tmp_path / "rest.npz", images=pixels[3:])
+    config, spec = (
+        DataConfig("mnist", binarization),
+        DataSpec((1, 8, 8), 256 if binarization == "none" else 2),
+    )
+    for place, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{place}.png")
+    sources = [str(tmp_path / f"{place}.png") for place in range(5)]
+    for seed in (0, 1):
+        alone = named_images(sources, spec, config, seed=seed).images
+        together = named_images([str(tmp_path / "all.npy")], spec, config, seed=seed)
+        assert together.names == ["0", "1", "2", "3", "4"]
+        assert torch.equal(together.images, alone)
+        both = named_images([str(tmp_path / "all.npy"), str(tmp_path / "rest.npz")], spec, config, seed=seed)
+        assert torch.equal(both.images, torch.cat([alone, alone[3:]]))
+
+
+@pytest.mark.parametrize("value", [0, 1, 255])
+def test_a_file_of_one_image_of_one_value_is_read_as_the_model_sees_images(tmp_path, value):
+    """As 8-bit levels for a model of 8-bit levels; for one of binary images, 0 and 1 are binary."""
+    np.save(tmp_path / "one.npy", np.full((1, 8, 8), value, dtype=np.uint8))
+    for binarization, levels in (("none", 255), ("static", 1), ("threshold", 1)):
+        config = revised(DataConfig("mnist"), {"binarization": binarization})
+        spec = DataSpec((1, 8, 8), levels + 1)
+        found = named_images([str(tmp_path / "one.npy")], spec, config).images
+        assert torch.equal(found, torch.full((1, 1, 8, 8), min(value / levels, 1.0)))
 
 
 class LogNormal(Model, Bounded):

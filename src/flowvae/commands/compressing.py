@@ -24,7 +24,7 @@ from flowvae.runs.capability import needs
 from flowvae.runs.files import as_safetensors
 
 MOST_SAMPLES = 1000
-WHOLE_SPLIT = re.compile(r"(train|valid|test)/0")
+WHOLE_SPLIT = re.compile(r"((?:train|valid|test)/|)0")
 
 
 class Compressed(NamedTuple):
@@ -185,7 +185,8 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
     images = torch.cat(parts)
     names = header.names
     if isinstance(names, str):
-        names = [f"{names}/{place}" for place in range(header.images)]
+        within = f"{names}/" if names else ""
+        names = [f"{within}{place}" for place in range(header.images)]
     save_images({"images": images.double() / (header.levels - 1)}, names, out)
     return out
 
@@ -231,8 +232,8 @@ def _machine() -> str:
 
 
 def _shortened(names: list[str]) -> list[str] | str:
-    """Return the name of a split if these are all of its images; otherwise the names."""
+    """Return the split's name, or "", if these are all images of a split or a file; otherwise the names."""
     split = WHOLE_SPLIT.fullmatch(names[0])
-    if split and names == [f"{split[1]}/{place}" for place in range(len(names))]:
-        return split[1]
+    if split and names == [f"{split[1]}{place}" for place in range(len(names))]:
+        return split[1].rstrip("/")
     return names

@@ -47,7 +47,7 @@ class Header:
     samples: int
     """S, number of codes per image"""
     names: list[str] | str
-    """names of the images; of a whole split of a data set, that of the split"""
+    """names of the images; of a whole split, that of the split; of a file without splits, nothing"""
     images: int
     """number of images"""
     checksum: str

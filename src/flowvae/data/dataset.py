@@ -51,8 +51,6 @@ class Dataset:
     """names of the labels 0, 1, ..., if the source has names"""
     notes: tuple[str, ...] = ()
     """lines about how the source was read"""
-    whole: bool = False
-    """whether each split has all images, of a source without splits"""
 
     @property
     def shape(self) -> tuple[int, int, int]:

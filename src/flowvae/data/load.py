@@ -21,7 +21,7 @@ from flowvae.data import (
     svhn,
 )
 from flowvae.data.binarization import BINARIZATIONS, binarize
-from flowvae.data.dataset import Dataset, first_images, in_grey
+from flowvae.data.dataset import Dataset, Split, first_images, in_grey
 from flowvae.data.hiding import hide_pixels
 from flowvae.data.images import Sides
 from flowvae.data.reading import user_path
@@ -71,7 +71,6 @@ def load_dataset(
     missing: str | None = None,
     hide: float | str | None = None,
     training_images: int | None = None,
-    whole: bool = False,
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
 
@@ -97,7 +96,6 @@ def load_dataset(
             image, drawn with ``seed``.
         training_images: number of training images to keep, the first ones; all other pixels, of every split,
             are the same as without.
-        whole: let each split have all images if the source is an .npz or .npy file without splits.
 
     Raises:
         UserError: if it cannot be loaded.
@@ -106,6 +104,24 @@ def load_dataset(
         raise UserError(
             f"unknown binarization {quoted(binarization)}; {did_you_mean(binarization, BINARIZATIONS)}"
         )
+    dataset = _read(source, seed, image_size, value_range, grey, missing, hide)
+    dataset = replace(dataset, values=values_of(dataset))
+    notes = (*dataset.notes, *oddities(dataset, binarization))
+    dataset = binarize(replace(dataset, notes=notes), binarization, seed)
+    return dataset if training_images is None else first_images(dataset, training_images)
+
+
+def _read(
+    source: str,
+    seed: int = 0,
+    image_size: int | str | None = None,
+    value_range: tuple[float, float] | None = None,
+    grey: bool = False,
+    missing: str | None = None,
+    hide: float | str | None = None,
+    whole: bool = False,
+) -> Dataset:
+    """Load a data set like `load_dataset`, up to its binarization; ``whole`` is that of `npz.load`."""
     if seed < 0:
         raise UserError(f"seed {seed}; give 0 or more")
     if value_range is not None:
@@ -126,19 +142,30 @@ def load_dataset(
     splits = (dataset.train, dataset.valid, dataset.test)
     if marker is not None and all(split.observed is None for split in splits):
         dataset = replace(dataset, notes=(*dataset.notes, f"--missing {missing} marks no pixel"))
-    if hide is not None:
-        dataset = hide_pixels(dataset, hide, seed)
-    dataset = replace(dataset, values=values_of(dataset))
-    notes = (*dataset.notes, *oddities(dataset, binarization))
-    dataset = binarize(replace(dataset, notes=notes), binarization, seed)
-    return dataset if training_images is None else first_images(dataset, training_images)
+    return dataset if hide is None else hide_pixels(dataset, hide, seed)
 
 
-def load_configured(config: DataConfig, source: str | None = None, whole: bool = False) -> Dataset:
-    """Load the data set of a configuration, or another ``source`` in the same way, with all of its images.
+def load_whole(config: DataConfig, source: str) -> Split | None:
+    """Load all images of an .npz or .npy file without splits, not binarized; None of other sources."""
+    path = user_path(source)
+    load = FILES.get(path.suffix.lower())
+    if source in NAMES or not path.is_file() or load not in (npz.load, npz.load_npy):
+        return None
+    if load is npz.load and npz.has_splits(path):
+        return None
+    return _read(
+        source,
+        image_size=config.image_size,
+        value_range=config.value_range,
+        grey=config.grey,
+        missing=config.missing,
+        hide=config.hide,
+        whole=True,
+    ).test
 
-    ``whole`` is that of `load_dataset`.
-    """
+
+def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
+    """Load the data set of a configuration, or another ``source`` in the same way, with all of its images."""
     return load_dataset(
         config.data if source is None else source,
         config.binarization,
@@ -148,7 +175,6 @@ def load_configured(config: DataConfig, source: str | None = None, whole: bool =
         missing=config.missing,
         hide=config.hide,
         training_images=config.training_images if source is None else None,
-        whole=whole,
     )
 
 

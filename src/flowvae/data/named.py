@@ -13,8 +13,8 @@ from flowvae.batch import Batch, DataSpec, joined
 from flowvae.config import DataConfig
 from flowvae.data import images
 from flowvae.data.binarization import bernoulli_thresholds
-from flowvae.data.dataset import as_float
-from flowvae.data.load import load_configured
+from flowvae.data.dataset import Split, as_float
+from flowvae.data.load import load_configured, load_whole
 from flowvae.data.reading import check_memory, user_path
 from flowvae.data.seeding import Purpose, generator
 from flowvae.data.splits import check_split
@@ -42,8 +42,8 @@ def named_images(
     """Read images of the shape, levels and binarization that a model was trained on.
 
     A source is an image file, a directory of image files at any depth, or a data set (see `load_dataset`).
-    Under static and dynamic binarization, the draw of an image from a file depends on its pixels and ``seed``
-    only, not on the other images. Images of a data set are those that `evaluate` scores.
+    Under static and dynamic binarization, the draw of an image from a file without splits depends on its
+    pixels and ``seed`` only, not on the other images. Images of a data set are those that `evaluate` scores.
 
     Args:
         sources: paths, and names of data sets.
@@ -52,7 +52,7 @@ def named_images(
         split: train, valid or test. Given, every source is a data set; by default, the test split of sources
             that are not image files or directories of them, and all images of an .npz or .npy file without
             splits.
-        seed: random seed for the binarization of image files.
+        seed: random seed for the binarization of image files, and of files without splits.
 
     Raises:
         UserError: if a source cannot be read, contains no images, or has images of another shape.
@@ -62,7 +62,13 @@ def named_images(
     parts = []
     for source in sources:
         files = [] if split is not None else _image_files(user_path(source))
-        read = _read_files(files, spec, config, seed) if files else _read_split(source, spec, config, split)
+        whole = None if files or split is not None else load_whole(config, source)
+        if files:
+            read = _read_files(files, spec, config, seed)
+        elif whole is not None:
+            read = _without_splits(source, whole, spec, config, seed)
+        else:
+            read = _read_split(source, spec, config, split)
         parts.append(read)
     names = [name for part in parts for name in part.names]
     return Named(names, joined([part.batch for part in parts]))
@@ -142,12 +148,28 @@ def numbers_of(batch: Batch) -> Tensor:
 
 
 def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | None) -> Named:
-    dataset = load_configured(config, source, whole=split is None)
-    if dataset.shape != spec.shape:
-        theirs, mine = (" x ".join(map(str, shape)) for shape in (dataset.shape, spec.shape))
-        raise UserError(f"the images of {source} are {theirs}; the model was trained on {mine}")
+    dataset = load_configured(config, source)
+    _check_shape(source, dataset.shape, spec)
     split = split or "test"
     check_split(split, dataset)
     places = torch.arange(len(getattr(dataset, split).images))
-    within = "" if dataset.whole else f"{split}/"
-    return Named([f"{within}{place}" for place in places.tolist()], dataset.batch(split, places))
+    return Named([f"{split}/{place}" for place in places.tolist()], dataset.batch(split, places))
+
+
+def _without_splits(source: str, whole: Split, spec: DataSpec, config: DataConfig, seed: int) -> Named:
+    _check_shape(source, whole.images.shape[1:], spec)
+    check_memory(user_path(source), 4 * whole.images.numel())
+    if config.binarization != "none" and int(whole.images.max()) <= 1:  # binary already
+        images = whole.images.to(torch.get_default_dtype())
+    else:
+        images = torch.stack([seen(pixels, config.binarization, seed) for pixels in whole.images])
+    places = torch.arange(len(images))
+    return Named(
+        [str(place) for place in places.tolist()], Batch(images, places, whole.labels, whole.observed)
+    )
+
+
+def _check_shape(source: str, shape: Sequence[int], spec: DataSpec) -> None:
+    if tuple(shape) != spec.shape:
+        theirs, mine = (" x ".join(map(str, sides)) for sides in (shape, spec.shape))
+        raise UserError(f"the images of {source} are {theirs}; the model was trained on {mine}")

@@ -15,7 +15,6 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -76,8 +75,8 @@ def load(
 ) -> Dataset:
     """Read the data set in a file; raise UserError if it is damaged or of an unknown form.
 
-    The ends of ``value_range`` become 0 and 255; pixels with ``marker`` are missing. With ``whole``, each
-    split has all images if the file has no splits.
+    The ends of ``value_range`` become 0 and 255; pixels with ``marker`` are missing. With ``whole``, test has
+    all images if the file has no splits.
     """
     try:
         with open_file(path) as file:
@@ -107,7 +106,8 @@ def load_npy(
 
 def _without_splits(path: Path, images: Split, whole: bool, notes: tuple[str, ...] = ()) -> Dataset:
     if whole:
-        return replace(make_dataset(path, images, images, images, notes=notes), whole=True)
+        none = images.take(slice(0))
+        return make_dataset(path, none, none, images, notes=notes)
     return make_dataset(path, *split_at_random(path, images), notes=notes)
 
 
@@ -195,6 +195,17 @@ def read_arrays(path: Path, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files
         raise unreadable(path, "an .npz file", error) from error
+
+
+def has_splits(path: Path) -> bool:
+    """Whether a file names splits; if it cannot be read, `load` says why."""
+    try:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            roles = _roles(path, archive, members)
+    except Exception:  # as in `load_open`
+        return True
+    return ("images", None) not in roles or any(kind == "indices" for kind, _ in roles)
 
 
 def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[Role, str]:

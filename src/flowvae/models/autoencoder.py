@@ -65,7 +65,7 @@ class ImportanceWeighted(Part):
 
     name = "importance-weighted"
     path_derivative: bool = True
-    """use the doubly reparametrized gradient: as that of the ELBO, with the weights' own part"""
+    """use the doubly reparametrized gradient, of the codes' weights too; no effect with batch norm"""
 
     def __call__(self, densities: LogDensities, beta: float) -> Tensor:
         return importance_weighted_bound(densities, beta).mean()

@@ -336,23 +336,33 @@ class CausalNetwork(nn.Module, ABC):
         first.copy_(scaled - orders)
         return orders, noise
 
-    def from_fewer_orders(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights of this network from those of one that differs in having fewer orders.
+    def from_fewer_orders(self, weights: Mapping[str, Tensor], orders: int) -> dict[str, Tensor]:
+        """Return weights of this network from those of one that differs in having fewer ``orders``.
 
         Its orders come first, and the others begin as copies of them in turn, but with their own offsets.
+
+        Raises:
+            ValueError: if they are not the weights of such a network.
         """
-        found, own = dict(weights), self.offset.detach().unflatten(0, (self.orders, -1))
-        if self.order is not None and "offset" in weights:
-            few = weights.get("order", torch.zeros_like(self.order[:1]))
-            found["order"] = few[torch.arange(self.orders) % len(few)]
-            first = weights["offset"].unflatten(0, (len(few), -1))
-            found["offset"] = torch.cat([first, own[len(few) :].to(first)]).flatten(0, 1)
+        assert self.order is not None
+        own = self.offset.detach().unflatten(0, (self.orders, -1))
+        found = dict(weights)
+        few = weights.get("order", torch.zeros_like(self.order[:1]))
+        first = weights.get("offset", own[:0])
+        for name, value, shape in (
+            ("order", few, (orders, *self.order.shape[1:])),
+            ("offset", first, own[:orders].flatten(0, 1).shape),
+        ):
+            if tuple(value.shape) != tuple(shape):
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)}")
+        found["order"] = few[torch.arange(self.orders) % orders]
+        found["offset"] = torch.cat([first, own[orders:].flatten(0, 1).to(first)])
         return found
 
     def turned_maps(self, condition: Tensor, orders: Tensor) -> Tensor:
         """Turn a condition [N, condition, H/2, W/2], or [1, ...] for all, to orders [N].
 
-        Shifts of the image move it by half a patch or not at all, and leave the condition as it is.
+        Shifts leave it as it is: of 2x2 patches, they move the image by half a place.
         """
         return each_by_its_order(turn, condition.expand(len(orders), -1, -1, -1), orders % TURNS)
 

@@ -270,11 +270,15 @@ def load_weights(path: Path, config: System | None, model: nn.Module) -> None:
         UserError: if there is no such run, its model differs, or one of its files is damaged.
     """
     run = Run(path)
+    changed = None
     if config is not None and run.config.model is not None:
         theirs, mine = shaping(run.config.model), shaping(config)
-        more = [name for name in ORDERS if name in mine and theirs.get(name, 0) < mine[name]]
-        _check_options(run, {name: value for name, value in mine.items() if name not in more})
-    _fill(model, run.path / WEIGHTS, functools.partial(_with_more_orders, model))
+        for name in ORDERS:
+            if name in mine and theirs.get(name, mine[name]) < mine[name]:
+                del mine[name]
+                changed = functools.partial(_with_more_orders, model, theirs[name])
+        _check_options(run, mine)
+    _fill(model, run.path / WEIGHTS, changed)
 
 
 def load_part(source: Source, part: nn.Module) -> None:
@@ -300,12 +304,12 @@ def _check_options(run: Run, mine: Mapping[str, Any]) -> None:
             raise UserError(f"{run.path} has {name} = {others.get(name)}; its weights do not fit {value}")
 
 
-def _with_more_orders(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_more_orders(model: nn.Module, orders: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix, part in model.named_modules():
         if isinstance(part, CausalNetwork):
             start = f"{prefix}."
             own = {name.removeprefix(start): weights[name] for name in weights if name.startswith(start)}
-            weights |= {start + name: value for name, value in part.from_fewer_orders(own).items()}
+            weights |= {start + name: value for name, value in part.from_fewer_orders(own, orders).items()}
     return weights
 
 
