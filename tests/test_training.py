@@ -206,7 +206,9 @@ def test_objective_is_the_one_that_the_options_name(monkeypatch):
     divergence = posterior - prior
     weights = likelihood - divergence
     asked: list[int] = []
-    monkeypatch.setattr(VAE, "forward", lambda self, images, samples: (asked.append(samples), densities)[1])
+    monkeypatch.setattr(
+        VAE, "forward", lambda self, images, samples, beta: (asked.append(samples), densities)[1]
+    )
     spec, batch = DataSpec((1, 8, 8)), Batch(torch.zeros(5, 1, 8, 8), torch.arange(5))
 
     def objective(step: int, **options: Any) -> Tensor:
