@@ -153,15 +153,13 @@ def load_whole(config: DataConfig, source: str) -> Split | None:
         return None
     if load is npz.load and npz.has_splits(path):
         return None
-    return _read(
-        source,
-        image_size=config.image_size,
-        value_range=config.value_range,
-        grey=config.grey,
-        missing=config.missing,
-        hide=config.hide,
-        whole=True,
-    ).test
+    return _read(source, **_reading(config), whole=True).test
+
+
+def _reading(config: DataConfig) -> dict[str, Any]:
+    """Return the options of a configuration on which reading depends, before binarization."""
+    names = ("image_size", "value_range", "grey", "missing", "hide")
+    return {name: getattr(config, name) for name in names}
 
 
 def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
@@ -169,11 +167,7 @@ def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
     return load_dataset(
         config.data if source is None else source,
         config.binarization,
-        image_size=config.image_size,
-        value_range=config.value_range,
-        grey=config.grey,
-        missing=config.missing,
-        hide=config.hide,
+        **_reading(config),
         training_images=config.training_images if source is None else None,
     )
 
