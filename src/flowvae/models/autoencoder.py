@@ -133,7 +133,9 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
 
     def updates(self, batch: Batch, step: int) -> Iterator[Update]:
         beta = warm_up(step, self.kl_warm_up)
-        densities = self(batch.images, self.num_samples, beta=beta, **self.given(batch))
+        # Of the ELBO, the gradient of codes does not depend on it: a compiled graph need not know it.
+        of_codes = beta if isinstance(self.objective, ImportanceWeighted) else None
+        densities = self(batch.images, self.num_samples, beta=of_codes, **self.given(batch))
         with torch.no_grad():
             reconstruction = -densities.likelihood.mean()
             kl = (densities.posterior - densities.prior).mean()
@@ -194,7 +196,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
             images: [B, C, H, W].
             num_samples: S.
             noise: the posterior's, [S, B, D], or a generator of all that is drawn.
-            beta: if the objective is maximized, weight of ``log p(z) - log q(z|x)`` in it.
+            beta: weight of ``log p(z) - log q(z|x)``, if the importance-weighted bound is maximized.
             given: labels and known pixels.
         """
         return self._densities(images, self.features(images, **given), num_samples, noise, given, beta)
@@ -211,8 +213,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         z, posterior = self.posterior(features, num_samples, noise)
         random = None if isinstance(noise, Tensor) else noise
         densities = self.log_densities(images, z, posterior, random, **given)
-        weighted = isinstance(self.objective, ImportanceWeighted)
-        if weighted and beta is not None and self.posterior.path_derivative and z.requires_grad:
+        if beta is not None and self.posterior.path_derivative and z.requires_grad:
             take_double_reparametrization(z, densities, beta)
         return densities
 
