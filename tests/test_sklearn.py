@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import flowvae
 from flowvae import FlowVAE
 from flowvae.errors import UserError
+from flowvae.models import Coded
+from flowvae.runs.capability import needs
 
 SMALL: dict[str, Any] = {"features": 8, "channels": 4, "latent": 3, "batch_size": 16, "steps": 6}
 """of the preset vae"""
@@ -85,6 +87,37 @@ def test_grey_images_keep_their_levels(images):
     dark = np.zeros((1, 8, 8), np.uint8)
     dark[0, 0, 0] = 1
     assert estimator.score_samples(dark) != estimator.score_samples(dark.astype(float))
+
+
+def test_pixels_that_are_nan_are_missing(images, tmp_path):
+    holes = images.astype(float)
+    holes[:, :4, :3] = np.nan
+    estimator = FlowVAE("vae", num_samples=3, missing="nan", directory=tmp_path / "kept", **SMALL).fit(holes)
+    assert estimator.run_.spec.missing
+    known = torch.from_numpy(~np.isnan(holes[:5, None]))
+    pixels = torch.from_numpy(np.nan_to_num(holes[:5, None])).float()
+    noise = torch.Generator().manual_seed(0)
+    scores = flowvae.score(estimator.run_.model, pixels, 3, noise, observed=known)
+    np.testing.assert_array_equal(estimator.score_samples(holes[:5]), -scores["nll"].numpy())
+    with torch.no_grad():
+        codes = needs(Coded, estimator.run_).center(pixels, observed=known)
+    np.testing.assert_array_equal(estimator.transform(holes[:5]), codes.numpy())
+    assert (estimator.transform(images[:5]) != codes.numpy()).any(), "the encoder sees which pixels are known"
+    np.testing.assert_array_equal(estimator.score_samples(holes[4:5]), -scores["nll"][4:].numpy())
+    np.testing.assert_array_equal(FlowVAE.load(tmp_path / "kept" / "run").transform(holes[:5]), codes.numpy())
+
+
+def test_pixels_of_a_marked_level_are_missing(images):
+    options: dict[str, Any] = {"binarization": "none", "likelihood": "logistic-mixture", **SMALL}
+    grey = (images * 200 + 20).astype(np.uint8)
+    marked = grey.copy()
+    marked[:, 0] = 99
+    estimator = FlowVAE("vae", num_samples=3, missing="99", **options).fit(marked)
+    other = grey.copy()
+    other[1:, 0] = 99
+    scores = estimator.score_samples(other[:3])
+    np.testing.assert_array_equal(scores[1:], estimator.score_samples(marked[1:3]))
+    assert scores[0] != estimator.score_samples(marked[:1])
 
 
 def test_saved_and_loaded_it_is_the_same_and_a_run(fitted, images, tmp_path):

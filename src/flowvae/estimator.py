@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from flowvae import runs
+from flowvae.batch import Given
 from flowvae.config import Config
-from flowvae.data.arrays import NUMBERS, as_bytes, as_images
+from flowvae.data.arrays import NUMBERS, are_marked, as_bytes, as_images, covered
 from flowvae.data.named import seen
 from flowvae.devices import device as device_called
 from flowvae.errors import UserError
@@ -44,7 +45,8 @@ class FlowVAE(*_BASES):
     Images are an array or tensor [N, H, W], [N, C, H, W] with C = 1 or 3, or [N, D], whose rows are square
     images; or a ``torch.utils.data.Dataset`` or ``DataLoader`` of images, or of tuples that begin with one.
     Their pixels are 0 to 255, floats k / 255, or zeros and ones; others need ``value_range=(low, high)``.
-    Under ``binarization="static"``, an array without a value above 1 is binary.
+    Under ``binarization="static"``, an array without a value above 1 is binary. Under ``missing="nan"``,
+    pixels that are NaN are missing, in `fit` and later.
 
     `fit` trains as `flowvae.train` does. A tenth of the images chooses the weights, and another tenth is the
     test split of the run; neither is trained on.
@@ -128,11 +130,12 @@ class FlowVAE(*_BASES):
     def score_samples(self, X: Any) -> np.ndarray:
         """Return log p(x) in nats for each image, float64 [N]: exact, or importance-weighted.
 
+        It is that of the known pixels, where some are missing.
         The samples of an image depend on its pixels and the training seed only.
         """
-        images = self._seen(X)
+        images, given = self._seen(X)
         noise = torch.Generator().manual_seed(self.run_.config.training.seed)
-        return -score(self.run_.model, images, self.num_samples, noise)["nll"].numpy()
+        return -score(self.run_.model, images, self.num_samples, noise, **given)["nll"].numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean of log p(x) in nats; higher is better."""
@@ -140,8 +143,11 @@ class FlowVAE(*_BASES):
 
     def transform(self, X: Any) -> np.ndarray:
         """Encode images without noise: codes, float32 [N, D]."""
-        images = self._seen(X)
-        return self._in_parts(needs(Coded, self.run_).center, images)
+        images, given = self._seen(X)
+        model = needs(Coded, self.run_)
+        if "observed" not in given:
+            return self._in_parts(model.center, images)
+        return self._in_parts(lambda few, known: model.center(few, observed=known), images, given["observed"])
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
         """Decode codes [N, D] to images in [0, 1], of the shape that the images of `fit` had."""
@@ -195,24 +201,29 @@ class FlowVAE(*_BASES):
         if not hasattr(self, "run_"):
             raise NotFittedError("this FlowVAE is not fitted yet; call fit, or FlowVAE.load")
 
-    def _seen(self, X: Any) -> Tensor:
-        """Images as the likelihood sees them, [N, C, H, W] in [0, 1]."""
+    def _seen(self, X: Any) -> tuple[Tensor, Given]:
+        """Images as the likelihood sees them, [N, C, H, W], and which pixels are known, unless all are."""
         self._check_fitted()
         config = self.run_.config
-        pixels = torch.from_numpy(_pixels(_as_array(X), config))
+        read, known = _pixels(_as_array(X), config)
+        pixels = torch.from_numpy(read)
         if tuple(pixels.shape[1:]) != tuple(self.run_.spec.shape):
             raise ImagesError(
                 f"X has images of shape {tuple(pixels.shape[1:])} (channels, height, width); the model was "
                 f"trained on {tuple(self.run_.spec.shape)}"
             )
-        return torch.stack([seen(image, config.data.binarization, config.training.seed) for image in pixels])
+        binarization, seed = config.data.binarization, config.training.seed
+        images = torch.stack([seen(image, binarization, seed) for image in pixels])
+        if known.all():
+            return images, Given()
+        observed = torch.from_numpy(known)
+        return torch.where(observed, images, 0.0), Given(observed=observed)
 
-    def _in_parts(self, function: Any, inputs: Tensor) -> np.ndarray:
+    def _in_parts(self, function: Any, *inputs: Tensor) -> np.ndarray:
         on = next(self.run_.model.parameters()).device
+        parts = zip(*(each.split(IMAGES_AT_ONCE) for each in inputs), strict=True)
         with torch.no_grad():
-            return np.concatenate(
-                [function(few.to(on)).cpu().numpy() for few in inputs.split(IMAGES_AT_ONCE)]
-            )
+            return np.concatenate([function(*(few.to(on) for few in part)).cpu().numpy() for part in parts])
 
     def _shaped(self, images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), *self.image_shape_)
@@ -253,16 +264,24 @@ def _unflattened(images: np.ndarray) -> np.ndarray:
     return images.reshape(-1, side, side)
 
 
-def _pixels(images: np.ndarray, config: Config) -> np.ndarray:
-    """uint8 [N, C, H, W], where 255 is white; of 8 bits without binarization, integers are as they are."""
-    value_range = config.data.value_range
+def _pixels(images: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [N, C, H, W], where 255 is white and missing pixels are 0, and which are known, bool.
+
+    Of 8 bits without binarization, integers are as they are.
+    """
+    value_range, marker = config.data.value_range, config.data.marker
     low_integers = images.dtype.kind != "f" and config.data.binarization != "static"
     try:
         images = as_images(Path("X"), "X", _unflattened(images))
-        pixels = as_bytes({"X": images}, value_range)["X"]
+        known = np.ones_like(images, bool)
+        if marker is not None:
+            known &= ~are_marked(images, marker)
+            images = covered(images, known)
+        pixels = as_bytes({"X": images}, value_range)["X"] * known
     except ImagesError:
         raise
     except UserError as error:
         raise ImagesError(str(error)) from None
     # Zeros and ones: white is 1, unless they are integers on a scale to 255.
-    return pixels * 255 if value_range is None and not low_integers and pixels.max() <= 1 else pixels
+    white = value_range is None and not low_integers and pixels.max() <= 1
+    return pixels * 255 if white else pixels, known
