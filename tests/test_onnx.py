@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import flowvae, is_refusal, succeeds
-from made_runs import CONFIG, SHAPE, moved_model
+from made_runs import CONFIG, SHAPE, SPEC, moved_model
 from torch import Tensor
 
 from flowvae.batch import DataSpec
@@ -18,7 +18,7 @@ from flowvae.models.likelihoods import CausalLikelihoodOptions
 from flowvae.models.networks import ConvolutionalOptions
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
-from flowvae.models.priors import RealNVPPriorOptions, VampOptions
+from flowvae.models.priors import NormalOptions, RealNVPPriorOptions, VampOptions
 from flowvae.models.vae import MapOptions, VAEOptions, VectorOptions
 from flowvae.onnx import export_onnx
 from flowvae.runs import Run
@@ -27,6 +27,7 @@ from flowvae.runs.capability import needs
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 SMALL = VAEOptions(code=VectorOptions(features=8), networks=ConvolutionalOptions(channels=4), latent=3)
 REAL_NVP = RealNVPOptions(transformations=2, hidden=8)
+REAL_NVP_PRIOR = RealNVPPriorOptions(prior_transformations=2, prior_hidden=8)
 MODELS = {
     "gaussian": SMALL,
     "planar": replace(SMALL, posterior=PlanarOptions(transformations=12)),
@@ -39,7 +40,7 @@ MODELS = {
     "realnvp, weight normalization": replace(
         SMALL, posterior=RealNVPOptions(transformations=1, hidden=8, normalization="weight", bounded=False)
     ),
-    "realnvp prior": replace(SMALL, prior=RealNVPPriorOptions(prior_transformations=2, prior_hidden=8)),
+    "realnvp prior": replace(SMALL, prior=REAL_NVP_PRIOR),
     "iaf": replace(SMALL, posterior=InverseAutoregressiveOptions(transformations=2, hidden=8)),
     "realnvp of maps": replace(SMALL, posterior=REAL_NVP, code=MapOptions()),
 }
@@ -81,6 +82,27 @@ def test_graphs_give_what_the_model_gives(posterior, tmp_path):
         assert_equal_to_1e_5(graph_log_posterior, log_posterior)
         assert_equal_to_1e_5(run_graph(decoder, z=z)[0], decoded)
         assert_equal_to_1e_5(run_graph(sampler, noise=noise[0])[0], sampled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("posterior", ["gaussian", "realnvp of noise, full covariance"])
+@pytest.mark.parametrize("prior", [NormalOptions(), REAL_NVP_PRIOR], ids=["normal", "realnvp"])
+def test_graphs_of_a_conditional_model_take_labels(posterior, prior, tmp_path):
+    config = Config(model=replace(MODELS[posterior], prior=prior, labels=True))
+    model = moved_model(config, SPEC._replace(classes=4)).eval()
+    encoder, decoder, sampler = export_onnx(model, SHAPE, tmp_path / "onnx")
+    for labels in (torch.tensor([2]), torch.tensor([3, 0, 1, 3, 2])):
+        images = torch.bernoulli(torch.full((len(labels), *SHAPE), 0.5))
+        noise = torch.randn(4, len(labels), model.dimension)
+        with torch.no_grad():
+            z, log_posterior = model.posterior(model.features(images, labels=labels), 4, noise)
+            decoded = torch.stack([model.decode(codes, labels=labels) for codes in z])
+            sampled = model.sample(len(labels), noise[0], labels=labels)
+        graph_z, graph_log_posterior = run_graph(encoder, images=images, noise=noise, labels=labels)
+        assert_equal_to_1e_5(graph_z, z)
+        assert_equal_to_1e_5(graph_log_posterior, log_posterior)
+        assert_equal_to_1e_5(run_graph(decoder, z=z, labels=labels)[0], decoded)
+        assert_equal_to_1e_5(run_graph(sampler, noise=noise[0], labels=labels)[0], sampled)
 
 
 REFUSED = {

@@ -175,12 +175,12 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
     def _prior(self, labels: Tensor | None) -> Distribution:
         return self.prior() if labels is None else self.prior(labels)
 
-    def _with_label(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def with_label(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Return what the likelihood takes for codes [S, B, D]: these, with one-hot labels [B] if any."""
         if labels is None:
             return z
         one_hot = F.one_hot(labels, self.classes).to(z.dtype)
-        return torch.cat([z, one_hot.expand(len(z), -1, -1)], 2)
+        return torch.cat([z, one_hot.expand(z.shape[0], -1, -1)], 2)  # len would fix the size of a graph
 
     def forward(
         self,
@@ -230,7 +230,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         ``noise``: a generator for random choices of the likelihood.
         """
         labels = given.get("labels")
-        distribution = self.likelihood(self._with_label(z, labels), noise)
+        distribution = self.likelihood(self.with_label(z, labels), noise)
         likelihood = log_prob(distribution, images, given.get("observed"))
         return LogDensities(likelihood, self._prior(labels).log_prob(z), posterior)
 
@@ -256,7 +256,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
                 "log p(x|z) of this model depends on a random order of the pixels; choose a model with one "
                 "order, such as --causal-orders 1"
             )
-        return lambda z: self.likelihood(self._with_label(z, labels))
+        return lambda z: self.likelihood(self.with_label(z, labels))
 
     # Compression.
 
@@ -314,7 +314,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
             log_q = proposal.log_prob(z)
         parts = [
             (
-                *self.likelihood.complete(self._with_label(few, labels), image, observed, noise),
+                *self.likelihood.complete(self.with_label(few, labels), image, observed, noise),
                 self._prior(labels).log_prob(few),
             )
             for few in z.split(CANDIDATES_AT_ONCE)
@@ -334,7 +334,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         labels = None if labels is None else labels.expand(STARTS)
         codes = z = self.prior.sample(STARTS, noise, **labelled(labels)).unsqueeze(0)
         for _ in range(SWEEPS):
-            completed, _ = self.likelihood.complete(self._with_label(z, labels), images, known, noise)
+            completed, _ = self.likelihood.complete(self.with_label(z, labels), images, known, noise)
             features = self.features(completed[0], **labelled(labels))
             codes, _ = self.posterior(features, CODES_OF_A_START, noise)
             z = codes[:1]
@@ -363,9 +363,9 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
 
     def decode(self, codes: Tensor, noise: Noise = None, labels: Tensor | None = None) -> Tensor:
-        self.check_labels(labels, codes.shape[0])  # len would fix the size of a graph
+        self.check_labels(labels, len(codes))
         noise = noise.unsqueeze(0) if isinstance(noise, Tensor) else noise
-        return self.likelihood.images(self._with_label(codes.unsqueeze(0), labels), noise)[0]
+        return self.likelihood.images(self.with_label(codes.unsqueeze(0), labels), noise)[0]
 
     def path(
         self, first: Tensor, second: Tensor, steps: int, given: tuple[Given, Given] | None = None
@@ -416,7 +416,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
     def draw(self, num_images: int, labels: Tensor | None = None) -> Tensor:
         labels = self.labels_to_sample(num_images, labels, None, next(self.parameters()))
         codes = self.sample_codes(num_images, labels=labels)
-        return self.likelihood(self._with_label(codes.unsqueeze(0), labels)).sample()[0]
+        return self.likelihood(self.with_label(codes.unsqueeze(0), labels)).sample()[0]
 
     def graphs(self, shape: tuple[int, int, int]) -> dict[str, Graph]:
         """Return ``encoder``, ``decoder`` and ``sampler``, which take their noise as an input.
@@ -424,28 +424,34 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         - encoder: ``images`` [B, C, H, W] and ``noise`` [S, B, D] to ``z`` [S, B, D], a draw from q(z|x), and
           ``log_posterior`` [S, B], log q(z|x) in nats;
         - decoder: ``z`` [S, B, D] to ``images`` [S, B, C, H, W], the means of p(x|z);
-        - sampler: ``noise`` [N, D] to ``images`` [N, C, H, W], the means of p(x|z) for z from the prior.
+        - sampler: ``noise`` [B, D] to ``images`` [B, C, H, W], the means of p(x|z) for z from the prior.
+
+        Those of a conditional model also take ``labels``, int64 [B].
 
         Raises:
             UserError: if the model needs other noise than standard normal.
         """
-        if self.conditional:
-            raise UserError("the model is conditional, and ONNX graphs take no labels; use it from Python")
         if self.draws or isinstance(self.prior, VampPrior):
             what = "pixels one by one" if self.draws else "a component of its prior"
             raise UserError(
                 f"the model draws {what}, and ONNX graphs support standard normal noise only; use the model "
                 "from Python"
             )
-        images = torch.zeros(3, *shape, device=next(self.parameters()).device)
-        noise = torch.zeros(2, 3, self.dimension, device=images.device)
-        codes = {0: "S", 1: "B"}
+        device = next(self.parameters()).device
+        images = torch.zeros(3, *shape, device=device)
+        labels = {"labels": torch.zeros(3, dtype=torch.int64, device=device)} if self.conditional else {}
+        noise = torch.zeros(2, 3, self.dimension, device=device)
+        codes, each = {0: "S", 1: "B"}, {0: "B"}
+        free = (each,) * len(labels)
         return {
             "encoder": Graph(
-                _Encoder(self), {"images": images, "noise": noise}, ({0: "B"}, codes), ["z", "log_posterior"]
+                _Encoder(self),
+                {"images": images, "noise": noise, **labels},
+                (each, codes, *free),
+                ["z", "log_posterior"],
             ),
-            "decoder": Graph(_Decoder(self), {"z": noise}, (codes,), ["images"]),
-            "sampler": Graph(_Sampler(self), {"noise": noise[0]}, ({0: "B"},), ["images"]),
+            "decoder": Graph(_Decoder(self), {"z": noise, **labels}, (codes, *free), ["images"]),
+            "sampler": Graph(_Sampler(self), {"noise": noise[0], **labels}, (each, *free), ["images"]),
         }
 
 
@@ -456,15 +462,16 @@ class _PartOfVAE(nn.Module):
 
 
 class _Encoder(_PartOfVAE):
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return self.vae.posterior(self.vae.features(images), noise.shape[0], noise)
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.vae.posterior(self.vae.features(images, **labelled(labels)), noise.shape[0], noise)
 
 
 class _Decoder(_PartOfVAE):
-    def forward(self, z: Tensor) -> Tensor:
-        return self.vae.likelihood.images(z)
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.vae.likelihood.images(self.vae.with_label(z, labels))
 
 
 class _Sampler(_PartOfVAE):
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.vae.sample(noise.shape[0], noise)
+    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        codes = self.vae.prior.sample(noise.shape[0], noise, **labelled(labels))
+        return self.vae.likelihood.images(self.vae.with_label(codes.unsqueeze(0), labels))[0]
