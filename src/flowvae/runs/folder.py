@@ -52,7 +52,7 @@ class Run:
 
     Args:
         path: directory of the run; if there is none, the name of a model that comes with the package:
-            ``density-mnist``, the preset ``density`` trained for five hours on binary MNIST.
+            ``density-mnist``, the preset ``density`` trained for six hours on binary MNIST.
 
     Raises:
         UserError: if there is no such run; later, if one of its files is damaged.
