@@ -174,7 +174,10 @@ TABLE: dict[str, Row] = {
         graphs=True,
     ),
     "vae-conditional": Row(
-        "vae", {**SMALL, "labels": True}, evaluated=OF_CODES | BOUND | LIKELIHOOD | OF_CONDITIONAL
+        "vae",
+        {**SMALL, "labels": True},
+        evaluated=OF_CODES | BOUND | LIKELIHOOD | OF_CONDITIONAL,
+        graphs=True,
     ),
     "vae-conditional-realnvp-of-maps": Row(
         "vae",
@@ -189,6 +192,7 @@ TABLE: dict[str, Row] = {
             "prior_hidden": 8,
         },
         evaluated=OF_CODES | BOUND | LIKELIHOOD | OF_CONDITIONAL,
+        graphs=True,
     ),
     "pixelcnn-conditional": Row(
         "pixelcnn",

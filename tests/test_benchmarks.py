@@ -353,5 +353,7 @@ def test_the_bias_of_ways_of_drawing_samples_is_measured(tmp_path, monkeypatch, 
     assert ways["plain"]["16"]["minus_plain"] == 0
     of_samples = {name: way["32"]["milliseconds_per_image"] for name, way in ways.items()}
     assert of_samples[estimation.FITTED] > of_samples["plain"], "the fit counts"
-    assert all(abs(way["32"]["bias"]) < 1 for way in ways.values())
+    # One code with all 32 orders varies by a nat between images, all other ways by far less.
+    for way in ways.values():
+        assert abs(way["32"]["bias"]) < 0.5 + way["32"]["standard_error"] < 2
     assert "sobol      S =  32: bias " in capsys.readouterr().out
