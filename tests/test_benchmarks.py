@@ -340,20 +340,18 @@ def test_every_way_of_drawing_samples_is_unbiased(way):
 
 
 def test_the_bias_of_ways_of_drawing_samples_is_measured(tmp_path, monkeypatch, capsys):
-    for name, value in (("LARGEST", 32), ("SAMPLES", (16, 32)), ("MORE", 8), ("STEPS", 1)):
+    for name, value in (("LARGEST", 64), ("SAMPLES", (16, 64)), ("MORE", 8), ("STEPS", 1)):
         monkeypatch.setattr(estimation, name, value)
     words = ["estimation", "density-mnist", "--images", "3", "--out", str(tmp_path / "found.json")]
     monkeypatch.setattr("sys.argv", words)
     estimation.main()
     found = json.loads((tmp_path / "found.json").read_text())["density-mnist"]
     assert found["images"] == 3
-    assert found["reference_samples"] == 5 * 32 + 8
+    assert found["reference_samples"] == 5 * 64 + 8
     ways = found["ways"]
     assert ways.keys() == {*estimation.WAYS, estimation.FITTED}
     assert ways["plain"]["16"]["minus_plain"] == 0
-    of_samples = {name: way["32"]["milliseconds_per_image"] for name, way in ways.items()}
+    of_samples = {name: way["64"]["milliseconds_per_image"] for name, way in ways.items()}
     assert of_samples[estimation.FITTED] > of_samples["plain"], "the fit counts"
-    # One code with all 32 orders varies by a nat between images, all other ways by far less.
-    for way in ways.values():
-        assert abs(way["32"]["bias"]) < 0.5 + way["32"]["standard_error"] < 2
-    assert "sobol      S =  32: bias " in capsys.readouterr().out
+    assert all(abs(way["64"]["bias"]) < 1 for way in ways.values()), "two codes with each of 32 orders"
+    assert "sobol      S =  64: bias " in capsys.readouterr().out
