@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flowvae.config import DataConfig, Marker, check_value_range, hidden_of, marker_of, sides_of
+from flowvae.config import DataConfig, Marker, sides_of
 from flowvae.data import (
     celeba,
     chardata,
@@ -20,13 +20,14 @@ from flowvae.data import (
     stacked_mnist,
     svhn,
 )
-from flowvae.data.binarization import BINARIZATIONS, binarize
+from flowvae.data.binarization import binarize
 from flowvae.data.dataset import Dataset, Split, first_images, in_grey
 from flowvae.data.hiding import hide_pixels
 from flowvae.data.images import Sides
 from flowvae.data.reading import user_path
 from flowvae.data.summary import oddities, values_of
 from flowvae.errors import UserError, did_you_mean, quoted
+from flowvae.parts import from_dict
 
 OWN: dict[str, Callable[[], Dataset]] = {
     "mnist": mnist.load,
@@ -100,49 +101,22 @@ def load_dataset(
     Raises:
         UserError: if it cannot be loaded.
     """
-    if binarization not in BINARIZATIONS:
-        raise UserError(
-            f"unknown binarization {quoted(binarization)}; {did_you_mean(binarization, BINARIZATIONS)}"
-        )
-    dataset = _read(source, seed, image_size, value_range, grey, missing, hide)
-    dataset = replace(dataset, values=values_of(dataset))
-    notes = (*dataset.notes, *oddities(dataset, binarization))
-    dataset = binarize(replace(dataset, notes=notes), binarization, seed)
-    return dataset if training_images is None else first_images(dataset, training_images)
+    options = {
+        "data": str(source),
+        "binarization": binarization,
+        "image_size": image_size,
+        "value_range": value_range,
+        "grey": grey,
+        "missing": missing,
+        "hide": hide,
+        "training_images": training_images,
+    }
+    return _load(from_dict(DataConfig, options), seed)
 
 
-def _read(
-    source: str,
-    seed: int = 0,
-    image_size: int | str | None = None,
-    value_range: tuple[float, float] | None = None,
-    grey: bool = False,
-    missing: str | None = None,
-    hide: float | str | None = None,
-    whole: bool = False,
-) -> Dataset:
-    """Load a data set like `load_dataset`, up to its binarization; ``whole`` is that of `npz.load`."""
-    if seed < 0:
-        raise UserError(f"seed {seed}; give 0 or more")
-    if value_range is not None:
-        check_value_range(value_range)
-    marker = None if missing is None else marker_of(missing)
-    if hide is not None:
-        hidden_of(hide)
-    sides = None if image_size is None else sides_of(image_size)
-    dataset = read_source(source, sides, value_range, marker, whole)
-    if sides not in (None, dataset.shape[1:]):
-        height, width = dataset.shape[1:]
-        raise UserError(
-            f"the images of {quoted(source)} are {height} x {width}, and only CelebA, Omniglot and "
-            "directories of image files are resized; leave the image size out"
-        )
-    if grey and dataset.shape[0] == 3:
-        dataset = in_grey(dataset)
-    splits = (dataset.train, dataset.valid, dataset.test)
-    if marker is not None and all(split.observed is None for split in splits):
-        dataset = replace(dataset, notes=(*dataset.notes, f"--missing {missing} marks no pixel"))
-    return dataset if hide is None else hide_pixels(dataset, hide, seed)
+def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
+    """Load the data set of a configuration, or another ``source`` in the same way, with all of its images."""
+    return _load(config if source is None else replace(config, data=source, training_images=None))
 
 
 def load_whole(config: DataConfig, source: str) -> Split | None:
@@ -153,23 +127,36 @@ def load_whole(config: DataConfig, source: str) -> Split | None:
         return None
     if load is npz.load and npz.has_splits(path):
         return None
-    return _read(source, **_reading(config), whole=True).test
+    return _read(replace(config, data=source), whole=True).test
 
 
-def _reading(config: DataConfig) -> dict[str, Any]:
-    """Return the options of a configuration on which reading depends, before binarization."""
-    names = ("image_size", "value_range", "grey", "missing", "hide")
-    return {name: getattr(config, name) for name in names}
+def _load(config: DataConfig, seed: int = 0) -> Dataset:
+    """Load the data set of a configuration; frozen draws are of ``seed``."""
+    dataset = _read(config, seed)
+    dataset = replace(dataset, values=values_of(dataset))
+    notes = (*dataset.notes, *oddities(dataset, config.binarization))
+    dataset = binarize(replace(dataset, notes=notes), config.binarization, seed)
+    return dataset if config.training_images is None else first_images(dataset, config.training_images)
 
 
-def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
-    """Load the data set of a configuration, or another ``source`` in the same way, with all of its images."""
-    return load_dataset(
-        config.data if source is None else source,
-        config.binarization,
-        **_reading(config),
-        training_images=config.training_images if source is None else None,
-    )
+def _read(config: DataConfig, seed: int = 0, whole: bool = False) -> Dataset:
+    """Load the data set of a configuration up to its binarization; ``whole`` is that of `npz.load`."""
+    if seed < 0:
+        raise UserError(f"seed {seed}; give 0 or more")
+    sides = None if config.image_size is None else sides_of(config.image_size)
+    dataset = read_source(config.data, sides, config.value_range, config.marker, whole)
+    if sides not in (None, dataset.shape[1:]):
+        height, width = dataset.shape[1:]
+        raise UserError(
+            f"the images of {quoted(config.data)} are {height} x {width}, and only CelebA, Omniglot and "
+            "directories of image files are resized; leave the image size out"
+        )
+    if config.grey and dataset.shape[0] == 3:
+        dataset = in_grey(dataset)
+    splits = (dataset.train, dataset.valid, dataset.test)
+    if config.marker is not None and all(split.observed is None for split in splits):
+        dataset = replace(dataset, notes=(*dataset.notes, f"--missing {config.missing} marks no pixel"))
+    return dataset if config.hide is None else hide_pixels(dataset, config.hide, seed)
 
 
 def read_source(
@@ -201,7 +188,8 @@ def read_source(
         )
     else:
         raise UserError(
-            f"no data set, file or directory {quoted(source)}; {did_you_mean(source, NAMES)}, or give a path"
+            f"no data set, file or directory {quoted(source)}; give a path or a name; "
+            f"{did_you_mean(source, NAMES)}"
         )
     if value_range is not None and load not in SCALING:
         raise _without_range(source)
