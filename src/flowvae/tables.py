@@ -25,6 +25,18 @@ _DIAGONAL, _FULL = "--covariance diagonal", "--covariance full"
 _GAUSSIAN = f"--posterior gaussian {_DIAGONAL}"
 _NORMAL = "--prior normal"
 _INDEPENDENT = "--likelihood bernoulli"
+# The smaller networks of the table of parts, and their steps.
+_STEPS = "--batch-size 64 --learning-rate 2e-3 --weight-decay 0.01"
+_CAUSAL = f"--causal-channels 64 --causal-blocks 4 {_STEPS} --causal-orders"
+
+
+def _without_causal(parts: str = "") -> Variant:
+    return Variant("density-small", f"{_INDEPENDENT} {_STEPS} {parts}")
+
+
+def _causal(options: str = "", orders: int = 4) -> Variant:
+    return Variant("density-small", f"{_CAUSAL} {orders} {options}")
+
 
 TABLES: dict[str, dict[str, Variant]] = {
     # Posteriors by kind and number of transformations.
@@ -62,22 +74,20 @@ TABLES: dict[str, dict[str, Variant]] = {
     },
     # Contributions of the parts, and of the training options, of the model with the best likelihood.
     "density": {
-        "plain": Variant("density-small", f"{_GAUSSIAN} {_NORMAL} {_INDEPENDENT}"),
-        "posterior-flow": Variant("density-small", f"{_NORMAL} {_INDEPENDENT}"),
-        "prior-flow": Variant("density-small", f"{_GAUSSIAN} {_INDEPENDENT}"),
-        "both-flows": Variant("density-small", _INDEPENDENT),
-        "causal-alone": Variant("density-small", f"{_GAUSSIAN} {_NORMAL}"),
-        "density-small": Variant("density-small"),
+        "plain": _without_causal(f"{_GAUSSIAN} {_NORMAL}"),
+        "posterior-flow": _without_causal(_NORMAL),
+        "prior-flow": _without_causal(_GAUSSIAN),
+        "both-flows": _without_causal(),
+        "causal-alone": _causal(f"{_GAUSSIAN} {_NORMAL}"),
+        "density-small": _causal(),
         **_presets("pixelcnn", "pixelrnn-row", "pixelrnn-diagonal"),
-        "no-averaging": Variant("density-small", "--averaging 0"),
-        "no-muon": Variant("density-small", "--optimizer adamw"),
-        "free-bits": Variant("density-small", "--free-bits 4"),
-        "one-order": Variant("density-small", "--causal-orders 1"),
-        "no-dropout": Variant("density-small", "--causal-dropout 0"),
-        "whole-gradient": Variant("density-small", "--no-path-derivative"),
-        "importance-weighted": Variant(
-            "density-small", "--objective importance-weighted --samples 5 --no-path-derivative"
-        ),
+        "no-averaging": _causal("--averaging 0"),
+        "no-muon": _causal("--optimizer adamw"),
+        "free-bits": _causal("--free-bits 4"),
+        "one-order": _causal(orders=1),
+        "no-dropout": _causal("--causal-dropout 0"),
+        "whole-gradient": _causal("--no-path-derivative"),
+        "importance-weighted": _causal("--objective importance-weighted --samples 5 --no-path-derivative"),
     },
     # Few training images, with and without the rule of `flowvae.training.overfitting`.
     "small-data": {

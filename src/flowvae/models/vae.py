@@ -235,7 +235,7 @@ _DENSE = TrainingConfig(learning_rate=1e-3, epochs=20)
 _BOTH_FLOWS = VAEOptions(
     RealNVPOptions(transformations=2, flow_of="noise"),
     RealNVPPriorOptions(prior_transformations=4),
-    CausalLikelihoodOptions(causal_dropout=0.15, causal_orders=4),
+    CausalLikelihoodOptions(causal_channels=80, causal_blocks=5, causal_dropout=0.15, causal_orders=16),
     covariance="full",
     latent=32,
 )
@@ -293,7 +293,10 @@ PRESETS: dict[str, Config] = {
         f"wu-vae-{model.latent}": Config(DataConfig("mnist", "none"), model, _DENSE)
         for model in (_WU_50, _WU_10)
     },
-    "density-small": Config(model=_BOTH_FLOWS, training=replace(_SMALL_STEPS, minutes=60.0)),
+    "density-small": Config(
+        model=_BOTH_FLOWS,
+        training=TrainingConfig(batch_size=128, learning_rate=4e-3, weight_decay=0.03, minutes=60.0),
+    ),
     "density": Config(
         model=replace(
             _BOTH_FLOWS,
