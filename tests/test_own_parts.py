@@ -27,7 +27,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import bounds
 from flowvae.flows import AffineCoupling, Flow, Planar
 from flowvae.models import VAE
-from flowvae.models.autoencoder import ELBO, ImportanceWeighted
+from flowvae.models.bounds import ELBO, ImportanceWeighted
 from flowvae.networks import Dense
 from flowvae.noise import Noise, normal
 

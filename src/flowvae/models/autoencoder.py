@@ -1,7 +1,6 @@
 """The variational autoencoder, composed of its parts."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Unpack
 
 import torch
@@ -22,53 +21,20 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError
 from flowvae.flows import NotInvertibleError, Step
+from flowvae.models.autoencoder_graphs import autoencoder_graphs
 from flowvae.models.base import Graph, Graphed, Inferring, Model, Sampler, Update
+from flowvae.models.bounds import ELBO, ImportanceWeighted
 from flowvae.models.compressible import CompressibleWithCode
 from flowvae.models.imputation import CANDIDATES_AT_ONCE, Completing
 from flowvae.models.starting import start_from_data
 from flowvae.networks.labels import on_maps
 from flowvae.noise import Noise, normal
-from flowvae.objectives import (
-    elbo,
-    free_bits_elbo,
-    importance_weighted_bound,
-    take_double_reparametrization,
-    warm_up,
-)
-from flowvae.parts import LARGEST, Part, ranged
+from flowvae.objectives import importance_weighted_bound, take_double_reparametrization, warm_up
 
 STARTS, SWEEPS, CODES_OF_A_START = 64, 6, 16
 """of pseudo-Gibbs sampling before an imputation: numbers of starts, of steps, and of codes of each start"""
 WIDER = 1.2
 """factor on the covariance of codes before an imputation, as weights have heavy tails if it is too small"""
-
-
-@dataclass(frozen=True)
-class ELBO(Part):
-    """The evidence lower bound."""
-
-    name = "elbo"
-    path_derivative: bool = True
-    """use the path derivative: the gradient of log q(z|x) through z only; no effect with batch norm"""
-    free_bits: float = ranged(0.0, 0, LARGEST)
-    """number of nats of KL per image, averaged over the batch, that are not penalized"""
-
-    def __call__(self, densities: LogDensities, beta: float) -> Tensor:
-        if self.free_bits:
-            return free_bits_elbo(densities, self.free_bits, beta)
-        return elbo(densities, beta).mean()
-
-
-@dataclass(frozen=True)
-class ImportanceWeighted(Part):
-    """The importance-weighted bound with S samples."""
-
-    name = "importance-weighted"
-    path_derivative: bool = True
-    """use the doubly reparametrized gradient, of the codes' weights too; no effect with batch norm"""
-
-    def __call__(self, densities: LogDensities, beta: float) -> Tensor:
-        return importance_weighted_bound(densities, beta).mean()
 
 
 class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
@@ -437,41 +403,4 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
                 f"the model draws {what}, and ONNX graphs support standard normal noise only; use the model "
                 "from Python"
             )
-        device = next(self.parameters()).device
-        images = torch.zeros(3, *shape, device=device)
-        labels = {"labels": torch.zeros(3, dtype=torch.int64, device=device)} if self.conditional else {}
-        noise = torch.zeros(2, 3, self.dimension, device=device)
-        codes, each = {0: "S", 1: "B"}, {0: "B"}
-        free = (each,) * len(labels)
-        return {
-            "encoder": Graph(
-                _Encoder(self),
-                {"images": images, "noise": noise, **labels},
-                (each, codes, *free),
-                ["z", "log_posterior"],
-            ),
-            "decoder": Graph(_Decoder(self), {"z": noise, **labels}, (codes, *free), ["images"]),
-            "sampler": Graph(_Sampler(self), {"noise": noise[0], **labels}, (each, *free), ["images"]),
-        }
-
-
-class _PartOfVAE(nn.Module):
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
-
-class _Encoder(_PartOfVAE):
-    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.vae.posterior(self.vae.features(images, **labelled(labels)), noise.shape[0], noise)
-
-
-class _Decoder(_PartOfVAE):
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.vae.likelihood.images(self.vae.with_label(z, labels))
-
-
-class _Sampler(_PartOfVAE):
-    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        codes = self.vae.prior.sample(noise.shape[0], noise, **labelled(labels))
-        return self.vae.likelihood.images(self.vae.with_label(codes.unsqueeze(0), labels))[0]
+        return autoencoder_graphs(self, shape)

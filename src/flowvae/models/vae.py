@@ -18,8 +18,9 @@ from flowvae.densities import (
 )
 from flowvae.errors import UserError, check_range
 from flowvae.flows import Flow
-from flowvae.models.autoencoder import ELBO, VAE, ImportanceWeighted
+from flowvae.models.autoencoder import VAE
 from flowvae.models.base import evaluating
+from flowvae.models.bounds import ELBO, ImportanceWeighted
 from flowvae.models.couplings import CodeShape
 from flowvae.models.labels import classes_of
 from flowvae.models.likelihoods import (
