@@ -23,6 +23,7 @@ from flowvae.runs import Run, load
 
 NETWORK = ["--causal-channels", "6", "--causal-blocks", "1"]
 CAUSAL = [*SMALL_FLOW, *NETWORK]
+FOUR_ORDERS = ["--causal-orders", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("densities")
     write_images(folder / "images.npz")
     for name, chosen, sizes in (
-        ("density-small", "density-small", CAUSAL),
+        ("density-small", "density-small", [*CAUSAL, *FOUR_ORDERS]),
         ("one-order", "density-small", [*CAUSAL, "--causal-orders", "1"]),
         ("pixelcnn", "pixelcnn", [*NETWORK, "--batch-size", "16"]),
     ):
@@ -132,7 +133,7 @@ def test_nearest_images_in_order():
 
 def start(place: Path, out: Path, *words: str):
     given = ["--data", place / "images.npz", "--track", "none", "--start-from", place / "density-small"]
-    return flowvae("train", "density-small", *CAUSAL, *given, "--out", out, *words)
+    return flowvae("train", "density-small", *CAUSAL, *FOUR_ORDERS, *given, "--out", out, *words)
 
 
 def test_a_run_starts_from_the_weights_of_another(place, tmp_path):

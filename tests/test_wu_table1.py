@@ -17,7 +17,7 @@ def data(tmp_path, monkeypatch):
 
 
 def test_rows_are_trained_annealed_and_kept(data, tmp_path):
-    words = ("reproduce", "wu-table1", "--data", data, "--epochs", 1, "--distributions", 20, "--images", 2)
+    words = ("reproduce", "wu-table1", "--data", data, "--epochs", 1, "--distributions", 5, "--images", 2)
     rows = ("--rows", "vae-10", "gan-10", "--out", "table")
     printed = succeeds(*words, *rows)
     assert printed == (tmp_path / "table/table.md").read_text()
@@ -26,7 +26,7 @@ def test_rows_are_trained_annealed_and_kept(data, tmp_path):
         assert (row["system"], row["published"], row["images"]) == (name, published, 2)
         assert row["standard_error"] > 0
         assert row["gap_standard_error"] > 0
-        assert (row["chains"], row["distributions"], row["dequantize"]) == (16, 20, True)
+        assert (row["chains"], row["distributions"], row["dequantize"]) == (16, 5, True)
         assert f"| {name} | {row['log_likelihood']:.1f} ±" in printed
     found = json.loads((tmp_path / "table/runs/vae-10/evaluation-ais.json").read_text())
     assert autoencoder["log_likelihood"] == -found["nll"]
@@ -38,7 +38,7 @@ def test_rows_are_trained_annealed_and_kept(data, tmp_path):
 
 
 def test_a_stopped_row_is_resumed_and_a_row_of_another_budget_is_refused(data, tmp_path, monkeypatch):
-    words = ("reproduce", "wu-table1", "--data", data, "--distributions", 20, "--images", 2)
+    words = ("reproduce", "wu-table1", "--data", data, "--distributions", 5, "--images", 2)
     words = (*words, "--rows", "gan-10", "--out", tmp_path / "table")
     with monkeypatch.context() as patch:
         patch.setattr(wu_table1, "anneal_run", stopped)
