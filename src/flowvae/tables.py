@@ -25,17 +25,14 @@ _DIAGONAL, _FULL = "--covariance diagonal", "--covariance full"
 _GAUSSIAN = f"--posterior gaussian {_DIAGONAL}"
 _NORMAL = "--prior normal"
 _INDEPENDENT = "--likelihood bernoulli"
-# The smaller networks of the table of parts, and their steps.
+# The networks and steps of the table of parts, smaller than those of the preset.
 _STEPS = "--batch-size 64 --learning-rate 2e-3 --weight-decay 0.01"
-_CAUSAL = f"--causal-channels 64 --causal-blocks 4 {_STEPS} --causal-orders"
+_CAUSAL = "--causal-channels 64 --causal-blocks 4"
+_FOUR_ORDERS = f"{_CAUSAL} --causal-orders 4"
 
 
-def _without_causal(parts: str = "") -> Variant:
-    return Variant("density-small", f"{_INDEPENDENT} {_STEPS} {parts}")
-
-
-def _causal(options: str = "", orders: int = 4) -> Variant:
-    return Variant("density-small", f"{_CAUSAL} {orders} {options}")
+def _smaller(*options: str) -> Variant:
+    return Variant("density-small", " ".join((_STEPS, *options)))
 
 
 TABLES: dict[str, dict[str, Variant]] = {
@@ -74,20 +71,22 @@ TABLES: dict[str, dict[str, Variant]] = {
     },
     # Contributions of the parts, and of the training options, of the model with the best likelihood.
     "density": {
-        "plain": _without_causal(f"{_GAUSSIAN} {_NORMAL}"),
-        "posterior-flow": _without_causal(_NORMAL),
-        "prior-flow": _without_causal(_GAUSSIAN),
-        "both-flows": _without_causal(),
-        "causal-alone": _causal(f"{_GAUSSIAN} {_NORMAL}"),
-        "density-small": _causal(),
+        "plain": _smaller(_INDEPENDENT, _GAUSSIAN, _NORMAL),
+        "posterior-flow": _smaller(_INDEPENDENT, _NORMAL),
+        "prior-flow": _smaller(_INDEPENDENT, _GAUSSIAN),
+        "both-flows": _smaller(_INDEPENDENT),
+        "causal-alone": _smaller(_FOUR_ORDERS, _GAUSSIAN, _NORMAL),
+        "all-parts": _smaller(_FOUR_ORDERS),
         **_presets("pixelcnn", "pixelrnn-row", "pixelrnn-diagonal"),
-        "no-averaging": _causal("--averaging 0"),
-        "no-muon": _causal("--optimizer adamw"),
-        "free-bits": _causal("--free-bits 4"),
-        "one-order": _causal(orders=1),
-        "no-dropout": _causal("--causal-dropout 0"),
-        "whole-gradient": _causal("--no-path-derivative"),
-        "importance-weighted": _causal("--objective importance-weighted --samples 5 --no-path-derivative"),
+        "no-averaging": _smaller(_FOUR_ORDERS, "--averaging 0"),
+        "no-muon": _smaller(_FOUR_ORDERS, "--optimizer adamw"),
+        "free-bits": _smaller(_FOUR_ORDERS, "--free-bits 4"),
+        "one-order": _smaller(_CAUSAL, "--causal-orders 1"),
+        "no-dropout": _smaller(_FOUR_ORDERS, "--causal-dropout 0"),
+        "whole-gradient": _smaller(_FOUR_ORDERS, "--no-path-derivative"),
+        "importance-weighted": _smaller(
+            _FOUR_ORDERS, "--objective importance-weighted --samples 5 --no-path-derivative"
+        ),
     },
     # Few training images, with and without the rule of `flowvae.training.overfitting`.
     "small-data": {

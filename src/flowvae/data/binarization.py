@@ -18,8 +18,6 @@ from flowvae.data.dataset import Dataset, Split
 from flowvae.data.seeding import Purpose, generator
 from flowvae.errors import UserError
 
-BINARIZATIONS = ("static", "dynamic", "threshold", "none")
-
 
 def bernoulli_thresholds(random: np.random.Generator, shape: torch.Size) -> Tensor:
     """Draw uint8 u, uniform on 0 .. 254: then P(intensity > u) = intensity / 255 exactly."""
@@ -33,7 +31,7 @@ def frozen_sample(images: Tensor, seed: int, split: int) -> Tensor:
 
 
 def binarize(dataset: Dataset, binarization: str, seed: int) -> Dataset:
-    """Binarize an 8-bit, or already binary, data set by one of BINARIZATIONS.
+    """Binarize an 8-bit, or already binary, data set as `DataConfig.binarization` says.
 
     Binary images are unchanged.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flowvae.config import DataConfig, Marker, sides_of
@@ -63,7 +64,7 @@ SCALING = (npz.load, npz.load_npy, image_folder.load)
 
 
 def load_dataset(
-    source: str = "mnist",
+    source: str | Path = "mnist",
     binarization: str = "static",
     seed: int = 0,
     image_size: int | str | None = None,
