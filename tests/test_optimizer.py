@@ -47,6 +47,21 @@ def test_a_first_step_moves_the_kernel_along_its_orthogonalized_gradient():
     torch.testing.assert_close(kernel, expected)
 
 
+def test_a_step_whose_iterations_are_in_half_precision_is_nearly_the_same():
+    torch.manual_seed(0)
+    before, gradient = torch.randn(2, 16, 4, 3, 3)
+    after = []
+    for iterates_in in (None, torch.bfloat16):
+        kernel = nn.Parameter(before.clone())
+        kernel.grad = gradient.clone()
+        bias = nn.Parameter(torch.zeros(16))
+        Muon([kernel, bias], 0.01, 0.0, iterates_in=iterates_in).step()
+        after.append(kernel.detach())
+    assert after[1].dtype == torch.float32
+    assert not torch.equal(*after)
+    torch.testing.assert_close(after[1] - before, after[0] - before, atol=0.03 * 0.01 * 0.2 * 36**0.5, rtol=0)
+
+
 @pytest.mark.parametrize("beta1", [0.9, 0.0])
 def test_what_is_no_kernel_goes_the_way_of_adamw(beta1):
     mine, plain = network(), network()

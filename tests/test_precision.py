@@ -11,6 +11,7 @@ from made_runs import moved_model
 from torch import Tensor
 
 from flowvae.config import Config
+from flowvae.densities import CausalLikelihood
 from flowvae.flows import Flow, checkpoint_transformations
 from flowvae.models.likelihoods import CausalLikelihoodOptions, LogisticMixtureOptions, LogisticOptions
 from flowvae.models.networks import ConvolutionalOptions
@@ -52,6 +53,19 @@ def test_log_densities_are_float32_while_networks_compute_in_bfloat16(name):
         assert other.dtype == torch.float32
         torch.testing.assert_close(other, one, rtol=0.03, atol=0.5)
     assert not torch.equal(full.likelihood, half.likelihood)
+
+
+@pytest.mark.parametrize("orders", [1, 4])
+def test_all_maps_of_a_causal_network_are_in_half_precision(orders):
+    likelihood = CausalLikelihoodOptions(causal_channels=8, causal_blocks=2, causal_orders=orders)
+    model = moved_model(Config(model=replace(MODEL, likelihood=likelihood)))
+    found = []
+    assert isinstance(model.likelihood, CausalLikelihood)
+    for block in model.likelihood.network.blocks:
+        block.register_forward_hook(lambda block, given, maps: found.extend([given[0].dtype, maps.dtype]))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.zeros(2, 1, 8, 8))
+    assert found == [torch.bfloat16] * 4
 
 
 @pytest.mark.parametrize("name", ["planar-11-amortized", "real-nvp-weight-norm"])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowvae.networks.activations import gate, padded_hardswish
 from flowvae.networks.convolutional import cropped, depth_to_space, fewer, padded
 from flowvae.networks.dropout import Dropout
 from flowvae.networks.orders import TURNS, each_by_its_order, turn, turn_back
@@ -44,7 +45,11 @@ class CausalConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [N, inputs, H, W] to [N, outputs, H, W]."""
-        return F.conv2d(self.pad(x), self.weight * self.mask, self.bias)
+        return self.of_padded(self.pad(x))
+
+    def of_padded(self, padded: Tensor) -> Tensor:
+        """Compute the output of a padded input (see `pad`)."""
+        return F.conv2d(padded, self.weight * self.mask, self.bias)
 
     def at(self, padded: Tensor, row: int, column: int) -> Tensor:
         """Compute the output [N, outputs] at one position of a padded input (see `pad`)."""
@@ -89,22 +94,20 @@ class GatedBlock(CausalBlock):
         halving(self.mix)
 
     def conditioned(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Compute the input of the causal convolution."""
-        if self.condition is not None and condition is not None:
-            x = x + self.condition(condition)
-        return F.hardswish(x)
+        """Compute ``x + V c``."""
+        return x if self.condition is None or condition is None else x + self.condition(condition)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        gated = _gate(self.causal(self.conditioned(x, condition)))
-        return x + self.mix(self.dropout(gated))
+        padded = padded_hardswish(self.conditioned(x, condition), self.causal.reach)
+        return x + self.mix(self.dropout(gate(self.causal.of_padded(padded))))
 
     def drawing(self, like: Tensor) -> Drawing:
         seen = self.causal.pad(torch.zeros_like(like))
 
         def at(x: Tensor, condition: Tensor | None, row: int, column: int) -> Tensor:
-            own = self.conditioned(x, condition)
+            own = F.hardswish(self.conditioned(x, condition))
             seen[:, :, row + 1, column + 1] = own[:, :, 0, 0]
-            return x + self.mix(_gate(self.causal.at(seen, row, column)[:, :, None, None]))
+            return x + self.mix(gate(self.causal.at(seen, row, column)[:, :, None, None]))
 
         return at
 
@@ -128,11 +131,6 @@ def halving(layer: nn.Conv2d) -> None:
     """Initialize a layer to halve its input's scale, with biases of 0."""
     nn.init.normal_(layer.weight, std=0.5 / layer.in_channels**0.5)
     nn.init.zeros_(layer.get_parameter("bias"))
-
-
-def _gate(both: Tensor) -> Tensor:
-    a, b = both.chunk(2, dim=1)
-    return a * F.hardsigmoid(b)
 
 
 class CausalNetwork(nn.Module, ABC):
@@ -276,7 +274,7 @@ class CausalNetwork(nn.Module, ABC):
             if self.condition is not None:
                 x = x + self.condition(condition)
         if orders is not None and self.order is not None:
-            x = x + self.order[orders]
+            x = x + self.order.to(x.dtype)[orders]  # so that maps in half precision stay so
         for block in self.blocks:
             x = block(x, condition)
         return x

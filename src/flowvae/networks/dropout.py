@@ -32,24 +32,32 @@ class Dropout(nn.Module):
         order = sorted(range(values.ndim), key=values.stride, reverse=True)  # of the axes in memory
 
         def draw(shape: tuple[int, ...]) -> Tensor:
-            factors = dropout_factors([shape[axis] for axis in order], self.probability, values)
-            return factors.permute([order.index(axis) for axis in range(values.ndim)])
+            drawn = _draw([shape[axis] for axis in order], self.probability, values)
+            return drawn.permute([order.index(axis) for axis in range(values.ndim)])
 
-        return values * shares.drawn(draw, tuple(values.shape), self.axis)
+        drawn = shares.drawn(draw, tuple(values.shape), self.axis)
+        return values * _factors(drawn, self.probability, values)
 
 
-def dropout_factors(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
-    """Draw factors of a shape, of the type and device of ``like``: 0 with a probability, and 1 on average.
+def _draw(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
+    """Draw what `_factors` makes factors of: on a CPU, 16 random bits for each, int16.
 
-    On a CPU, four of them share 64 random bits: PyTorch's own dropout draws a number for each, which takes
-    longer.
+    Four of them share a number of 64 bits: PyTorch's own dropout draws a number for each, which takes longer.
     """
     if like.device.type != "cpu":
         return F.dropout(like.new_ones(shape), probability)
-    number, zeros = math.prod(shape), min(round(probability * LEVELS), LEVELS - 1)
+    number = math.prod(shape)
     bits = torch.empty(-(-number // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = bits.view(torch.int16)[:number].view(*shape) >= zeros - LEVELS // 2
-    return kept.to(like.dtype).mul_(LEVELS / (LEVELS - zeros))
+    return bits.view(torch.int16)[:number].view(*shape)
+
+
+def _factors(drawn: Tensor, probability: float, like: Tensor) -> Tensor:
+    """Convert what is drawn to factors of the type of ``like``: 0 with a probability, and 1 on average."""
+    if like.device.type != "cpu":
+        return drawn
+    zeros = min(round(probability * LEVELS), LEVELS - 1)
+    # In place, as numbers: to convert booleans to half precision takes ten times as long.
+    return drawn.ge_(zeros - LEVELS // 2).to(like.dtype).mul_(LEVELS / (LEVELS - zeros))
 
 
 def raise_dropout(model: nn.Module, probability: float) -> None:

@@ -17,14 +17,15 @@ class Muon(torch.optim.Optimizer):
     ``M <- m M + (1 - m) G``, and the kernel moves by ``-lr 0.2 sqrt(larger side) U V'``: the singular value
     decomposition ``U S V'`` of ``(1 - m) G + m M`` without its singular values, by five Newton-Schulz
     iterations (Jordan et al. 2024). The factor makes a step's root mean square that of AdamW (Liu et al.
-    2025), so that one learning rate serves both. PyTorch's own Muon takes matrices only and iterates in
-    bfloat16, which most CPUs are slow at.
+    2025), so that one learning rate serves both. PyTorch's own Muon takes matrices only, and always iterates
+    in bfloat16, which most CPUs are slow at.
 
     Args:
         parameters: all parameters; kernels are those of four axes whose matrix has no side below 16.
         learning_rate: learning rate of both optimizers.
         weight_decay: decoupled weight decay of both.
         beta1: decay of AdamW's running mean of gradients.
+        iterates_in: type of the numbers of the iterations; None for that of the kernels.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Muon(torch.optim.Optimizer):
         learning_rate: float,
         weight_decay: float,
         beta1: float = 0.9,
+        iterates_in: torch.dtype | None = None,
     ) -> None:
+        self._type = iterates_in
         parameters = list(parameters)
         kernels = [parameter for parameter in parameters if _is_kernel(parameter)]
         others = [parameter for parameter in parameters if not _is_kernel(parameter)]
@@ -42,7 +45,11 @@ class Muon(torch.optim.Optimizer):
         super().__init__([*self._adamw.param_groups, own], {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_adamw": self._adamw}  # needed by copies as well
+        return {
+            **super().__getstate__(),
+            "_adamw": self._adamw,
+            "_type": self._type,
+        }  # needed by copies as well
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closures
@@ -55,9 +62,8 @@ class Muon(torch.optim.Optimizer):
             if kernel.grad is not None:
                 same_shape[kernel.shape].append(kernel)
         for shape, kernels in same_shape.items():
-            directions = orthogonalized(
-                torch.stack([self._momentum(kernel) for kernel in kernels]).flatten(2)
-            )
+            momenta = torch.stack([self._momentum(kernel) for kernel in kernels]).flatten(2)
+            directions = orthogonalized(momenta.to(self._type or momenta.dtype)).to(momenta)
             size = 0.2 * own["lr"] * max(directions.shape[1:]) ** 0.5
             for kernel, direction in zip(kernels, directions, strict=True):
                 kernel.mul_(1 - own["lr"] * own["weight_decay"]).sub_(direction.reshape(shape), alpha=size)

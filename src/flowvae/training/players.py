@@ -63,8 +63,9 @@ def make_players(model: Model, settings: TrainingConfig) -> dict[str, Player]:
         if name in own:
             optimizer = own[name](parameters)
         else:
-            make = Muon if settings.optimizer == "muon" else adamw
-            optimizer = make(parameters, settings.learning_rate, settings.weight_decay, settings.beta1)
+            options = (parameters, settings.learning_rate, settings.weight_decay, settings.beta1)
+            half = torch.bfloat16 if settings.precision == "bfloat16" else None
+            optimizer = Muon(*options, half) if settings.optimizer == "muon" else adamw(*options)
         made[name] = Player(parameters, optimizer, [group["lr"] for group in optimizer.param_groups])
     return made
 
