@@ -27,7 +27,8 @@ _NORMAL = "--prior normal"
 _INDEPENDENT = "--likelihood bernoulli"
 # The networks and steps of the table of parts, smaller than those of the preset.
 _STEPS = "--batch-size 64 --learning-rate 2e-3 --weight-decay 0.01"
-_CAUSAL = "--causal-channels 64 --causal-blocks 4"
+_NETWORK = "--causal-channels 64 --causal-blocks 4"
+_CAUSAL = f"{_NETWORK} --causal-dropout 0.15"
 _FOUR_ORDERS = f"{_CAUSAL} --causal-orders 4"
 
 
@@ -82,7 +83,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "no-muon": _smaller(_FOUR_ORDERS, "--optimizer adamw"),
         "free-bits": _smaller(_FOUR_ORDERS, "--free-bits 4"),
         "one-order": _smaller(_CAUSAL, "--causal-orders 1"),
-        "no-dropout": _smaller(_FOUR_ORDERS, "--causal-dropout 0"),
+        "no-dropout": _smaller(_NETWORK, "--causal-orders 4 --causal-dropout 0"),
         "whole-gradient": _smaller(_FOUR_ORDERS, "--no-path-derivative"),
         "importance-weighted": _smaller(
             _FOUR_ORDERS, "--objective importance-weighted --samples 5 --no-path-derivative"

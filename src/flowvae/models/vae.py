@@ -236,7 +236,7 @@ _DENSE = TrainingConfig(learning_rate=1e-3, epochs=20)
 _BOTH_FLOWS = VAEOptions(
     RealNVPOptions(transformations=2, flow_of="noise"),
     RealNVPPriorOptions(prior_transformations=4),
-    CausalLikelihoodOptions(causal_channels=80, causal_blocks=5, causal_dropout=0.15, causal_orders=16),
+    CausalLikelihoodOptions(causal_channels=80, causal_blocks=5, causal_dropout=0.05, causal_orders=16),
     covariance="full",
     latent=32,
 )
