@@ -204,7 +204,8 @@ class TrainingConfig(Options):
     compile: bool = False
     """compile the model with torch.compile: takes about a minute, then training is up to 10% faster"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """precision of products in the networks; log-determinants and log densities stay float32 or wider"""
+    """precision of the networks and of Muon's products; log-determinants and log densities stay float32 or
+    wider"""
     gradient_accumulation: int = ranged(1, 1, MOST)
     """number of portions of a batch that are computed one after the other, to save memory; the result is the
     same"""

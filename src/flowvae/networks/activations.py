@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 def padded_hardswish(x: Tensor, reach: int) -> Tensor:
     """Compute hardswish(x), with zeros around it but not below: [N, C, H, W] to [N, C, H + r, W + 2 r].
 
+    ``reach``: r, at least 1.
+
     >>> padded_hardswish(torch.full((1, 1, 1, 2), 3.0), reach=1)
     tensor([[[[0., 0., 0., 0.],
               [0., 3., 3., 0.]]]])
