@@ -56,7 +56,7 @@ def _factors(drawn: Tensor, probability: float, like: Tensor) -> Tensor:
     if like.device.type != "cpu":
         return drawn
     zeros = min(round(probability * LEVELS), LEVELS - 1)
-    # In place, as numbers: to convert booleans to half precision takes ten times as long.
+    # In place, as numbers: to convert booleans to half precision takes eight times as long.
     return drawn.ge_(zeros - LEVELS // 2).to(like.dtype).mul_(LEVELS / (LEVELS - zeros))
 
 

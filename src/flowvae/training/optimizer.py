@@ -45,11 +45,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__([*self._adamw.param_groups, own], {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **super().__getstate__(),
-            "_adamw": self._adamw,
-            "_type": self._type,
-        }  # needed by copies as well
+        own = {"_adamw": self._adamw, "_type": self._type}  # needed by copies as well
+        return {**super().__getstate__(), **own}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closures
