@@ -311,6 +311,13 @@ def test_ranges_of_sets_whose_range_is_known() -> None:
         load_dataset("mnist", value_range=(0, 16))
 
 
+def test_an_unknown_label_is_no_class() -> None:
+    labels = np.array([-1, 2, 0, -1] * 3)
+    dataset = load_dataset(saved(images=IMAGES, labels=labels), "none")
+    assert dataset.spec.classes == 3
+    assert describe(dataset).endswith(", 2 classes, 6 images without a label")
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [

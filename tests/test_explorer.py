@@ -606,6 +606,20 @@ def test_two_images_and_the_middle_of_a_flow_prior_span_a_plane(workspace):
     torch.testing.assert_close(base, torch.zeros(1, 1, 3), atol=1e-5, rtol=0)
 
 
+def test_images_without_a_label_lend_the_plane_no_colour(workspace):
+    pytest.importorskip("gradio")
+    from flowvae.explorer.views.plane import map_of
+
+    def sheet(labels: Tensor | None) -> object:
+        run = open_runs([Path("flow")])[0]
+        vars(run)["sample_labels"] = labels  # of a cached property
+        return map_of(run, True, [])["sheet"]
+
+    ones = torch.ones(len(open_runs([Path("flow")])[0].sample), dtype=torch.int64)
+    assert sheet(-ones) == sheet(None)
+    assert sheet(torch.where(torch.arange(len(ones)) == 3, ones, -ones)) == sheet(ones) != sheet(None)
+
+
 def test_a_point_of_the_plane_is_decoded(workspace):
     pytest.importorskip("gradio")
     from flowvae.explorer.views.plane import decoder

@@ -41,12 +41,15 @@ def describe(dataset: Dataset) -> str:
 
 
 def _classes(names: tuple[str, ...], labels: Tensor) -> str:
-    found, counts = labels.unique(return_counts=True)
-    if not names or len(names) > MOST_CLASSES:
-        return f"{len(found)} classes"
-    counted = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    listed = ", ".join(f"{name} ({counted.get(number, 0)})" for number, name in enumerate(names))
-    return f"{len(names)} {'class' if len(names) == 1 else 'classes'}: {listed}"
+    known = labels[labels >= 0]
+    found, counts = known.unique(return_counts=True)
+    said = f"{len(found)} classes"
+    if names and len(names) <= MOST_CLASSES:
+        counted = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        listed = ", ".join(f"{name} ({counted.get(number, 0)})" for number, name in enumerate(names))
+        said = f"{len(names)} {'class' if len(names) == 1 else 'classes'}: {listed}"
+    unknown = len(labels) - len(known)
+    return f"{said}, {unknown:,} images without a label" if unknown else said
 
 
 def values_of(dataset: Dataset) -> tuple[int, int]:

@@ -26,7 +26,7 @@ async function read() {
   map = JSON.parse(props.value);
   sheet = await picture(map.sheet);
   place = map.anchors ? [0.5, 0.25] : [0, 0];
-  const labels = [...new Set(map.labels)].sort((a, b) => a - b);
+  const labels = [...new Set(map.labels)].filter((label) => label >= 0).sort((a, b) => a - b);
   legend.innerHTML = labels.map((label) => `<span><i style="background:${hue(label)}"></i>${label}</span>`).join("");
   canvas.style.aspectRatio = map.aspect;
   draw();
@@ -53,8 +53,9 @@ function draw() {
     context.font = "bold 11px system-ui, sans-serif";
     context.textAlign = "center";
     map.dots.forEach(([x, y], index) => {
-      context.fillStyle = map.labels.length ? hue(map.labels[index]) : "#1e293b";
-      context.fillText(map.labels.length ? map.labels[index] : "•", across(x, width), down(y, height) + 4);
+      const label = map.labels[index], known = label >= 0;
+      context.fillStyle = known ? hue(label) : "#1e293b";
+      context.fillText(known ? label : "•", across(x, width), down(y, height) + 4);
     });
   }
   const named = ["A", "B", map.anchors > 2 ? "C" : "0"];

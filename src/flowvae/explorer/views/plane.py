@@ -96,8 +96,8 @@ def map_of(run: Explored, principal: bool, numbers: Sequence[float | None]) -> d
     images = decode(run.model, points, seeded(0))
     labels = run.sample_labels
     inks = None
-    if labels is not None:
-        inks = nearest_labels(images.flatten(1), run.sample_images.flatten(1), labels)
+    if labels is not None and bool((known := labels >= 0).any()):
+        inks = nearest_labels(images.flatten(1), run.sample_images[known].flatten(1), labels[known])
     dots = plane.coordinates(run.sample_codes[:DOTS])
     return {
         "run": run.title,
