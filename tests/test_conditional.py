@@ -585,8 +585,6 @@ def test_what_cannot_be_conditional_is_refused(workspace, halves, tmp_path):
     succeeds("train", "vae", "--data", halves, *small, "--out", run)
     is_refusal(flowvae("sample", run, "--label", 1), "not conditional on labels; omit --label")
     is_refusal(flowvae("sample", run, "--show", "classes"), "not conditional")
-    with pytest.raises(UserError, match="does not use labels"):
-        package.FlowVAE("vae", labels=True).fit(np.zeros((5, 8, 8)))
     is_refusal(flowvae("sample", workspace / "vae", "--label", 7), "label is '7'; known: 0, 1")
     np.savez(tmp_path / "unlabelled.npz", **{k: v for k, v in np.load(halves).items() if "labels" not in k})
     other = ["--data", tmp_path / "unlabelled.npz"]

@@ -137,6 +137,96 @@ def test_a_directory_keeps_a_run_that_the_command_line_continues(images, tmp_pat
         FlowVAE("vae", directory=tmp_path / "kept", **SMALL).fit(images)
 
 
+LEARNING: dict[str, Any] = {"features": 8, "channels": 8, "learning_rate": 0.01, "learning_rate_warm_up": 5}
+
+
+@pytest.fixture(scope="module")
+def of_halves(halves):
+    """Images [N, 8, 8], and which half is bright."""
+    with np.load(halves) as arrays:
+        return (arrays["train"].reshape(-1, 8, 8) > 127).astype(np.uint8), arrays["train_labels"]
+
+
+@pytest.fixture(scope="module")
+def conditional(of_halves):
+    return FlowVAE("vae", num_samples=8, labels=True, latent=3, steps=120, **LEARNING).fit(*of_halves)
+
+
+def test_a_conditional_model_scores_and_predicts(conditional, of_halves, tmp_path):
+    images, labels = of_halves[0][:9], of_halves[1][:9]
+    model, pixels = conditional.run_.model, torch.from_numpy(images[:, None]).float()
+    noise, given = torch.Generator().manual_seed(0), torch.from_numpy(labels).long()
+    of_class = flowvae.score(model, pixels, 8, noise, labels=given)["nll"].numpy()
+    np.testing.assert_array_equal(conditional.score_samples(images, labels), -of_class)
+    np.testing.assert_array_equal(
+        conditional.score_samples(images), -flowvae.score(model, pixels, 8, noise)["nll"].numpy()
+    )
+    log_class = conditional.predict_log_proba(images)
+    np.testing.assert_array_equal(log_class, flowvae.classify(model, pixels, 8, noise).numpy())
+    np.testing.assert_array_equal(log_class[3:4], conditional.predict_log_proba(images[3:4]))
+    np.testing.assert_allclose(conditional.predict_proba(images).sum(1), 1)
+    assert (conditional.predict(of_halves[0]) == of_halves[1]).mean() > 0.8
+    conditional.save(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        FlowVAE.load(tmp_path / "saved").set_params(num_samples=8).predict(images), log_class.argmax(1)
+    )
+
+
+def test_a_conditional_model_takes_labels(conditional, of_halves):
+    images, labels = of_halves[0][:9], of_halves[1][:9]
+    model, given, others = conditional.run_.model, torch.from_numpy(labels), torch.from_numpy(1 - labels)
+    codes = conditional.transform(images, labels)
+    with torch.no_grad():
+        expected = model.center(torch.from_numpy(images[:, None]).float(), labels=given)
+        np.testing.assert_array_equal(codes, expected)
+        decoded = model.decode(expected, labels=others)[:, 0]
+    np.testing.assert_array_equal(conditional.inverse_transform(codes, 1 - labels), decoded)
+    drawn = conditional.sample(9, seed=0, labels=labels)
+    assert (conditional.predict((drawn > 0.5).astype(np.uint8)) == labels).mean() > 0.8
+    assert conditional.sample(2).shape == (2, 8, 8)
+    for wrong, what in [(None, "labels are missing"), (labels[1:], "one whole number"), (labels + 1, "is 2")]:
+        with pytest.raises(UserError, match=what):
+            conditional.transform(images, wrong)
+        with pytest.raises(UserError, match=what):
+            conditional.inverse_transform(codes, wrong)
+
+
+def test_few_labels_are_enough_for_a_semi_supervised_model(of_halves):
+    images, labels = of_halves
+    few = np.where(np.arange(len(labels)) % 4, -1, labels)
+    estimator = FlowVAE("semi-supervised", labels_used=4, latent=2, batch_size=32, steps=60, **LEARNING)
+    assert (estimator.fit(images, few).predict(images) == labels).mean() > 0.8
+    assert estimator.run_.spec.classes == 2
+
+
+@pytest.mark.parametrize(
+    ("y", "what"),
+    [
+        (None, "y is missing"),
+        (np.zeros(5, int), "no classes"),
+        (np.full(60, 0.5), "no classes"),
+        (np.full(60, -2), "no classes"),
+        (np.full(60, "one"), "no classes"),
+        (np.zeros(60, int), "a single class"),
+    ],
+    ids=["none", "too few", "no numbers", "negative", "words", "one class"],
+)
+def test_labels_that_cannot_be_learned_from_are_refused(y, what):
+    images = np.zeros((60, 8, 8), np.uint8)
+    for options in ({"preset": "vae", "labels": True}, {"preset": "semi-supervised"}):
+        with pytest.raises(UserError, match=what):
+            FlowVAE(**options, steps=1).fit(images, y)
+
+
+def test_labels_are_ignored_by_other_models(fitted, images):
+    again = FlowVAE("vae", num_samples=3, **SMALL).fit(images, ["what"] * len(images))
+    np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
+    with pytest.raises(UserError, match="not conditional"):
+        again.transform(images, np.zeros(len(images), int))
+    with pytest.raises(UserError, match="no classifier"):
+        again.predict(images)
+
+
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flowvae.evaluation import (
         Annealing,
         annealed_importance_sampling,
+        classify,
         evaluate,
         log_marginal,
         score,
@@ -46,6 +47,7 @@ _HOMES = {
     "Update": "models.base",
     "annealed_importance_sampling": "evaluation",
     "build_model": "models.registry",
+    "classify": "evaluation",
     "elbo": "objectives",
     "evaluate": "evaluation",
     "export_onnx": "onnx",
@@ -76,6 +78,7 @@ __all__ = [
     "Update",
     "annealed_importance_sampling",
     "build_model",
+    "classify",
     "elbo",
     "evaluate",
     "export_onnx",

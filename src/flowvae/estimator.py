@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,16 +12,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from flowvae import runs
-from flowvae.batch import Given
+from flowvae.batch import Given, labelled
 from flowvae.config import Config
-from flowvae.data.arrays import NUMBERS, are_marked, as_bytes, as_images, covered
+from flowvae.data.arrays import NUMBERS, are_marked, as_bytes, as_classes, as_images, covered
 from flowvae.data.named import seen
 from flowvae.devices import device as device_called
 from flowvae.errors import UserError
-from flowvae.evaluation import score
+from flowvae.evaluation import classify, score
+from flowvae.evaluation.likelihood import at
 from flowvae.image_files import save_arrays
-from flowvae.models import Coded, Sampler
+from flowvae.models import Classifying, Coded, Sampler
 from flowvae.models.registry import preset as preset_called
+from flowvae.parts import to_dict
 from flowvae.runs.capability import needs
 from flowvae.training import train
 
@@ -48,13 +51,17 @@ class FlowVAE(*_BASES):
     Under ``binarization="static"``, an array without a value above 1 is binary. Under ``missing="nan"``,
     pixels that are NaN are missing, in `fit` and later.
 
+    Labels are whole numbers [N] from 0, -1 if unknown. A preset that learns from labels (``labels=True``, or
+    a semi-supervised one) takes them in `fit` as ``y``, and predicts classes. Where a method has ``labels``,
+    they are those that a conditional model is given, without -1.
+
     `fit` trains as `flowvae.train` does. A tenth of the images chooses the weights, and another tenth is the
     test split of the run; neither is trained on.
 
     Args:
         preset: name of a preset, or a `Config`.
         minutes: training budget in minutes; None for that of the preset, or of ``options``.
-        num_samples: S, posterior samples per image in `score_samples`.
+        num_samples: S, posterior samples per image in `score_samples`, and in `predict` by Bayes' rule.
         directory: new directory for the images (``images.npz``) and the run (``run``), which the command line
             can resume and explore; None for a temporary one, removed after training.
         device: as in `flowvae.train`.
@@ -96,11 +103,11 @@ class FlowVAE(*_BASES):
         return self
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on images ``X``; ``y`` is ignored.
+        """Train on images ``X`` with labels ``y``, which models that do not learn from labels ignore.
 
         Raises:
             UserError: if an option is unknown or invalid, the directory contains a run, or training fails.
-                About ``X``, it is also a ValueError.
+                About ``X`` and ``y``, it is also a ValueError.
             KeyboardInterrupt: after Ctrl-C or SIGTERM. A run in ``directory`` can be resumed.
         """
         own = ("preset", "minutes", "num_samples", "directory", "device")
@@ -109,16 +116,18 @@ class FlowVAE(*_BASES):
             options["minutes"] = self.minutes
         base = preset_called(self.preset) if isinstance(self.preset, str) else self.preset
         config = base.revised(**{"track": "none", **options})
-        if getattr(config.model, "labels", False):
-            raise UserError("FlowVAE.fit does not use labels; omit labels, or use flowvae train --labels")
         images = _as_array(X)
         _pixels(images, config)  # raises if they are no images
+        arrays = {"images": _unflattened(images)}
+        learned = {} if config.model is None else to_dict(config.model)
+        if learned.get("labels") or "labels_used" in learned:
+            arrays["labels"] = _labels(y, "y", len(images))
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(self.directory or temporary)
             if (directory / "run").exists():
                 raise UserError(f"{directory} contains a run already; choose another directory")
             directory.mkdir(parents=True, exist_ok=True)
-            save_arrays(directory / "images.npz", images=_unflattened(images))
+            save_arrays(directory / "images.npz", **arrays)
             config = config.revised(data=str(directory / "images.npz"))
             if not train(directory / "run", config, device=self.device):
                 raise KeyboardInterrupt
@@ -127,50 +136,63 @@ class FlowVAE(*_BASES):
         self.n_features_in_ = int(np.prod(self.image_shape_))
         return self
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Any, labels: Any = None) -> np.ndarray:
         """Return log p(x) in nats for each image, float64 [N]: exact, or importance-weighted.
 
-        It is that of the known pixels, where some are missing.
+        It is that of the known pixels, where some are missing; and log p(x|y), if there are ``labels``.
         The samples of an image depend on its pixels and the training seed only.
         """
-        images, given = self._seen(X)
-        noise = torch.Generator().manual_seed(self.run_.config.training.seed)
-        return -score(self.run_.model, images, self.num_samples, noise, **given)["nll"].numpy()
+        images, given = self._seen(X, labels)
+        return -score(self.run_.model, images, self.num_samples, self._noise(), **given)["nll"].numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return the mean of log p(x) in nats; higher is better."""
+        """Return the mean of log p(x) in nats; higher is better. ``y`` is ignored."""
         return float(self.score_samples(X).mean())
 
-    def transform(self, X: Any) -> np.ndarray:
-        """Encode images without noise: codes, float32 [N, D]."""
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return log q(y|x) in nats for each image and class, [N, classes]."""
         images, given = self._seen(X)
-        model = needs(Coded, self.run_)
-        if "observed" not in given:
-            return self._in_parts(model.center, images)
-        return self._in_parts(lambda few, known: model.center(few, observed=known), images, given["observed"])
+        if not self.run_.model.conditional:
+            needs(Classifying, self.run_)
+        return classify(self.run_.model, images, self.num_samples, self._noise(), **given).numpy()
 
-    def inverse_transform(self, Z: Any) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return q(y|x) for each image and class, [N, classes]."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class of each image, int64 [N]."""
+        return self.predict_log_proba(X).argmax(1)
+
+    def transform(self, X: Any, labels: Any = None) -> np.ndarray:
+        """Encode images without noise: codes, float32 [N, D]."""
+        images, given = self._seen(X, labels)
+        return self._in_parts(needs(Coded, self.run_).center, images, given)
+
+    def inverse_transform(self, Z: Any, labels: Any = None) -> np.ndarray:
         """Decode codes [N, D] to images in [0, 1], of the shape that the images of `fit` had."""
         self._check_fitted()
         codes = torch.as_tensor(np.asarray(Z, np.float32))
-        noise = torch.Generator().manual_seed(self.run_.config.training.seed)
-        model = needs(Coded, self.run_)
+        model, noise = needs(Coded, self.run_), self._noise()
         blank = torch.zeros(1, *self.run_.spec.shape)
-        dimension = self._in_parts(model.center, blank).shape[1]
+        of_blank = self._given([0], 1) if self.run_.model.conditional else Given()
+        dimension = self._in_parts(model.center, blank, of_blank).shape[1]
         if codes.ndim != 2 or codes.shape[1] != dimension or not codes.isfinite().all():
             raise ImagesError(f"Z has shape {tuple(codes.shape)}; give finite codes [N, {dimension}]")
-        return self._shaped(self._in_parts(lambda few: model.decode(few, noise), codes))
+        given = self._given(labels, len(codes))
+        return self._shaped(self._in_parts(partial(model.decode, noise=noise), codes, given))
 
-    def sample(self, n: int = 1, seed: int | None = None) -> np.ndarray:
+    def sample(self, n: int = 1, seed: int | None = None, labels: Any = None) -> np.ndarray:
         """Draw ``n`` images in [0, 1], of the shape that the images of `fit` had.
 
         ``seed`` is that of the draws, None for torch's own generator. Autoencoders with independent pixels
-        return the means of p(x|z) for drawn codes.
+        return the means of p(x|z) for drawn codes. A conditional model draws ``labels``, if there are none.
         """
         self._check_fitted()
         noise = None if seed is None else torch.Generator().manual_seed(seed)
+        given = labelled(self._given(labels, n).get("labels"))
         with torch.no_grad():
-            return self._shaped(needs(Sampler, self.run_).sample(n, noise).cpu().numpy())
+            return self._shaped(needs(Sampler, self.run_).sample(n, noise, **given).cpu().numpy())
 
     def save(self, path: str | Path) -> None:
         """Write configuration and weights into a new directory, which is a run for the command line, too.
@@ -201,8 +223,19 @@ class FlowVAE(*_BASES):
         if not hasattr(self, "run_"):
             raise NotFittedError("this FlowVAE is not fitted yet; call fit, or FlowVAE.load")
 
-    def _seen(self, X: Any) -> tuple[Tensor, Given]:
-        """Images as the likelihood sees them, [N, C, H, W], and which pixels are known, unless all are."""
+    def _noise(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.run_.config.training.seed)
+
+    def _given(self, labels: Any, number: int) -> Given:
+        """Labels of a number of images, unless there are none."""
+        if labels is None:
+            return Given()
+        found = torch.from_numpy(_labels(labels, "labels", number))
+        self.run_.model.check_labels(found, number)
+        return Given(labels=found)
+
+    def _seen(self, X: Any, labels: Any = None) -> tuple[Tensor, Given]:
+        """Images as the likelihood sees them, [N, C, H, W], and what else the model is given."""
         self._check_fitted()
         config = self.run_.config
         read, known = _pixels(_as_array(X), config)
@@ -214,16 +247,18 @@ class FlowVAE(*_BASES):
             )
         binarization, seed = config.data.binarization, config.training.seed
         images = torch.stack([seen(image, binarization, seed) for image in pixels])
-        if known.all():
-            return images, Given()
-        observed = torch.from_numpy(known)
-        return torch.where(observed, images, 0.0), Given(observed=observed)
+        given = self._given(labels, len(images))
+        if not known.all():
+            given["observed"] = torch.from_numpy(known)
+            images = images.where(given["observed"], 0.0)
+        return images, given
 
-    def _in_parts(self, function: Any, *inputs: Tensor) -> np.ndarray:
+    def _in_parts(self, function: Any, values: Tensor, given: Given) -> np.ndarray:
         on = next(self.run_.model.parameters()).device
-        parts = zip(*(each.split(IMAGES_AT_ONCE) for each in inputs), strict=True)
+        places = [slice(start, start + IMAGES_AT_ONCE) for start in range(0, len(values), IMAGES_AT_ONCE)]
         with torch.no_grad():
-            return np.concatenate([function(*(few.to(on) for few in part)).cpu().numpy() for part in parts])
+            parts = [function(values[few].to(on), **at(given, few, on)).cpu().numpy() for few in places]
+        return np.concatenate(parts)
 
     def _shaped(self, images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), *self.image_shape_)
@@ -249,6 +284,15 @@ def _as_array(X: Any) -> np.ndarray:
     if 0 in array.shape or array.ndim not in (2, 3, 4):
         raise ImagesError(f"X has shape {array.shape}; give [N, H, W], [N, C, H, W] or square images [N, D]")
     return array
+
+
+def _labels(y: Any, name: str, number: int) -> np.ndarray:
+    """Return the labels of a number of images, int64 [N]; ``name`` is for errors."""
+    found = None if y is None else as_classes(np.asarray(y))
+    if found is None or len(found) != number or found.min(initial=0) < -1:
+        what = "missing" if y is None else "no classes of the images"
+        raise ImagesError(f"{name} is {what}; give one whole number from 0 for each image, -1 if unknown")
+    return found
 
 
 def _unflattened(images: np.ndarray) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +12,9 @@ from flowvae.batch import Batch
 from flowvae.commands.limits import IMAGES_AT_ONCE, TABLES
 from flowvae.commands.progress import reporting
 from flowvae.commands.scoring import IMAGES_SCORED
-from flowvae.data.named import named_images, number_of
+from flowvae.data.named import named_images
 from flowvae.errors import UserError, check_range
-from flowvae.evaluation.bayes import log_posterior, log_prob_of_classes
+from flowvae.evaluation import classify
 from flowvae.models import Classifying
 from flowvae.parts import LARGEST_SEED, MOST
 from flowvae.processes import joined, leave_to_first, spread
@@ -49,19 +48,23 @@ def classify_images(
         check_format(out, TABLES)
     run = Run(path)
     check_range("samples", num_samples, 1, MOST)
-    classify = _classifier(run, num_samples, seed)
+    if not run.model.conditional:
+        needs(Classifying, run)
     run.model.to(joined(on))
+    noise = torch.Generator().manual_seed(seed)
+
+    def classes_of(batch: Batch) -> Tensor:
+        return classify(run.model, batch.images, num_samples, noise, **run.model.given(batch))
+
     found = named_images(sources, run.spec, run.config.data, split, seed)
-    with reporting(f"classifying with {run.name}") as report, torch.no_grad():
+    with reporting(f"classifying with {run.name}") as report:
         parts: list[Tensor] = []
         pieces = list(found.batch.split(IMAGES_SCORED if run.model.conditional else IMAGES_AT_ONCE))
-        for part in spread(pieces, classify):
+        for part in spread(pieces, classes_of):
             parts.append(part)
             report(len(parts) / len(pieces))
     leave_to_first()
     log_class = torch.cat(parts)
-    if not log_class.isfinite().all():
-        raise UserError("a log probability is not finite; train again with a lower --learning-rate")
     names = _class_names(run, run.model.classes)
     rows = [
         {
@@ -78,32 +81,6 @@ def classify_images(
         return comma_separated(rows)
     write_table(rows, out)
     return f"{out}\n"
-
-
-def _classifier(run: Run, num_samples: int, seed: int) -> Callable[[Batch], Tensor]:
-    """Return a function from images to log q(y|x) [B, classes], for the model of a run."""
-    model: Any = run.model
-    if not model.conditional:
-        classifying = needs(Classifying, run)
-
-        def classify(batch: Batch) -> Tensor:
-            model.given(batch)  # refuses missing pixels
-            return classifying.classify(batch.images.to(next(model.parameters()).device)).cpu()
-
-        return classify
-
-    def by_bayes_rule(batch: Batch) -> Tensor:
-        rows: list[Tensor] = []
-        for one in batch.split(1):
-            noise = torch.Generator().manual_seed(number_of(one.images[0], seed))
-            here = one.to(next(model.parameters()).device)
-            given = model.given(here)
-            rows.append(
-                log_prob_of_classes(model, here.images, model.classes, num_samples, noise=noise, **given)
-            )
-        return log_posterior(torch.cat(rows))
-
-    return by_bayes_rule
 
 
 def _class_names(run: Run, count: int) -> Sequence[str | int]:

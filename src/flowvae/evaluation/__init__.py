@@ -2,6 +2,7 @@
 
 from flowvae.evaluation.annealed_likelihood import Annealing, annealed_importance_sampling
 from flowvae.evaluation.annealed_report import evaluate_annealed, evaluate_bracket
+from flowvae.evaluation.classification import classify
 from flowvae.evaluation.in_batches import Finished
 from flowvae.evaluation.inference_gaps import InferenceGaps, inference_gaps
 from flowvae.evaluation.interpolation import PathQuality, interpolate, path_quality
@@ -25,6 +26,7 @@ __all__ = [
     "check_labels",
     "check_levels",
     "check_missing",
+    "classify",
     "evaluate",
     "evaluate_annealed",
     "evaluate_bracket",
