@@ -322,6 +322,13 @@ def test_samples_without_labels_have_each_class_as_often():
     assert model.sample(5).shape == (5, 1, 8, 8)
 
 
+def test_labels_to_sample_are_where_the_model_is():
+    model = built(KINDS["normal"])
+    labels = model.labels_to_sample(2, torch.tensor([0, 1]), None, torch.zeros((), device="meta"))
+    assert labels is not None
+    assert labels.device.type == "meta"
+
+
 def test_a_path_starts_with_the_first_label_and_ends_with_the_second():
     for name in ("normal", "realnvp"):
         model, images = built(KINDS[name], moved=0.1), binary(4, 1, 8, 8)

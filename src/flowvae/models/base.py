@@ -177,7 +177,7 @@ class Model(nn.Module, ABC):
             generator = noise if isinstance(noise, torch.Generator) else None
             return integers(generator, self.classes, (number,), like)
         self.check_labels(labels, number)
-        return labels
+        return None if labels is None else labels.to(like.device)
 
     def players(self) -> dict[str, nn.Module]:
         """Return the parts that have an optimizer each; by default, the whole model is one."""
