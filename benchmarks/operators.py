@@ -1,6 +1,7 @@
 """Where the time goes: PyTorch's operators in a posterior, a training step and the likelihood estimate."""
 
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -9,12 +10,12 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.likelihood import model_and_images
 from benchmarks.posteriors import our_step
 from benchmarks.timing import Call
-from benchmarks.training import Step
-from flowvae.data import load_dataset
+from benchmarks.training import step_of
 from flowvae.evaluation import bounds
 from flowvae.models.posteriors import FlowOptions, PlanarOptions, RealNVPOptions
 from flowvae.models.registry import preset
 
+PRECISIONS = {"vae": "float32", "density-small": "bfloat16"}
 # What the profiler calls autograd's own bookkeeping, one name for each kind of node.
 ENGINE = "autograd::engine"
 BOOKKEEPING = "autograd's bookkeeping"
@@ -26,6 +27,7 @@ def measure(
     features: int = 64,
     planar: int = 40,
     real_nvp: int = 10,
+    presets: Mapping[str, str] = PRECISIONS,
     num_samples: int = 1000,
     calls: int = 20,
     largest: int = 8,
@@ -38,20 +40,23 @@ def measure(
     Args:
         planar: transformations of the planar posterior.
         real_nvp: transformations of the Real NVP posterior, of two couplings each.
+        presets: of training steps, with the precision of each.
         num_samples: of the likelihood estimate.
         largest: how many operators are named; the rest is a sum.
     """
     torch.manual_seed(0)
 
-    def step_of(options: FlowOptions) -> Call:
+    def posterior(options: FlowOptions) -> Call:
         return our_step(options, images, features)
 
-    config = preset("vae")
     model, few = model_and_images(8)
     profiled: dict[str, Call] = {
-        f"planar posterior, K = {planar}": step_of(PlanarOptions(planar)),
-        f"Real NVP posterior, K = {real_nvp}, no context": step_of(RealNVPOptions(real_nvp, context=False)),
-        "training step, vae": Step(config, load_dataset(config.data.data, config.data.binarization)),
+        f"planar posterior, K = {planar}": posterior(PlanarOptions(planar)),
+        f"Real NVP posterior, K = {real_nvp}, no context": posterior(RealNVPOptions(real_nvp, context=False)),
+        **{
+            f"training step, {name} in {precision}": step_of(preset(name).revised(precision=precision))
+            for name, precision in presets.items()
+        },
         f"likelihood estimate, S = {num_samples}": lambda: bounds(model, few, num_samples),
     }
     return {}, {"shares": {name: _shares(call, calls, largest) for name, call in profiled.items()}}

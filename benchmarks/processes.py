@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.machine import REPOSITORY
 from benchmarks.timing import floating_point_operations
-from benchmarks.training import Step
-from flowvae.data import load_dataset
+from benchmarks.training import step_of
 from flowvae.models.registry import preset
 from flowvae.runs import METRICS, WEIGHTS
 
@@ -219,7 +218,7 @@ class _Counting(TorchDispatchMode):
 def _operations(name: str) -> dict[str, float]:
     """Calls of PyTorch's operations in a training step, and floating-point operations of one image."""
     config = preset(name)
-    step = Step(config, load_dataset(config.data.data, config.data.binarization))
+    step = step_of(config)
     batch = step.batch()
     flops = floating_point_operations(lambda: step.loss(batch).backward())
     with _Counting() as counting:

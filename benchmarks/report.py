@@ -167,6 +167,7 @@ def _training(details: dict[str, Any]) -> str:
     text = [f"### Training step\n\n{_on(details)}.\n"]
     rows, phases = [], []
     for name, preset in details["presets"].items():
+        name = f"{name} in {preset['precision']}"
         for kind in ("eager", "compiled", "loop"):
             if measured := preset.get(kind):
                 rate, share = measured["images_per_second"], measured["share_of_matmul"]

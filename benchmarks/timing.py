@@ -49,9 +49,9 @@ def _seconds(call: Call, calls: int) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def matrix_product() -> Call:
-    """The float32 product of two 2048 x 2048 matrices, which sets the machine's rate of arithmetic."""
-    a, b, out = torch.randn(3, SIDE, SIDE)
+def matrix_product(precision: str = "float32") -> Call:
+    """The product of two 2048 x 2048 matrices, which sets the machine's rate of arithmetic."""
+    a, b, out = torch.randn(3, SIDE, SIDE).to(getattr(torch, precision))
     return lambda: torch.mm(a, b, out=out)
 
 

@@ -4,6 +4,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from flowvae.config import Config
 from flowvae.data import Dataset, load_dataset, training_batch
 from flowvae.models.registry import preset
 from flowvae.training import loop
+from flowvae.training.players import updates
 from flowvae.training.seeding import seed_everything
 
+PRECISIONS = {"vae": "float32", "realnvp-5": "float32", "density-small": "bfloat16"}
 PHASES = ("batch", "forward", "backward", "clipping", "optimizer", "averaging")
 
 
 def measure(
-    presets: tuple[str, ...] = ("vae", "realnvp-5"),
+    presets: Mapping[str, str] = PRECISIONS,
     repeats: int = 25,
     compiled: bool = True,
     loop_steps: int = 150,
@@ -38,17 +41,19 @@ def measure(
     """One step of each preset; the first is the headline.
 
     Args:
-        compiled: also with torch.compile, which takes a minute for each.
+        presets: the precision of each.
+        compiled: those in float32 also with torch.compile, which takes a minute for each.
         loop_steps: of a run of the real loop, with its display, metrics and validation; 0 for none.
         batch_size: in place of the presets' own.
     """
     results = {}
-    for name in presets:
-        config = preset(name)
+    for name, precision in presets.items():
+        config = preset(name).revised(precision=precision)
         if batch_size:
             config = config.revised(batch_size=batch_size)
-        results[name] = _measure(config, repeats, compiled, loop_steps)
-    return {"training_share_of_matmul": results[presets[0]]["share_of_matmul"]}, {"presets": results}
+        results[name] = _measure(config, repeats, compiled and precision == "float32", loop_steps)
+    first = next(iter(presets))
+    return {"training_share_of_matmul": results[first]["share_of_matmul"]}, {"presets": results}
 
 
 class Step:
@@ -88,19 +93,25 @@ class Step:
         return training_batch(self.dataset, self.settings.batch_size, self.settings.seed, self.state.step)
 
     def loss(self, batch: Batch) -> Tensor:
-        return next(self.state.model.updates(batch, self.state.step)).loss
+        half = self.settings.precision == "bfloat16"
+        return next(updates(self.state.model, self.state.players, batch, self.state.step, half)).loss
+
+
+def step_of(config: Config) -> Step:
+    """Steps on the configured data."""
+    return Step(config, load_dataset(config.data.data, config.data.binarization))
 
 
 def _measure(config: Config, repeats: int, compiled: bool, loop_steps: int) -> dict[str, Any]:
-    dataset = load_dataset(config.data.data, config.data.binarization)
-    eager = Step(config, dataset)
+    eager = step_of(config)
     batch = eager.batch()
     operations = floating_point_operations(lambda: eager.loss(batch).backward())
     eager.player.optimizer.zero_grad()
     steps = {"eager": eager}
     if compiled:
-        steps["compiled"] = Step(config.revised(compile=True), dataset)
-    seconds = by_turns({**steps, MATRIX_PRODUCT: matrix_product()}, repeats)
+        steps["compiled"] = Step(config.revised(compile=True), eager.dataset)
+    product = matrix_product(config.training.precision)
+    seconds = by_turns({**steps, MATRIX_PRODUCT: product}, repeats)
     rate = MATRIX_PRODUCT_FLOPS / seconds[MATRIX_PRODUCT]
     kinds = {
         kind: {
@@ -121,6 +132,7 @@ def _measure(config: Config, repeats: int, compiled: bool, loop_steps: int) -> d
         "matmul_gflops": rate / 1e9,
         "gflop_per_image": per_image / 1e9,
         "batch_size": config.training.batch_size,
+        "precision": config.training.precision,
         **kinds,
         "loop": real,
     }

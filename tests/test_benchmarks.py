@@ -128,8 +128,9 @@ def test_matrix_products_are_all_those_of_our_posterior():
 def test_training():
     from benchmarks import training
 
-    headlines, details = training.measure(("vae",), 1, compiled=False, loop_steps=1, batch_size=2)
-    assert set(details["presets"]) == {"vae"}
+    presets = {"vae": "float32", "density-small": "bfloat16"}
+    headlines, details = training.measure(presets, 1, compiled=False, loop_steps=1, batch_size=2)
+    assert {name: result["precision"] for name, result in details["presets"].items()} == presets
     result = details["presets"]["vae"]
     assert math.isclose(sum(phase["share"] for phase in result["eager"]["phases"].values()), 1)
     assert headlines["training_share_of_matmul"] == result["eager"]["share_of_matmul"] > 0
@@ -167,13 +168,15 @@ def test_missing():
 def test_operators():
     from benchmarks import operators
 
-    headlines, details = operators.measure(4, 4, planar=2, real_nvp=1, num_samples=2, calls=1, largest=3)
+    headlines, details = operators.measure(
+        4, 4, planar=2, real_nvp=1, presets={"vae": "float32"}, num_samples=2, calls=1, largest=3
+    )
     assert headlines == {}
     for shares in details["shares"].values():
         assert len(shares) == 3 + 2
         assert math.isclose(sum(shares.values()), 1)
         assert all(0 <= share < 1 for share in shares.values())
-    assert any("convolution" in name for name in details["shares"]["training step, vae"])
+    assert any("convolution" in name for name in details["shares"]["training step, vae in float32"])
     check_stored("operators", headlines, details)
 
 
