@@ -213,9 +213,9 @@ def test_few_labels_are_enough_for_a_semi_supervised_model(of_halves):
 )
 def test_labels_that_cannot_be_learned_from_are_refused(y, what):
     images = np.zeros((60, 8, 8), np.uint8)
-    for options in ({"preset": "vae", "labels": True}, {"preset": "semi-supervised"}):
+    for estimator in (FlowVAE("vae", labels=True, steps=1), FlowVAE("semi-supervised", steps=1)):
         with pytest.raises(UserError, match=what):
-            FlowVAE(**options, steps=1).fit(images, y)
+            estimator.fit(images, y)
 
 
 def test_labels_are_ignored_by_other_models(fitted, images):
