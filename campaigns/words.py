@@ -21,7 +21,18 @@ from PIL import Image
 from campaigns.corpus import Reader
 from campaigns.mutate import LONG
 from campaigns.run_files import continued
-from flowvae import cli, few_labels, figure1, missing, modes, reproduce, systems, training, wu_table1
+from flowvae import (
+    bits_back,
+    cli,
+    few_labels,
+    figure1,
+    missing,
+    modes,
+    reproduce,
+    systems,
+    training,
+    wu_table1,
+)
 from flowvae.commands import demonstrating
 from flowvae.commands.coding import encode_images
 from flowvae.commands.compressing import compress_images
@@ -193,7 +204,7 @@ def _without_work() -> None:
 
     training.train, page.serve = build, serve
     demonstrating.run_demo = reproduce.reproduce_table = figure1.reproduce_figure = nothing
-    missing.reproduce_missing = systems.reproduce_systems = nothing
+    missing.reproduce_missing = systems.reproduce_systems = bits_back.reproduce_bits_back = nothing
     few_labels.reproduce_few_labels = wu_table1.reproduce_wu_table1 = modes.reproduce_modes = nothing
 
 

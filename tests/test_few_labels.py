@@ -93,7 +93,7 @@ def test_mistakes_are_one_line(halves, tmp_path):
         return flowvae("reproduce", *words, "--out", tmp_path / "table")
 
     few = ("few-labels", "--data", halves)
-    is_refusal(reproduce("table1", "--labels", 100), "only few-labels", "remove --labels")
+    is_refusal(reproduce("table1", "--labels", 100), "table1 would ignore", "remove --labels")
     is_refusal(reproduce(*few, "--rows", "supervize"), "no row", "supervised")
     is_refusal(reproduce(*few, "--labels", 1000), "500 of each class")
     is_refusal(reproduce(*few, "--labels", 0), "labels_used is 0")

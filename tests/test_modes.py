@@ -204,7 +204,7 @@ def test_mistakes_of_the_study_are_one_line(few, tmp_path):
         return flowvae("reproduce", "modes", *words, "--out", tmp_path / "table")
 
     is_refusal(reproduce("--rows", "gen"), "modes has no row 'gen'", "gan")
-    is_refusal(reproduce("--workers", 2), "one run after the other", "--workers")
+    is_refusal(reproduce("--workers", 2), "remove --workers")
     is_refusal(reproduce("--data", "mnist"), "remove --data")
     is_refusal(reproduce("--seeds", 0), "seeds is 0")
     is_refusal(reproduce("--images", 26001), "images is 26001")

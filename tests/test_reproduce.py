@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from made_runs import CONFIG, SPEC
 
 from flowvae import figures
 from flowvae.cli import train
+from flowvae.cli.studies import TAKEN, TAKEN_BY_TABLES, reproduce
 from flowvae.errors import UserError
 from flowvae.figure1 import reproduce_figure
 from flowvae.reproduce import Budget, Row, _over_images, reproduce_table
@@ -209,9 +211,23 @@ def test_a_row_that_no_table_has_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_options_of_tables_are_refused_for_the_figure(tmp_path):
-    result = flowvae("reproduce", "figure1", "--epochs", "3", "--out", tmp_path / "out")
-    is_refusal(result, "figure1 draws two rows that are already trained", "remove --epochs")
+VALUES = "rows vae|data no.npz|minutes 1|epochs 1|seeds 2|workers 2|samples 5|images 5|annealed 5|drawn 5"
+VALUES += "|compared a b|labels 5|draws 2|first runs/vae|distributions 5"
+OPTIONS = {name: values for name, *values in map(str.split, VALUES.split("|"))}
+
+
+@pytest.mark.parametrize("what", ["table1", *TAKEN])
+def test_options_that_a_study_would_ignore_are_refused(what, tmp_path):
+    ignored = [name for name in OPTIONS if name not in TAKEN.get(what, TAKEN_BY_TABLES)]
+    words = [word for name in ignored for word in (f"--{name}", *OPTIONS[name])]
+    result = flowvae("reproduce", what, *words, "--out", tmp_path / "out")
+    is_refusal(result, f"remove {', '.join(f'--{name}' for name in ignored)}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_option_of_a_study_is_known_to_some():
+    options = {name for name in signature(reproduce).parameters if name not in ("what", "out")}
+    assert options == {*TAKEN_BY_TABLES}.union(*TAKEN.values()) == {*OPTIONS}
 
 
 def test_rows_that_differ_by_the_number_of_images_only_make_a_curve():

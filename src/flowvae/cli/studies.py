@@ -1,12 +1,30 @@
 """Commands that train and compare several models."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from flowvae.cli.arguments import shown_default
 from flowvae.errors import UserError, did_you_mean, quoted
+
+if TYPE_CHECKING:
+    from flowvae.reproduce import Budget
+
+COMPARED = "vae-seed0", "realnvp-5-seed0"
+OF_TRAINING = "rows", "data", "minutes", "epochs"
+TAKEN_BY_TABLES = *OF_TRAINING, "seeds", "workers", "samples", "images"
+TAKEN = {
+    "figure1": ("compared",),
+    "bits-back": (*OF_TRAINING, "samples", "images"),
+    "few-labels": (*OF_TRAINING, "labels", "draws", "first"),
+    "missing": (*OF_TRAINING, "workers", "samples", "images"),
+    "modes": ("rows", "minutes", "epochs", "seeds", "images"),
+    "systems": (*OF_TRAINING, "workers", "samples", "images", "annealed", "drawn", "distributions"),
+    "wu-table1": (*OF_TRAINING, "images", "distributions"),
+}
+"""options that each study takes; every other option would be without effect, and is refused"""
 
 
 def demo(minutes: float = 2.0, out: Path = Path("runs/demo")) -> None:
@@ -43,7 +61,7 @@ def reproduce(
     ] = None,
     annealed: Annotated[int | None, shown_default("50")] = None,
     drawn: Annotated[int | None, shown_default("10000")] = None,
-    compared: tuple[str, str] = ("vae-seed0", "realnvp-5-seed0"),
+    compared: tuple[str, str] = COMPARED,
     labels: Annotated[tuple[int, ...], shown_default("100")] = (),
     draws: Annotated[int | None, shown_default("5")] = None,
     first: Annotated[Path | None, shown_default("trained as runs/vae")] = None,
@@ -77,105 +95,145 @@ def reproduce(
         first: of few-labels, run of vae whose codes semi-supervised-stacked classifies
         distributions: of wu-table1 and systems, T, number of distributions of annealed importance sampling
     """
-    own = {"--labels": labels, "--draws": draws, "--first": first}
-    usual = {
-        "--seeds": (seeds, 1),
-        "--workers": (workers, 1),
-        "--samples": (samples, None),
-        "--images": (images, None),
+    given = {
+        "rows": rows,
+        "data": data,
+        "minutes": minutes,
+        "epochs": epochs,
+        "seeds": seeds if seeds != 1 else None,
+        "workers": workers if workers != 1 else None,
+        "samples": samples,
+        "images": images,
+        "annealed": annealed,
+        "drawn": drawn,
+        "compared": compared if compared != COMPARED else None,
+        "labels": labels,
+        "draws": draws,
+        "first": first,
+        "distributions": distributions,
     }
-    if what not in ("systems", "wu-table1") and distributions is not None:
-        raise UserError("only systems and wu-table1 are measured by annealing; remove --distributions")
-    of_systems = {"annealed": annealed, "drawn": drawn}
-    if what != "systems" and (unused := [name for name, value in of_systems.items() if value is not None]):
-        raise UserError(f"only systems are measured in these ways; remove --{', --'.join(unused)}")
-    if what == "bits-back":
-        del usual["--images"], usual["--samples"]
-        if unused := [name for name, (value, default) in usual.items() if value != default]:
-            raise UserError(
-                f"bits-back trains one row after the other with one seed; remove {', '.join(unused)}"
-            )
+    taken = TAKEN.get(what, TAKEN_BY_TABLES)
+    ignored = [name for name, value in given.items() if value not in (None, ()) and name not in taken]
+    if ignored:
+        words = ", ".join(f"--{name}" for name in ignored)
+        raise UserError(f"{what} would ignore {words}; remove {words}")
+    if what == "figure1":
+        _reproduce_figure1(out, compared)
+    elif what == "bits-back":
         _reproduce_bits_back(out, rows, data, epochs, minutes, samples, images)
-        return
-    if what == "few-labels":
-        if unused := [name for name, (value, default) in usual.items() if value != default]:
-            raise UserError(
-                "few-labels trains one draw after the other and scores all test images; remove "
-                + ", ".join(unused)
-            )
+    elif what == "few-labels":
         _reproduce_few_labels(out, labels, draws, rows, data, first, epochs, minutes)
-        return
-    if unused := [name for name, value in own.items() if value not in (None, ())]:
-        raise UserError(f"only few-labels has draws of labelled images; remove {', '.join(unused)}")
-    if what == "modes":
-        del usual["--seeds"], usual["--images"]
-        if unused := [name for name, (value, default) in usual.items() if value != default]:
-            raise UserError(f"modes trains one run after the other; remove {', '.join(unused)}")
-        _reproduce_modes(out, rows, data, seeds, epochs, minutes, images)
-        return
-    if what == "wu-table1":
-        del usual["--images"]
-        if unused := [name for name, (value, default) in usual.items() if value != default]:
-            raise UserError(
-                f"wu-table1 is trained with one seed and measured by annealing; remove {', '.join(unused)}"
-            )
+    elif what == "modes":
+        _reproduce_modes(out, rows, seeds, epochs, minutes, images)
+    elif what == "wu-table1":
         _reproduce_wu_table1(out, rows, data, epochs, minutes, distributions, images)
-        return
-    from flowvae.figure1 import reproduce_figure
-    from flowvae.reproduce import Budget, reproduce_table
+    elif what == "missing":
+        _reproduce_missing(out, rows, data, epochs, minutes, workers, samples, images)
+    elif what == "systems":
+        measuring = {"num_samples": samples, "num_images": images, "distributions": distributions}
+        chosen = measuring | {"annealed": annealed, "drawn": drawn}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        _reproduce_systems(out, rows, data, epochs, minutes, workers, chosen)
+    else:
+        _reproduce_table(what, out, rows, data, epochs, minutes, seeds, workers, samples, images)
+
+
+def _budget(minutes: float | None, epochs: int | None, usual: float) -> "Budget":
+    """Return the budget of each row: ``usual`` minutes if none is given."""
+    from flowvae.reproduce import Budget
+
+    return Budget(minutes=usual if minutes is None and epochs is None else minutes, epochs=epochs)
+
+
+def _check_rows(what: str, rows: tuple[str, ...], known: Iterable[str]) -> None:
+    for name in rows:
+        if name not in (known := tuple(known)):
+            raise UserError(f"{what} has no row {quoted(name)}; {did_you_mean(name, known)}")
+
+
+def _print_table(out: Path) -> None:
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+
+
+def _reproduce_table(
+    what: str,
+    out: Path | None,
+    rows: tuple[str, ...],
+    data: str | None,
+    epochs: int | None,
+    minutes: float | None,
+    seeds: int,
+    workers: int,
+    samples: int | None,
+    images: int | None,
+) -> None:
+    from flowvae.reproduce import reproduce_table
     from flowvae.tables import TABLES, read_variants
 
-    table = "table1" if what == "figure1" else Path(what).stem
-    out = out or Path("runs") / table
-    if what == "figure1":
-        of_tables = {"--minutes": minutes, "--epochs": epochs, "--rows": rows, "--data": data}
-        if unused := [name for name, value in of_tables.items() if value]:
-            raise UserError(f"figure1 draws two rows that are already trained; remove {', '.join(unused)}")
-        for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
-            print(path)
-        return
-    scored = {
-        "num_samples": 1000 if samples is None else samples,
-        "num_images": 2000 if images is None else images,
-    }
-    if what == "missing":
-        from flowvae.missing import BASELINES, VARIANTS, reproduce_missing
-
-        for name in rows:
-            if name not in (known := (*VARIANTS, *BASELINES)):
-                raise UserError(f"missing has no row {quoted(name)}; {did_you_mean(name, known)}")
-        if seeds != 1:
-            raise UserError("missing is trained with one seed; remove --seeds")
-        budget = Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs)
-        reproduce_missing(out, budget, rows, data, workers, **scored)
-        return
-    if what == "systems":
-        from flowvae.systems import ROWS, reproduce_systems
-
-        for name in rows:
-            if name not in ROWS:
-                raise UserError(f"systems has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
-        if seeds != 1:
-            raise UserError("systems are trained with one seed; remove --seeds")
-        budget = Budget(minutes=60.0 if minutes is None and epochs is None else minutes, epochs=epochs)
-        measuring = {"num_samples": samples, "num_images": images, "distributions": distributions}
-        chosen = {name: value for name, value in (measuring | of_systems).items() if value is not None}
-        reproduce_systems(out, budget, rows, data, workers, **chosen)
-        return
+    table = Path(what).stem
     variants = TABLES[what] if what in TABLES else read_variants(Path(what))
-    for name in rows:
-        if name not in variants:
-            raise UserError(f"{table} has no row {quoted(name)}; {did_you_mean(name, variants)}")
+    _check_rows(table, rows, variants)
+    out = out or Path("runs") / table
     reproduce_table(
         out,
-        Budget(minutes=10.0 if minutes is None and epochs is None else minutes, epochs=epochs),
+        _budget(minutes, epochs, 10.0),
         variants={name: variants[name] for name in rows or variants},
         seeds=seeds,
         data=data,
         workers=workers,
-        **scored,
+        num_samples=1000 if samples is None else samples,
+        num_images=2000 if images is None else images,
     )
-    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    _print_table(out)
+
+
+def _reproduce_figure1(out: Path | None, compared: tuple[str, str]) -> None:
+    from flowvae.figure1 import reproduce_figure
+
+    out = out or Path("runs") / "table1"
+    for path in reproduce_figure([out / "runs" / name for name in compared], out / "figure1.png"):
+        print(path)
+
+
+def _reproduce_missing(
+    out: Path | None,
+    rows: tuple[str, ...],
+    data: str | None,
+    epochs: int | None,
+    minutes: float | None,
+    workers: int,
+    samples: int | None,
+    images: int | None,
+) -> None:
+    from flowvae.missing import BASELINES, VARIANTS, reproduce_missing
+
+    _check_rows("missing", rows, (*VARIANTS, *BASELINES))
+    reproduce_missing(
+        out or Path("runs") / "missing",
+        _budget(minutes, epochs, 10.0),
+        rows,
+        data,
+        workers,
+        num_samples=1000 if samples is None else samples,
+        num_images=2000 if images is None else images,
+    )
+
+
+def _reproduce_systems(
+    out: Path | None,
+    rows: tuple[str, ...],
+    data: str | None,
+    epochs: int | None,
+    minutes: float | None,
+    workers: int,
+    chosen: dict[str, int],
+) -> None:
+    from flowvae.systems import ROWS, reproduce_systems
+
+    _check_rows("systems", rows, ROWS)
+    reproduce_systems(
+        out or Path("runs") / "systems", _budget(minutes, epochs, 60.0), rows, data, workers, **chosen
+    )
 
 
 def _reproduce_bits_back(
@@ -188,14 +246,13 @@ def _reproduce_bits_back(
     images: int | None,
 ) -> None:
     from flowvae.bits_back import TRAINED, reproduce_bits_back
-    from flowvae.reproduce import Budget
 
     trains = not rows or any(name in TRAINED for name in rows)
     if not trains and (minutes is not None or epochs is not None):
         raise UserError(f"only {', '.join(TRAINED)} are trained; remove --minutes and --epochs")
     reproduce_bits_back(
         out or Path("runs") / "bits-back",
-        Budget(minutes=15.0 if minutes is None and epochs is None else minutes, epochs=epochs),
+        _budget(minutes, epochs, 15.0),
         rows,
         data,
         10_000 if images is None else images,
@@ -215,9 +272,7 @@ def _reproduce_few_labels(
 ) -> None:
     from flowvae.few_labels import ROWS, reproduce_few_labels
 
-    for name in rows:
-        if name not in ROWS:
-            raise UserError(f"few-labels has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
+    _check_rows("few-labels", rows, ROWS)
     out = out or Path("runs") / "few-labels"
     reproduce_few_labels(
         out,
@@ -229,13 +284,12 @@ def _reproduce_few_labels(
         epochs=epochs,
         minutes=minutes,
     )
-    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    _print_table(out)
 
 
 def _reproduce_modes(
     out: Path | None,
     rows: tuple[str, ...],
-    data: str | None,
     seeds: int,
     epochs: int | None,
     minutes: float | None,
@@ -244,11 +298,7 @@ def _reproduce_modes(
     from flowvae.evaluation.modes import USUAL_SAMPLES
     from flowvae.modes import ROWS, reproduce_modes
 
-    for name in rows:
-        if name not in ROWS:
-            raise UserError(f"modes has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
-    if data is not None:
-        raise UserError("modes are those of stacked-mnist; remove --data")
+    _check_rows("modes", rows, ROWS)
     out = out or Path("runs") / "modes"
     reproduce_modes(
         out,
@@ -258,7 +308,7 @@ def _reproduce_modes(
         minutes=minutes,
         num_images=USUAL_SAMPLES if images is None else images,
     )
-    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    _print_table(out)
 
 
 def _reproduce_wu_table1(
@@ -272,9 +322,7 @@ def _reproduce_wu_table1(
 ) -> None:
     from flowvae.wu_table1 import ROWS, USUAL_IMAGES, reproduce_wu_table1
 
-    for name in rows:
-        if name not in ROWS:
-            raise UserError(f"wu-table1 has no row {quoted(name)}; {did_you_mean(name, ROWS)}")
+    _check_rows("wu-table1", rows, ROWS)
     out = out or Path("runs") / "wu-table1"
     reproduce_wu_table1(
         out,
@@ -285,4 +333,4 @@ def _reproduce_wu_table1(
         distributions=1000 if distributions is None else distributions,
         num_images=USUAL_IMAGES if images is None else images,
     )
-    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    _print_table(out)

@@ -85,11 +85,13 @@ class CausalSymbols(CausalNetwork):
 
         Pixels between 0 and 1 count as probabilities.
         """
-        bits = _bits_of_all(self.patch, images.device)
         for order, offset in enumerate(self.offset.unflatten(0, (self.orders, self.symbols))):
             ones = space_to_depth(turn(padded(images, self.patch), order), self.patch)
-            frequencies = [(ones * bit + (1 - ones) * (1 - bit)).prod(1).mean(0) for bit in bits]
-            offset.copy_((torch.stack(frequencies) + 1e-3).log())
+            ones = ones.permute(2, 3, 1, 0).contiguous()
+            half = ones.shape[2] // 2
+            # A matrix product for each place sums over images, many times faster than each symbol by itself.
+            together = _chances(ones[:, :, half:]) @ _chances(ones[:, :, :half]).mT
+            offset.copy_((together.flatten(2).permute(2, 0, 1) / len(images) + 1e-3).log())
 
     def _offsets(self) -> Tensor:
         """Return the offsets of each order, [orders, 16, H/2, W/2]; -inf for impossible symbols."""
@@ -190,6 +192,14 @@ class CausalSymbols(CausalNetwork):
 
     def values(self, images: Tensor, orders: Tensor) -> Iterator[Tensor]:
         yield from to_symbols(self.turned(images, orders), self.patch).flatten(1).split(1, 1)
+
+
+def _chances(ones: Tensor) -> Tensor:
+    """Convert chances of a one, of k pixels [H, W, k, N], to those of their symbols, [H, W, 2^k, N]."""
+    chances = ones.new_ones(*ones.shape[:2], 1, ones.shape[3])
+    for one in ones.unsqueeze(3).unbind(2):
+        chances = torch.cat([chances * (1 - one), chances * one], 2)
+    return chances
 
 
 def _agreeing(images: Tensor, hidden: Tensor, patch: int) -> Tensor:
