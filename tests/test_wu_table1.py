@@ -70,14 +70,8 @@ def test_options_and_rows_without_a_meaning_are_refused(data, tmp_path):
     for words, said in (
         (("--rows", "vae-5"), ("no row 'vae-5'", "vae-50")),
         (("--seeds", 2, "--samples", 5), ("remove --seeds, --samples",)),
-        (("--draws", 2), ("only few-labels",)),
         (("--data", data, "--images", 31), ("--images 1 to 30",)),
         (("--data", data, "--distributions", 1), ("distributions is 1",)),
     ):
         is_refusal(flowvae("reproduce", "wu-table1", *words), *said)
-    is_refusal(
-        flowvae("reproduce", "table1", "--distributions", 9),
-        "wu-table1 are measured by annealing",
-        "--distributions",
-    )
     assert not (tmp_path / "runs").exists()
