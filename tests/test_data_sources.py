@@ -434,3 +434,19 @@ def test_path_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HOME", str(tmp_path))
     write_images(tmp_path / "pictures", random_images(10, 4, 4))
     assert load_dataset("~/pictures", "none").name == "pictures"
+
+
+def test_larochelle_draws_from_mnist_in_another_order() -> None:
+    """Each draw is of the grey image that makes it most likely. Only the test sets are of the same images."""
+    grey, published = (
+        load_dataset("mnist", "none"),
+        load_dataset(str(shared("mnist_static_larochelle_packed.npz"))),
+    )
+    chances = (
+        torch.cat([getattr(grey, split).images.flatten(1) for split in SPLITS]).div(255).clamp(1e-3, 1 - 1e-3)
+    )
+    of_zeros, of_ones = chances.neg().log1p().sum(1), chances.logit()
+    for split in SPLITS:
+        places = (getattr(published, split).images[:100].flatten(1).float() @ of_ones.T + of_zeros).argmax(1)
+        tested, first = (places >= 60_000).float().mean(), (places < 50_000).float().mean()
+        assert (tested > 0.98) if split == "test" else (tested < 0.02 and 0.7 < first < 0.95)
