@@ -91,6 +91,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("sample plain --images 0", ["images is 0"]),
     ("sample plain --images 99999999999999", ["images is 99999999999999", "10,000"]),
     ("sample plain --seed 99999999999999999999999", ["seed is 999"]),
+    ("sample plain --data images.npz", ["--data", "--show nearest"]),
     (
         "sample plain --out missing/samples.png",
         ["missing/samples.png: No such file", "create the directory"],

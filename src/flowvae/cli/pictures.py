@@ -23,7 +23,7 @@ def sample(
             sample is above its nearest training image; or classes, where each row has a class
         images: number of samples
         label: class of all samples, by number or name, for a conditional model
-        data: another data set or path to take the training images from
+        data: of nearest, another data set or path to take the training images from
         seed: random seed for the samples
         out: grid to write, .png or .pdf; .npz file; or directory for one PNG per image
     """

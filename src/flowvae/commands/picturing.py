@@ -54,6 +54,8 @@ def picture_samples(
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     check_range("images", num_images, 1, MOST_IMAGES)
+    if data is not None and show != "nearest":
+        raise UserError("--data names the training images of --show nearest; add that, or omit --data")
     run = Run(path)
     out = out or run.place_for(f"{show}.png")
     grid = is_grid(out)
