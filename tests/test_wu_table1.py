@@ -1,6 +1,7 @@
 """The table of decoders from one command: rows that are trained, annealed and kept."""
 
 import json
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -11,7 +12,9 @@ from flowvae import wu_table1
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
+    """Images, and a gap that is measured on two simulated images instead of sixteen."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wu_table1, "anneal_run", partial(wu_table1.anneal_run, num_simulated=2))
     write_images(tmp_path / "grey.npz", levels=256)
     return "grey.npz"
 
