@@ -123,7 +123,7 @@ def test_images_are_restored_and_take_as_many_bits_as_the_bound_says(name):
     model = moved(name)
     assert model.levels is not None
     assert isinstance(model, Sampler)
-    images = (model.draw(60) * (model.levels - 1)).round().long()
+    images = (model.draw(30) * (model.levels - 1)).round().long()
     coding = Coding(model)
     words, initial = coding.compress(images)
     assert torch.equal(coding.decompress(words, len(images)), images)

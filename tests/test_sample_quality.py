@@ -128,12 +128,25 @@ def test_too_few_images_are_refused():
         quality.sample_quality(images[:99], images, images, images)
 
 
+SMALL = ("--steps", 1, "--track", "none", "--features", 8, "--channels", 4, "--latent", 3)
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of bundled digits, after one step."""
-    run = tmp_path_factory.mktemp("quality") / "run"
-    words = ["--steps", 1, "--track", "none", "--features", 8, "--channels", 4, "--latent", 3]
-    succeeds("train", "vae", "--data", "mnist", "--out", run, *words)
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some of the bundled digits: 2,000 for training, 300 for validation and as many for testing."""
+    path, mnist = tmp_path_factory.mktemp("digits") / "digits.npz", load_dataset("mnist", "none")
+    counts = {"train": 2000, "valid": 300, "test": 300}
+    np.savez(
+        path, **{split: getattr(mnist, split).images[:count, 0].numpy() for split, count in counts.items()}
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Path) -> Path:
+    """A run of them, after one step."""
+    run = digits.parent / "run"
+    succeeds("train", "vae", "--data", digits, "--out", run, *SMALL)
     return run
 
 
@@ -172,17 +185,15 @@ def test_what_cannot_be_compared_is_refused(trained: Path, workspace: Path):
     is_refusal(flowvae("quality", "flow"), "images are 8 x 8, grey")
 
 
-def test_a_model_that_was_trained_with_hidden_pixels_is_compared_with_complete_images(tmp_path: Path):
-    words = ["--steps", 1, "--track", "none", "--features", 8, "--channels", 4, "--latent", 3]
-    succeeds("train", "vae", "--data", "mnist", "--hide", 0.5, "--out", tmp_path / "run", *words)
+def test_a_model_that_was_trained_with_hidden_pixels_is_compared_with_complete_images(
+    digits: Path, tmp_path: Path
+):
+    succeeds("train", "vae", "--data", digits, "--hide", 0.5, "--out", tmp_path / "run", *SMALL)
     assert "100 draws from p(x)" in succeeds("quality", tmp_path / "run", "--images", 100)
 
 
-def test_a_model_of_dynamic_binarization_is_compared(tmp_path: Path):
-    words = ["--steps", 1, "--track", "none", "--features", 8, "--channels", 4, "--latent", 3]
-    succeeds(
-        "train", "vae", "--data", "mnist", "--binarization", "dynamic", "--out", tmp_path / "run", *words
-    )
+def test_a_model_of_dynamic_binarization_is_compared(digits: Path, tmp_path: Path):
+    succeeds("train", "vae", "--data", digits, "--binarization", "dynamic", "--out", tmp_path / "run", *SMALL)
     assert "100 draws from p(x)" in succeeds("quality", tmp_path / "run", "--images", 100)
 
 
