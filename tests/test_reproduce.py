@@ -225,6 +225,11 @@ def test_options_that_a_study_would_ignore_are_refused(what, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistaken_name_is_said_before_its_options(tmp_path):
+    result = flowvae("reproduce", "few-label", "--labels", 5, "--out", tmp_path / "out")
+    is_refusal(result, "no table or file 'few-label'", "few-labels")
+
+
 def test_every_option_of_a_study_is_known_to_some():
     options = {name for name in signature(reproduce).parameters if name not in ("what", "out")}
     assert options == {*TAKEN_BY_TABLES}.union(*TAKEN.values()) == {*OPTIONS}

@@ -1,6 +1,6 @@
 """Commands that train and compare several models."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from flowvae.errors import UserError, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from flowvae.reproduce import Budget
+    from flowvae.tables import Variant
 
 COMPARED = "vae-seed0", "realnvp-5-seed0"
 OF_TRAINING = "rows", "data", "minutes", "epochs"
@@ -112,6 +113,7 @@ def reproduce(
         "first": first,
         "distributions": distributions,
     }
+    variants = {} if what in TAKEN else _variants(what)  # a mistaken name is said before its options
     taken = TAKEN.get(what, TAKEN_BY_TABLES)
     ignored = [name for name, value in given.items() if value not in (None, ()) and name not in taken]
     if ignored:
@@ -128,14 +130,15 @@ def reproduce(
     elif what == "wu-table1":
         _reproduce_wu_table1(out, rows, data, epochs, minutes, distributions, images)
     elif what == "missing":
-        _reproduce_missing(out, rows, data, epochs, minutes, workers, samples, images)
+        _reproduce_missing(out, _budget(minutes, epochs, 10.0), rows, data, workers, _scored(samples, images))
     elif what == "systems":
         measuring = {"num_samples": samples, "num_images": images, "distributions": distributions}
         chosen = measuring | {"annealed": annealed, "drawn": drawn}
         chosen = {name: value for name, value in chosen.items() if value is not None}
-        _reproduce_systems(out, rows, data, epochs, minutes, workers, chosen)
+        _reproduce_systems(out, _budget(minutes, epochs, 60.0), rows, data, workers, chosen)
     else:
-        _reproduce_table(what, out, rows, data, epochs, minutes, seeds, workers, samples, images)
+        budget, scored = _budget(minutes, epochs, 10.0), _scored(samples, images)
+        _reproduce_table(Path(what).stem, variants, out, budget, rows, data, workers, scored, seeds)
 
 
 def _budget(minutes: float | None, epochs: int | None, usual: float) -> "Budget":
@@ -145,9 +148,22 @@ def _budget(minutes: float | None, epochs: int | None, usual: float) -> "Budget"
     return Budget(minutes=usual if minutes is None and epochs is None else minutes, epochs=epochs)
 
 
-def _check_rows(what: str, rows: tuple[str, ...], known: Iterable[str]) -> None:
+def _scored(samples: int | None, images: int | None) -> dict[str, int]:
+    return {
+        "num_samples": 1000 if samples is None else samples,
+        "num_images": 2000 if images is None else images,
+    }
+
+
+def _variants(what: str) -> Mapping[str, "Variant"]:
+    from flowvae.tables import TABLES, read_variants
+
+    return TABLES[what] if what in TABLES else read_variants(Path(what))
+
+
+def _check_rows(what: str, rows: tuple[str, ...], known: Collection[str]) -> None:
     for name in rows:
-        if name not in (known := tuple(known)):
+        if name not in known:
             raise UserError(f"{what} has no row {quoted(name)}; {did_you_mean(name, known)}")
 
 
@@ -156,34 +172,22 @@ def _print_table(out: Path) -> None:
 
 
 def _reproduce_table(
-    what: str,
+    table: str,
+    variants: Mapping[str, "Variant"],
     out: Path | None,
+    budget: "Budget",
     rows: tuple[str, ...],
     data: str | None,
-    epochs: int | None,
-    minutes: float | None,
-    seeds: int,
     workers: int,
-    samples: int | None,
-    images: int | None,
+    scored: dict[str, int],
+    seeds: int,
 ) -> None:
     from flowvae.reproduce import reproduce_table
-    from flowvae.tables import TABLES, read_variants
 
-    table = Path(what).stem
-    variants = TABLES[what] if what in TABLES else read_variants(Path(what))
     _check_rows(table, rows, variants)
     out = out or Path("runs") / table
-    reproduce_table(
-        out,
-        _budget(minutes, epochs, 10.0),
-        variants={name: variants[name] for name in rows or variants},
-        seeds=seeds,
-        data=data,
-        workers=workers,
-        num_samples=1000 if samples is None else samples,
-        num_images=2000 if images is None else images,
-    )
+    chosen = {name: variants[name] for name in rows or variants}
+    reproduce_table(out, budget, variants=chosen, seeds=seeds, data=data, workers=workers, **scored)
     _print_table(out)
 
 
@@ -197,43 +201,30 @@ def _reproduce_figure1(out: Path | None, compared: tuple[str, str]) -> None:
 
 def _reproduce_missing(
     out: Path | None,
+    budget: "Budget",
     rows: tuple[str, ...],
     data: str | None,
-    epochs: int | None,
-    minutes: float | None,
     workers: int,
-    samples: int | None,
-    images: int | None,
+    scored: dict[str, int],
 ) -> None:
     from flowvae.missing import BASELINES, VARIANTS, reproduce_missing
 
     _check_rows("missing", rows, (*VARIANTS, *BASELINES))
-    reproduce_missing(
-        out or Path("runs") / "missing",
-        _budget(minutes, epochs, 10.0),
-        rows,
-        data,
-        workers,
-        num_samples=1000 if samples is None else samples,
-        num_images=2000 if images is None else images,
-    )
+    reproduce_missing(out or Path("runs") / "missing", budget, rows, data, workers, **scored)
 
 
 def _reproduce_systems(
     out: Path | None,
+    budget: "Budget",
     rows: tuple[str, ...],
     data: str | None,
-    epochs: int | None,
-    minutes: float | None,
     workers: int,
     chosen: dict[str, int],
 ) -> None:
     from flowvae.systems import ROWS, reproduce_systems
 
     _check_rows("systems", rows, ROWS)
-    reproduce_systems(
-        out or Path("runs") / "systems", _budget(minutes, epochs, 60.0), rows, data, workers, **chosen
-    )
+    reproduce_systems(out or Path("runs") / "systems", budget, rows, data, workers, **chosen)
 
 
 def _reproduce_bits_back(
