@@ -39,6 +39,8 @@ class DataConfig(Options):
     """pixels to hide: the probability of each, or HEIGHTxWIDTH of a rectangle at a random place"""
     training_images: int | None = None
     """number of training images to use, the first ones [all]"""
+    train_on_validation: bool = False
+    """add the validation images to the training images, for comparisons with models that had both"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

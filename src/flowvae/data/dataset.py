@@ -120,6 +120,31 @@ def first_images(dataset: Dataset, number: int) -> Dataset:
     return replace(dataset, train=dataset.train.take(slice(number)))
 
 
+def with_validation(dataset: Dataset, intensities: Split) -> Dataset:
+    """Put the validation images behind the training images, and leave them what they are as well.
+
+    ``intensities`` are the validation images before binarization, of which dynamic batches are drawn.
+    """
+    valid = intensities if dataset.binarization == "dynamic" else dataset.valid
+    note = "validation images are training images as well, so validation scores say nothing about new images"
+    return replace(dataset, train=_joined(dataset.train, valid), notes=(*dataset.notes, note))
+
+
+def _joined(*parts: Split) -> Split:
+    """Join splits; where only some have labels or missing pixels, the others have unknown and no ones."""
+    labels = observed = None
+    if any(part.labels is not None for part in parts):
+        unknown = [torch.full((len(part.images),), -1) for part in parts]
+        labels = [of if part.labels is None else part.labels for part, of in zip(parts, unknown, strict=True)]
+    if any(part.observed is not None for part in parts):
+        whole = [torch.ones_like(part.images, dtype=torch.bool) for part in parts]
+        observed = [
+            of if part.observed is None else part.observed for part, of in zip(parts, whole, strict=True)
+        ]
+    images = torch.cat([part.images for part in parts])
+    return Split(images, labels and torch.cat(labels), observed and torch.cat(observed))
+
+
 def as_float(images: Tensor, levels: int) -> Tensor:
     """Convert uint8 pixels 0 .. levels - 1 to numbers in [0, 1] of torch's default type, in the same shape.
 

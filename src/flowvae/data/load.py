@@ -22,7 +22,7 @@ from flowvae.data import (
     svhn,
 )
 from flowvae.data.binarization import binarize
-from flowvae.data.dataset import Dataset, Split, first_images, in_grey
+from flowvae.data.dataset import Dataset, Split, first_images, in_grey, with_validation
 from flowvae.data.hiding import hide_pixels
 from flowvae.data.images import Sides
 from flowvae.data.reading import user_path
@@ -73,6 +73,7 @@ def load_dataset(
     missing: str | None = None,
     hide: float | str | None = None,
     training_images: int | None = None,
+    train_on_validation: bool = False,
 ) -> Dataset:
     """Load a data set by its name, or from a file or a directory.
 
@@ -98,6 +99,8 @@ def load_dataset(
             image, drawn with ``seed``.
         training_images: number of training images to keep, the first ones; all other pixels, of every split,
             are the same as without.
+        train_on_validation: put the validation images, which also stay what they are, behind the training
+            images.
 
     Raises:
         UserError: if it cannot be loaded.
@@ -111,13 +114,16 @@ def load_dataset(
         "missing": missing,
         "hide": hide,
         "training_images": training_images,
+        "train_on_validation": train_on_validation,
     }
     return _load(from_dict(DataConfig, options), seed)
 
 
 def load_configured(config: DataConfig, source: str | None = None) -> Dataset:
     """Load the data set of a configuration, or another ``source`` in the same way, with all of its images."""
-    return _load(config if source is None else replace(config, data=source, training_images=None))
+    if source is not None:
+        config = replace(config, data=source, training_images=None, train_on_validation=False)
+    return _load(config)
 
 
 def load_whole(config: DataConfig, source: str) -> Split | None:
@@ -136,7 +142,10 @@ def _load(config: DataConfig, seed: int = 0) -> Dataset:
     dataset = _read(config, seed)
     dataset = replace(dataset, values=values_of(dataset))
     notes = (*dataset.notes, *oddities(dataset, config.binarization))
+    intensities = dataset.valid
     dataset = binarize(replace(dataset, notes=notes), config.binarization, seed)
+    if config.train_on_validation:
+        dataset = with_validation(dataset, intensities)
     return dataset if config.training_images is None else first_images(dataset, config.training_images)
 
 

@@ -1,14 +1,15 @@
 """config.json: its current format, and the conversion of earlier ones.
 
-Format 10 adds the path derivative to the importance-weighted bound. Format 9 adds to Bayesian GANs whether
-their generators share a batch. Format 8 adds the weight of the information of classes to Bayesian GANs that
-learn from few labels. Format 7 adds the number of components of causal networks, a number of training images,
-and patience. Format 6 adds the accumulation of gradients. Format 5 adds the kind of networks. Format 4 adds
-whether pixels are missing, what marks or hides them, whether a density is that of images given their labels,
-and how a classifier from few labels is regularized and where its first autoencoder is from. Format 3 adds a
-range of values and conversion to grey to the options of the data. Format 2 names a system and contains the
-options of the chosen parts. In format 1, and in files without a number, the options of all models are one
-list, and those of the objective are among the training options.
+Format 11 adds whether validation images are training images as well. Format 10 adds the path derivative to
+the importance-weighted bound. Format 9 adds to Bayesian GANs whether their generators share a batch. Format 8
+adds the weight of the information of classes to Bayesian GANs that learn from few labels. Format 7 adds the
+number of components of causal networks, a number of training images, and patience. Format 6 adds the
+accumulation of gradients. Format 5 adds the kind of networks. Format 4 adds whether pixels are missing, what
+marks or hides them, whether a density is that of images given their labels, and how a classifier from few
+labels is regularized and where its first autoencoder is from. Format 3 adds a range of values and conversion
+to grey to the options of the data. Format 2 names a system and contains the options of the chosen parts. In
+format 1, and in files without a number, the options of all models are one list, and those of the objective
+are among the training options.
 
 A field that an older file lacks gets the value that reproduces the behaviour of its time, which may differ
 from today's default. A new option needs a new format, and a line here.
@@ -26,7 +27,7 @@ from flowvae.parts import MOST, available, from_dict, names, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
-FORMAT = 10
+FORMAT = 11
 MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
@@ -188,6 +189,8 @@ def upgraded(values: Any) -> dict[str, Any]:
     if number < 10 and weighted and values.get("system") == "vae":
         # In format 1, it may be recorded as true, but had no effect.
         values["model"] = {**values["model"], "path_derivative": False}
+    if number < 11:
+        values["data"] = {"train_on_validation": False, **values.get("data", {})}
     return values
 
 

@@ -1,0 +1,69 @@
+"""Which images a model is trained on: the first ones, or those for validation as well."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowvae.config import DataConfig
+from flowvae.data import load_configured, load_dataset
+from flowvae.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> Path:
+    """Grey images of uniform noise: 16 to train on."""
+    path = tmp_path_factory.mktemp("data") / "noise.npz"
+    random = np.random.default_rng(0)
+    splits = {"train": 16, "valid": 5, "test": 4}
+    np.savez(
+        path, **{name: random.integers(0, 256, (count, 8, 8), np.uint8) for name, count in splits.items()}
+    )
+    return path
+
+
+def test_the_first_training_images(noise):
+    every = load_configured(DataConfig(str(noise)))  # of a static draw, which is of all images
+    some = load_configured(DataConfig(str(noise), training_images=5))
+    assert torch.equal(some.train.images, every.train.images[:5])
+    assert torch.equal(some.valid.images, every.valid.images)
+    assert some.spec.training_images == 5
+    other = load_configured(DataConfig("mnist", training_images=5), str(noise))
+    assert len(other.train.images) == len(every.train.images), "images of another data set are not left out"
+
+
+def test_more_training_images_than_there_are(noise):
+    with pytest.raises(UserError, match="training_images is 17, and noise has 16; give at most as many"):
+        load_configured(DataConfig(str(noise), training_images=17))
+    with pytest.raises(UserError, match="training_images is 0"):
+        DataConfig(training_images=0)
+
+
+@pytest.mark.parametrize("binarization", ["static", "dynamic", "none"])
+def test_validation_images_are_trained_on(noise, binarization):
+    apart = load_dataset(noise, binarization)
+    both = load_dataset(noise, binarization, train_on_validation=True)
+    first, more = both.train.images.split([len(apart.train.images), len(apart.valid.images)])
+    assert torch.equal(first, apart.train.images)
+    expected = load_dataset(noise, "none" if binarization == "dynamic" else binarization).valid.images
+    assert torch.equal(more, expected), "of dynamic batches, intensities are needed"
+    assert torch.equal(both.valid.images, apart.valid.images)
+    assert torch.equal(both.test.images, apart.test.images)
+    assert both.spec.training_images == len(apart.train.images) + len(apart.valid.images)
+    assert any("validation images are training images" in note for note in both.notes)
+    other = load_configured(DataConfig("mnist", train_on_validation=True), str(noise))
+    assert torch.equal(other.train.images, load_dataset(noise).train.images), "only those of the run's own"
+
+
+def test_labels_and_missing_pixels_of_validation_images_that_are_trained_on(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 4, 4), dtype=np.uint8)
+    known = np.ones_like(images, dtype=bool)
+    known[0, 0, 0, 0] = False
+    path = tmp_path / "some.npz"
+    np.savez(path, train=images, train_labels=np.arange(6), valid=images, observed_valid=known, test=images)
+    both = load_dataset(path, "none", train_on_validation=True).train
+    assert both.labels is not None
+    assert both.labels.tolist() == [*range(6), *[-1] * 6]
+    assert both.observed is not None
+    assert (~both.observed).nonzero().tolist() == [[6, 0, 0, 0]]
