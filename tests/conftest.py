@@ -1,6 +1,8 @@
 """What every test starts from: one thread, one seed, and the data sets that are too large to bundle."""
 
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 # One thread a process, and in the processes that tests start: the tensors of tests are too small for more.
@@ -15,6 +17,8 @@ from made_runs import run as run
 from tiny_runs import halves as halves
 from tiny_runs import unbroken as unbroken
 
+from flowvae.data import load
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -22,6 +26,14 @@ REPOSITORY = Path(__file__).parents[1]
 def seed() -> None:
     """Every test draws the same numbers, whichever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def mnist_is_read_once() -> Iterator[None]:
+    """Decompressing it takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(load.OWN, "mnist", cache(load.OWN["mnist"]))
+        yield
 
 
 @pytest.fixture(scope="session")

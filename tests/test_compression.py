@@ -10,7 +10,7 @@ from flow_constructors import FLOWS, context_for, event_of, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowvae.compression import Coding, codes
+from flowvae.compression import Coding, blocks, codes
 from flowvae.compression.blocks import _with, _without, portions
 from flowvae.compression.codes import CELL, REACH, STEPS, as_floats, do, pop_normal, push_normal, undo
 from flowvae.compression.stack import Stack
@@ -21,6 +21,12 @@ from flowvae.models import Bounded, Sampler, Scored
 from flowvae.objectives import importance_weighted_bound
 
 pytest.importorskip("constriction")
+
+
+@pytest.fixture
+def growing(monkeypatch) -> None:
+    """Portions grow from the first images on, so that few images are few passes."""
+    monkeypatch.setattr(blocks, "GROWTH", 2)
 
 
 def test_a_stack_undoes_pops_by_pushes():
@@ -118,6 +124,7 @@ def test_a_flow_of_whole_numbers_is_the_flow_and_loses_nothing(name):
     assert np.array_equal(stack._coder.get_compressed(), Stack()._coder.get_compressed())
 
 
+@pytest.mark.usefixtures("growing")
 @pytest.mark.parametrize("name", NAMES)
 def test_images_are_restored_and_take_as_many_bits_as_the_bound_says(name):
     model = moved(name)
@@ -142,6 +149,7 @@ def test_images_are_restored_and_take_as_many_bits_as_the_bound_says(name):
     assert 0.95 * float(least) - 2 < per_image < 1.05 * float(most) + 2
 
 
+@pytest.mark.usefixtures("growing")
 @pytest.mark.parametrize("name", ["vae-realnvp-of-noise", "vae-causal", "vae-mixture-of-maps"])
 def test_several_samples_take_the_importance_weighted_bound_of_the_codes_that_were_drawn(name):
     model = moved(name)
@@ -194,6 +202,7 @@ def test_models_that_cannot_compress_say_so(name):
         Coding(moved(name)).compress(torch.zeros(1, *SHAPE, dtype=torch.int64))
 
 
+@pytest.mark.usefixtures("growing")
 @pytest.mark.parametrize(
     "name",
     ["vae-realnvp-of-noise", "vae-causal", "pixelcnn", "pixelcnn-mixture", "vae-mixture-of-maps", "realnvp"],

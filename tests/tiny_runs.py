@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,15 @@ def unbroken(halves, tmp_path_factory) -> Path:
 
 
 def state_of(run: Path) -> dict[str, Any]:
-    return torch.load(run / "resume" / "state.pt", weights_only=True)
+    """Read the state of a run; those that tests compare with others are read once."""
+    path = run / "resume" / "state.pt"
+    there = path.stat()
+    return _read_state(path, there.st_ino, there.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_state(path: Path, _inode: int, _time: int) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
 
 
 def assert_equal(one: Any, other: Any, where: str = "state") -> None:
