@@ -25,7 +25,7 @@ from data_files import (
 )
 from PIL import Image
 
-from flowvae.data import chardata, cifar10, load_dataset, mnist, npz, reading
+from flowvae.data import chardata, cifar10, load, load_dataset, mnist, npz, reading
 from flowvae.errors import UserError
 
 
@@ -63,18 +63,25 @@ def test_names_that_no_path_has(source: str) -> None:
 # The bundled MNIST
 
 
-def test_bundled_file_with_a_wrong_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = bytearray(mnist.PATH.read_bytes())
-    data[1_000_000] ^= 1
-    (tmp_path / "mnist.npz").write_bytes(data)
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the bundled file is looked for; there is none."""
+    monkeypatch.setitem(load.OWN, "mnist", mnist.load)  # which other tests read once
     monkeypatch.setattr(mnist, "PATH", tmp_path / "mnist.npz")
+    return mnist.PATH
+
+
+def test_bundled_file_with_a_wrong_sha256(elsewhere: Path) -> None:
+    data = bytearray((Path(mnist.__file__).parent / "mnist.npz").read_bytes())
+    data[1_000_000] ^= 1
+    elsewhere.write_bytes(data)
     message = user_error("mnist")
     assert "mnist.npz" in message
     assert "sha256 is wrong; install flowvae again" in message
 
 
-def test_bundled_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist, "PATH", tmp_path / "mnist.npz")
+@pytest.mark.usefixtures("elsewhere")
+def test_bundled_file_is_missing() -> None:
     assert "No such file" in user_error("mnist")
 
 

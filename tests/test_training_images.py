@@ -1,14 +1,17 @@
 """Which images a model is trained on: the first ones, or those for validation as well."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import SMALL, flowvae, write_images
 
 from flowvae.config import DataConfig
 from flowvae.data import load_configured, load_dataset
 from flowvae.errors import UserError
+from flowvae.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +19,11 @@ def noise(tmp_path_factory) -> Path:
     """Grey images of uniform noise: 16 to train on."""
     path = tmp_path_factory.mktemp("data") / "noise.npz"
     random = np.random.default_rng(0)
-    splits = {"train": 16, "valid": 5, "test": 4}
-    np.savez(
-        path, **{name: random.integers(0, 256, (count, 8, 8), np.uint8) for name, count in splits.items()}
-    )
+    counts = {"train": 16, "valid": 5, "test": 4}
+    splits: dict[str, Any] = {
+        name: random.integers(0, 256, (count, 8, 8), np.uint8) for name, count in counts.items()
+    }
+    np.savez(path, **splits)
     return path
 
 
@@ -67,3 +71,25 @@ def test_labels_and_missing_pixels_of_validation_images_that_are_trained_on(tmp_
     assert both.labels.tolist() == [*range(6), *[-1] * 6]
     assert both.observed is not None
     assert (~both.observed).nonzero().tolist() == [[6, 0, 0, 0]]
+
+
+def test_what_is_measured_with_validation_images_that_were_trained_on_has_a_warning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images.npz")
+    words = [
+        "--data",
+        "images.npz",
+        "--steps",
+        2,
+        "--track",
+        "none",
+        "--train-on-validation",
+        "--out",
+        "both",
+    ]
+    trained = flowvae("train", "vae", *SMALL, *words)
+    assert "images: validation images are training images as well" in trained.err
+    assert Run(Path("both")).spec.training_images == 48 + 20
+    scored = ("evaluate", "both", "--samples", 2, "--images", 5)
+    assert "both: it was trained on its validation images" in flowvae(*scored, "--split", "valid").err
+    assert "trained on" not in flowvae(*scored).err

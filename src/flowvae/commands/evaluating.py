@@ -65,6 +65,9 @@ def evaluate_run(
     if num_images is None and own:
         num_images = min(USUAL_EVALUATED, len(getattr(dataset, split).images))
 
+    if own and split == "valid":
+        warn_of_validation(run)
+
     def measure(report: Report, keep: Keep, finished: Finished | None) -> dict[str, Any]:
         return evaluate(run.model, dataset, split, num_samples, num_images, seed, report, keep, finished)
 
@@ -113,6 +116,9 @@ def anneal_run(
     if num_images is None:
         num_images = min(USUAL_ANNEALED, len(getattr(dataset, split).images))
 
+    if own and split == "valid":
+        warn_of_validation(run)
+
     def measure(report: Report, keep: Keep, finished: Finished | None) -> dict[str, Any]:
         return evaluate_annealed(
             run.model, dataset, annealing, split, num_images, seed, report, keep, finished
@@ -138,6 +144,16 @@ def anneal_run(
         if not run.bundled and own:
             write_scores(run, of_images, runs.ANNEALED_SCORES)
     return evaluation
+
+
+def warn_of_validation(run: Run) -> None:
+    """Print a warning to standard error if the run was trained on its validation images as well."""
+    if run.config.data.train_on_validation:
+        print(
+            f"flowvae: warning: {run.name}: it was trained on its validation images as well, so what is "
+            "measured with them says nothing about new images",
+            file=sys.stderr,
+        )
 
 
 def training_of(run: Run) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowvae import runs
-from flowvae.commands.evaluating import training_of
+from flowvae.commands.evaluating import training_of, warn_of_validation
 from flowvae.commands.progress import reporting
 from flowvae.data import Dataset, as_float, load_configured, stacked_mnist
 from flowvae.devices import device
@@ -82,6 +82,8 @@ def compare_samples(
     complete = dataclasses.replace(run.config.data, hide=None)
     dataset = run.read_dataset(data) if run.config.data.hide is None else load_configured(complete, data)
     number = _number_of(dataset, num_images, counting)
+    if data in (None, run.config.data.data) and not counting:
+        warn_of_validation(run)
     chosen = features or (dataset.name if dataset.name in DATA_SETS else "mnist")
     network = feature_network(chosen)
     model = run.model.to(device(on))

@@ -134,15 +134,12 @@ def _joined(*parts: Split) -> Split:
     """Join splits; where only some have labels or missing pixels, the others have unknown and no ones."""
     labels = observed = None
     if any(part.labels is not None for part in parts):
-        unknown = [torch.full((len(part.images),), -1) for part in parts]
-        labels = [of if part.labels is None else part.labels for part, of in zip(parts, unknown, strict=True)]
+        of_each = [(part, torch.full((len(part.images),), -1)) for part in parts]
+        labels = torch.cat([unknown if part.labels is None else part.labels for part, unknown in of_each])
     if any(part.observed is not None for part in parts):
-        whole = [torch.ones_like(part.images, dtype=torch.bool) for part in parts]
-        observed = [
-            of if part.observed is None else part.observed for part, of in zip(parts, whole, strict=True)
-        ]
-    images = torch.cat([part.images for part in parts])
-    return Split(images, labels and torch.cat(labels), observed and torch.cat(observed))
+        of_each = [(part, torch.ones_like(part.images, dtype=torch.bool)) for part in parts]
+        observed = torch.cat([known if part.observed is None else part.observed for part, known in of_each])
+    return Split(torch.cat([part.images for part in parts]), labels, observed)
 
 
 def as_float(images: Tensor, levels: int) -> Tensor:
