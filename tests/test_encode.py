@@ -136,9 +136,13 @@ def test_older_pictures_are_kept_and_counted(workspace):
     assert len(contents(workspace / "samples")) == 15
 
 
-def test_names_stay_inside_the_directory(tmp_path):
-    save_images({"images": torch.zeros(2, 3, 4, 4)}, ["../../up.png", "/etc/passwd"], tmp_path / "out")
-    assert set(contents(tmp_path)) == {"out", "out/up.png", "out/etc", "out/etc/passwd.png"}
+def test_names_stay_inside_the_directory(tmp_path, capsys):
+    out = tmp_path / "out"
+    save_images({"images": torch.zeros(3, 3, 4, 4)}, ["in", "../../up.png", "/etc/passwd"], out)
+    assert capsys.readouterr().err == (
+        f"flowvae: note: images stay inside {out}, so '../../up.png' is {out / 'up.png'} (2 such names)\n"
+    )
+    assert set(contents(tmp_path)) == {"out", "out/in.png", "out/up.png", "out/etc", "out/etc/passwd.png"}
 
 
 def test_refusals(files):

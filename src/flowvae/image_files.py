@@ -40,8 +40,9 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
     """Save images [N, C, H, W] in [0, 1] of one or more groups, the same ``names`` for each group.
 
     An .npz file has an array for each group (float32), ``names``, and the ``notes``. In a directory, an image
-    is ``NAME.png`` of 8 bits; of several groups, ``GROUP/NAME.png``. A warning counts other PNG files there,
-    such as those of an earlier call.
+    is ``NAME.png`` of 8 bits; of several groups, ``GROUP/NAME.png``. A note says where images are whose names
+    are paths out of the directory, and a warning counts other PNG files there, such as those of an earlier
+    call.
 
     Raises:
         UserError: if two images would have one file, or a file cannot have the name of its image.
@@ -61,6 +62,14 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
     if len(set(places)) < len(places):
         (twice, *_) = (file for file in places if places.count(file) > 1)
         raise UserError(f"two images would be written to {twice}; write an .npz file instead")
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        place, number = places[names.index(outside[0])], f" ({len(outside):,} such names)"
+        print(
+            f"flowvae: note: images stay inside {out}, so {quoted(outside[0])} is {place}"
+            + (number if len(outside) > 1 else ""),
+            file=sys.stderr,
+        )
     for group, images in groups.items():
         pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         for file, image in zip(files[group], pixels, strict=True):
