@@ -10,6 +10,7 @@ from flow_constructors import FLOWS, context_for, event_of, make
 from made_runs import moved_model
 from torch import Tensor
 
+from flowvae import devices
 from flowvae.config import Config
 from flowvae.densities import CausalLikelihood
 from flowvae.flows import Flow, checkpoint_transformations
@@ -151,6 +152,20 @@ def test_runs_train_in_bfloat16_and_are_validated_in_float32(train, tmp_path):
     assert all(torch.isfinite(torch.tensor(line["negative_elbo"])) for line in read_metrics(tmp_path / "run"))
     result = flowvae("train", "--resume", "run", "--precision", "float32", "--steps", "8")
     is_refusal(result, "started with precision = bfloat16")
+
+
+@pytest.mark.parametrize(("slowdown", "warned"), [(0.3, False), (31.4, True)])
+def test_a_device_that_emulates_bfloat16_is_warned_of(train, monkeypatch, slowdown, warned):
+    monkeypatch.setattr(devices, "bfloat16_slowdown", lambda on: slowdown)
+    said = flowvae(*train("realnvp-2", "--precision", "bfloat16")).err
+    assert ("cpu emulates bfloat16, in which a product of matrices takes 31 times as long;" in said) == warned
+
+
+def test_the_slowdown_of_bfloat16_is_a_ratio_of_times(monkeypatch):
+    assert 0 < devices.bfloat16_slowdown(torch.device("cpu"), size=32) < float("inf")
+    ticks = iter([0, 9, 0, 6, 0, 8, 0, 9, 0, 2, 0, 3])
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: next(ticks))
+    assert devices.bfloat16_slowdown(torch.device("cpu"), size=2) == 3, "the fastest of three count"
 
 
 def test_gradient_checkpointing_may_change_when_a_run_goes_on(train):

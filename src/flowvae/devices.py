@@ -1,8 +1,13 @@
 """The device that computes."""
 
+import time
+
 import torch
 
 from flowvae.errors import UserError, quoted
+
+MOST_SLOWDOWN = 3.0
+"""factor of time in bfloat16 above which there is a warning"""
 
 
 def device(name: str = "auto") -> torch.device:
@@ -30,3 +35,33 @@ def device(name: str = "auto") -> torch.device:
     except RuntimeError:  # no name of a device at all
         pass
     raise UserError(f"device {quoted(name)} is not available; choose auto or {' or '.join(here)}")
+
+
+def bfloat16_caveat(on: torch.device) -> str | None:
+    """Return a one-line warning if the device is slower in bfloat16 than in float32; else None."""
+    slowdown = bfloat16_slowdown(on)
+    if slowdown <= MOST_SLOWDOWN:
+        return None
+    return (
+        f"{on.type} emulates bfloat16, in which a product of matrices takes {slowdown:.0f} times as long; "
+        "train with --precision float32"
+    )
+
+
+def bfloat16_slowdown(on: torch.device, size: int = 256) -> float:
+    """Measure how many times as long a product of two matrices takes in bfloat16 as in float32.
+
+    It is 1 or less where the processor computes in bfloat16, and 10 to 1,000 where that is emulated. The
+    measurement takes a fraction of a second.
+    """
+
+    def seconds(kind: torch.dtype) -> float:
+        matrix = torch.ones(size, size, dtype=kind, device=on)
+        taken: list[float] = []
+        for _ in range(3):  # the first of a kind is slow
+            began = time.perf_counter()
+            (matrix @ matrix)[0, 0].item()
+            taken.append(time.perf_counter() - began)
+        return min(taken)
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)

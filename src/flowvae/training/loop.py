@@ -231,6 +231,12 @@ def _take_steps(
             shown.line(f"flowvae: warning: {dataset.name}: {note}")
         if processes > 1:
             shown.line(f"{processes} processes")
+        if (
+            main
+            and settings.precision == "bfloat16"
+            and (said := devices.bfloat16_caveat(accelerator.device))
+        ):
+            shown.line(f"flowvae: warning: {said}")
         if state.ended:
             shown.line(f"training ended at step {state.step:,}, where validation had stopped improving")
         while fraction < 1 and not stop:
