@@ -231,11 +231,8 @@ def _take_steps(
             shown.line(f"flowvae: warning: {dataset.name}: {note}")
         if processes > 1:
             shown.line(f"{processes} processes")
-        if (
-            main
-            and settings.precision == "bfloat16"
-            and (said := devices.bfloat16_caveat(accelerator.device))
-        ):
+        narrow = main and settings.precision == "bfloat16"
+        if narrow and (said := devices.bfloat16_caveat(accelerator.device)):
             shown.line(f"flowvae: warning: {said}")
         if state.ended:
             shown.line(f"training ended at step {state.step:,}, where validation had stopped improving")
