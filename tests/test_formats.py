@@ -142,6 +142,12 @@ def test_runs_of_format_6_wait_for_validation_for_ever_and_use_all_images():
     assert _described(upgraded(values)).config == config
 
 
+def test_runs_of_format_10_were_not_trained_on_validation_images():
+    values = {**written(CONFIG, SPEC, "vae"), "format": 10}
+    del values["data"]["train_on_validation"]
+    assert _described(upgraded(values)).config == CONFIG
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [
