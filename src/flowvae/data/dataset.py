@@ -131,7 +131,7 @@ def with_validation(dataset: Dataset, intensities: Split) -> Dataset:
 
 
 def _joined(*parts: Split) -> Split:
-    """Join splits. If only some have labels, those of the others are unknown, -1; and so with masks: known."""
+    """Join splits. Where others have labels or masks, images without have the label -1 and known pixels."""
     labels = observed = None
     if any(part.labels is not None for part in parts):
         of_each = [(part, torch.full((len(part.images),), -1)) for part in parts]
