@@ -126,6 +126,41 @@ def test_every_page_is_an_image(tmp_path: Path, ending: str, exact: bool) -> Non
         assert {bytes(page) for page in pages} <= set(map(bytes, luma))
 
 
+@pytest.mark.parametrize("form", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw", "gif"])
+def test_many_pages_are_read(tmp_path: Path, form: str) -> None:
+    """Whether Pillow reads much or little beyond the page that it decodes."""
+    pages = drawings(40, side=64)
+    (tmp_path / "set").mkdir()
+    first, *rest = map(Image.fromarray, pages)
+    if form == "gif":
+        first.save(tmp_path / "set" / "stack.gif", save_all=True, append_images=rest)
+    else:
+        first.save(tmp_path / "set" / "stack.tif", save_all=True, append_images=rest, compression=form)
+    dataset = load_dataset("set", "none", grey=True)
+    assert everything(dataset) == sorted(map(bytes, pages))
+    (path,) = (tmp_path / "set").iterdir()
+    with path.open("rb") as file:
+        assert (decode(file, 1)[0] == pages[0]).all()
+
+
+@pytest.mark.parametrize("with_exif", [False, True])
+def test_a_photograph_that_contains_others_is_one_image(tmp_path: Path, with_exif: bool) -> None:
+    """Cameras put a small picture behind the large one."""
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    options = {"exif": exif} if with_exif else {}
+    (tmp_path / "set").mkdir()
+    for number, image in enumerate(map(Image.fromarray, random_images(5, 16, 24, 3))):
+        path = tmp_path / "set" / f"{number}.jpg"
+        image.save(path, format="MPO", save_all=True, append_images=[image.resize((12, 8))], **options)
+        with Image.open(path) as opened:
+            assert opened.format == "MPO"
+    dataset = load_dataset("set", "none")
+    assert dataset.shape == (3, 16, 24)
+    assert sum(sizes(dataset)) == 5
+    assert not dataset.notes
+
+
 @pytest.mark.parametrize("ending", [".tif", ".gif"])
 def test_a_damaged_page_is_a_user_error(tmp_path: Path, ending: str) -> None:
     write_images(tmp_path / "set", drawings(5, side=16))
@@ -404,6 +439,27 @@ def deep_colour(pixels: np.ndarray) -> bytes:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     header = chunk(b"IHDR", struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("largest", [255, 1023, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_deep_colour_of_a_ppm_is_not_cut_silently(tmp_path: Path, largest: int, plain: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, largest + 1, (12, 4, 6, 3))
+    (tmp_path / "set").mkdir()
+    for number, image in enumerate(pixels):
+        binary = image.astype(">u2" if largest > 255 else "u1").tobytes()
+        content = " ".join(map(str, image.ravel())).encode() if plain else binary
+        head = f"P{3 if plain else 6}\n6 4\n{largest}\n".encode()
+        (tmp_path / "set" / f"{number:02}.ppm").write_bytes(head + content)
+    if largest > 255:
+        hint = f"of which only the upper 8 can be read; give --value-range 0 {largest} to read them"
+        assert hint in user_error("set", "none")
+        with pytest.raises(UserError, match=f"give --value-range 0 {largest} "):
+            load_dataset("set", "none", value_range=(0, 4095))
+    dataset = load_dataset("set", "none", value_range=(0, largest) if largest > 255 else None)
+    found = np.array([np.frombuffer(image, np.uint8) for image in everything(dataset)], int)
+    expected = np.array(sorted((pixels * 255 / largest).transpose(0, 3, 1, 2).reshape(12, -1).tolist()))
+    np.testing.assert_allclose(found, expected, atol=0.51)
 
 
 def test_16_bits_in_colour_are_not_cut_silently(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from data_files import (
 )
 from PIL import Image
 
-from flowvae.data import chardata, cifar10, load, load_dataset, mnist, npz, reading
+from flowvae.data import chardata, cifar10, images, load, load_dataset, mnist, npz, reading
 from flowvae.errors import UserError
 
 
@@ -155,6 +155,13 @@ def test_npz_with_bad_arrays(tmp_path: Path, case: str) -> None:
     message = user_error(path)
     assert str(path) in message
     assert re.search(expected, message), message
+
+
+@pytest.mark.parametrize("missing", [None, "nan", "0"])
+def test_arrays_without_images(tmp_path: Path, missing: str | None) -> None:
+    path = save(tmp_path / "none.npz", images=np.zeros((0, 8, 8)))
+    with pytest.raises(UserError, match=r"none.npz contains no images"):
+        load_dataset(path, "none", missing=missing)
 
 
 def good_npz(path: Path) -> Path:
@@ -430,6 +437,43 @@ def test_decompression_bomb(tmp_path: Path, side: int) -> None:
     assert "bomb.png has more than 64 megapixels" in user_error(tmp_path)
 
 
+def test_an_animated_png_may_have_half_as_many_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Pillow keeps several copies of it."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 2**17)
+    still, moving = tmp_path / "still.png", tmp_path / "moving.png"
+    frames = [Image.new("RGB", (256, 257), colour) for colour in ("red", "blue")]
+    frames[0].save(still)
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    assert len(list(images.decode_pages(still, 1))) == 1
+    with pytest.raises(UserError, match=r"more than 0.0625 megapixels"):
+        list(images.decode_pages(moving, 1))
+
+
+def test_more_compressed_pages_than_can_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_COMPRESSED", 5)
+    first, *rest = map(Image.fromarray, random_images(6, 7, 5))
+    first.save(tmp_path / "few.tif", save_all=True, append_images=rest[:-1], compression="tiff_lzw")
+    assert len(images.read_headers(tmp_path / "few.tif")) == 5
+    first.save(tmp_path / "stack.tif", save_all=True, append_images=rest)
+    assert len(images.read_headers(tmp_path / "stack.tif")) == 6
+    first.save(tmp_path / "stack.tif", save_all=True, append_images=rest, compression="tiff_lzw")
+    assert "stack.tif has more than 5 compressed pages" in user_error(tmp_path)
+
+
+def metadata_of_pages(count: int = 500, size: int = 10_000) -> bytes:
+    """A TIFF file of many pages that all point to the same bytes."""
+    content = b"II*\0" + struct.pack("<I", 8 + size) + bytes(size)
+    pixel = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    for number in range(1, count + 1):
+        tags = [struct.pack("<2H2I", tag, 4, 1, value) for tag, value in pixel.items()]
+        tags.append(struct.pack("<2H2I", 1000, 7, size, 8))
+        content += struct.pack("<H", len(tags)) + b"".join(tags)
+        content += struct.pack("<I", len(content) + 4 if number < count else 0)
+    return content
+
+
 def metadata_bomb(count: int = 2000) -> bytes:
     """A TIFF file of one pixel whose other tags, so many, all point to its same 100,000 bytes."""
     size = 100_000
@@ -456,8 +500,12 @@ def jpeg_with_metadata(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("bomb.tif", metadata_bomb()), ("bomb.jpg", jpeg_with_metadata(metadata_bomb()))],
-    ids=["TIFF", "JPEG"],
+    [
+        ("bomb.tif", metadata_bomb()),
+        ("pages.tif", metadata_of_pages()),
+        ("bomb.jpg", jpeg_with_metadata(metadata_bomb())),
+    ],
+    ids=["TIFF", "pages", "JPEG"],
 )
 def test_metadata_of_which_the_same_bytes_are_read_again_and_again(
     tmp_path: Path, name: str, content: bytes

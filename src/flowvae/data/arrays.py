@@ -80,6 +80,8 @@ def are_marked(images: np.ndarray, marker: Marker) -> np.ndarray:
 
 def covered(images: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return images [N, C, H, W] with a known value in place of all values that are not known."""
+    if not images.size:
+        return images
     first = np.broadcast_to(known, images.shape).argmax()
     return np.where(known, images, images.flat[first] if known.any() else 0)
 

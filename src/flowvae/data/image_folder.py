@@ -139,6 +139,22 @@ def _few(names: list[str], most: int = 5) -> str:
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
+def files_below(directory: Path, splits: bool = True) -> list[Path]:
+    """List all image files below a directory, sorted; links are followed where `load` does.
+
+    These are links to splits and classes. ``splits``: whether subdirectories may be splits, in which the
+    classes are one level further down.
+    """
+    found = []
+    for entry in _entries(directory):
+        if _is_image(entry):
+            found.append(entry)
+        elif entry.is_dir():
+            of_classes = splits and split_called(entry.name) is not None
+            found += files_below(entry, splits=False) if of_classes else _files_below(entry)
+    return sorted(found)
+
+
 def _list_images(directory: Path) -> Listing:
     """List image files, sorted by name; those of a class at any depth."""
     entries = _entries(directory)

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import io
 import logging
 import math
 import os
@@ -26,14 +27,16 @@ GREY_MODES = {"1", "L", "LA"}
 EIGHT_BIT_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}
 DEEP_MODES = {"I;16", "I;16B", "I;16L", "I", "F"}
 DEEP_COLOUR = "more than 8 bits"
-"""key of an image's ``info`` that marks 16 bits per channel, of which Pillow drops the lower 8"""
-SIXTEEN_BITS = (0.0, 65535.0)
+"""key of an image's ``info`` that marks colour with more than 8 bits per channel, of which Pillow keeps 8"""
 LYING = {5, 6, 7, 8}
 """orientations of EXIF in which width and height are swapped"""
 MAX_PIXELS = 64 * 2**20
 """largest number of pixels of one image; a small file can claim more than fits in memory"""
 ANIMATED = {"GIF", "WEBP"}
-"""formats of which Pillow keeps four copies while it decodes; they may have half as many pixels"""
+"""formats of which Pillow keeps four copies while it decodes, as of an animated PNG; they may have half as
+many pixels"""
+MAX_COMPRESSED = 10_000
+"""largest number of compressed pages of a TIFF file; libtiff looks for each from the first on"""
 MAX_METADATA = 2**16
 """largest number of bytes of EXIF data, which fit into one segment of a JPEG"""
 
@@ -65,8 +68,8 @@ def read_headers(file: Path, value_range: ValueRange | None = None) -> list[tupl
     last are decoded.
     """
     headers = []
-    with _opened(file, file, value_range) as image:
-        for page in _pages(image, file, value_range):
+    with _opened(file, file, value_range) as (image, source):
+        for page in _pages(image, source, file, value_range):
             width, height = page.size
             # Pillow returns the sides of a TIFF as if it were upright.
             if page.format != "TIFF" and _orientation(page) in LYING:
@@ -98,7 +101,7 @@ def decode(
             Pillow's bilinear one, which averages over the area that becomes one pixel.
     """
     where = where or file
-    with _opened(file, where) as image:
+    with _opened(file, where) as (image, _):
         if size is not None and image.size != size:
             raise UserError(
                 f"{where} has {_sides(image.size)} pixels, not {_sides(size)}; get the published file"
@@ -127,8 +130,8 @@ def decode_pages(
         value_range: values that become 0 and 255; with it, pixels may have more than 8 bits.
         marker: what marks missing pixels: pixels that are not fully opaque, or have a value before scaling.
     """
-    with _opened(file, file, value_range) as image:
-        for page in _pages(image, file, value_range):
+    with _opened(file, file, value_range) as (image, source):
+        for page in _pages(image, source, file, value_range):
             with _readable(file):
                 # A copy: turning the file's own image would affect its later pages.
                 turned = getattr(page, "n_frames", 1) > 1 and _orientation(page) != 1
@@ -251,14 +254,22 @@ def _readable(where: object) -> Iterator[None]:
         raise unreadable(where, "an image", error) from error
 
 
-def _pages(image: Image.Image, where: object, value_range: ValueRange | None) -> Iterator[Image.Image]:
+def _pages(
+    image: Image.Image, source: "_Rationed", where: object, value_range: ValueRange | None
+) -> Iterator[Image.Image]:
     """Yield the same image at every page or frame in turn, each checked like the first."""
     with _readable(where):
-        count = getattr(image, "n_frames", 1)
+        # The other images in the JPEG file of a camera, an MPO, are previews or other views of the first.
+        count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     for number in range(count):
+        source.renew()
         if number:
             with _readable(where):
                 image.seek(number)
+            if number >= MAX_COMPRESSED and any(tile[0] == "libtiff" for tile in getattr(image, "tile", ())):
+                raise UserError(
+                    f"{where} has more than {MAX_COMPRESSED:,} compressed pages; make several files of it"
+                )
             _check_form(image, where, value_range)
         yield image
 
@@ -290,22 +301,34 @@ def silent_libtiff() -> Iterator[None]:
 
 def open_image(file: IO[bytes]) -> Image.Image:
     """Open a file of one of FORMATS with Pillow, without decoding it."""
-    return Image.open(_Rationed(file), formats=FORMATS)  # pyright: ignore[reportArgumentType]
+    return _open_rationed(_Rationed(file))
+
+
+def _open_rationed(source: "_Rationed") -> Image.Image:
+    return Image.open(source, formats=FORMATS)  # pyright: ignore[reportArgumentType]
 
 
 class _Rationed:
-    """A file that can be read at most four times over, with at most one part of EXIF data.
+    """A file that can be read at most four times over for a page, with at most one part of EXIF data.
 
     Pillow keeps a copy of what every tag of a TIFF file or of EXIF data points to, and thousands of tags can
     point to the same bytes: a megabyte would become gigabytes. EXIF data is joined from any number of parts.
+    It keeps those of one page at a time, and reads those of all once to count the pages, as if of one.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
-        self._left = 4 * file.seek(0, os.SEEK_END) + 2**16  # Pillow also asks for more than a tiny file has
-        self._parts = 0
+        if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
+            self.fileno = file.fileno  # without it, Pillow copies the whole file for each compressed page
+        self._size = file.seek(0, os.SEEK_END)
         file.seek(0)
+        self.renew()
+
+    def renew(self) -> None:
+        """Grant what one page may take."""
+        self._left = 4 * self._size + 2**16  # Pillow also asks for more than a tiny file has
+        self._parts = 0
 
     def read(self, count: int = -1, /) -> bytes:
         data = self._file.read(count)
@@ -336,32 +359,44 @@ def _orientation(image: Image.Image) -> int:
 @contextmanager
 def _opened(
     file: Path | IO[bytes], where: object, value_range: ValueRange | None = None
-) -> Iterator[Image.Image]:
+) -> Iterator[tuple[Image.Image, _Rationed]]:
+    """Open an image, checked, with the file that Pillow reads it from."""
     with warnings.catch_warnings(), silent_libtiff(), ExitStack() as stack:
         # Damaged metadata does not matter to the pixels, and damaged pixels are an error.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = open_image(stack.enter_context(open_file(file)) if isinstance(file, Path) else file)
+            source = _Rationed(stack.enter_context(open_file(file)) if isinstance(file, Path) else file)
+            image = _open_rationed(source)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _too_large(where) from error
         except Exception as error:  # each of Pillow's formats has errors of its own
             raise unreadable(where, "an image", "damaged, or not an image") from error
         with image:
             _check_form(image, where, value_range)
-            yield image
+            yield image, source
+
+
+def _largest_of_colour(image: Image.Image) -> int:
+    """Return the largest value that colours have in the file, of an image that is not decoded yet."""
+    codings = [tile[3] for tile in getattr(image, "tile", ())]
+    if image.format in ("PNG", "TIFF"):
+        return 65535 if any(";16" in str(coding) for coding in codings) else 255
+    if image.format == "PPM":  # mode and largest value, which becomes 255; the mode alone if it is 255
+        return max((coding[1] for coding in codings if isinstance(coding, tuple)), default=255)
+    return 255
 
 
 def _check_form(image: Image.Image, where: object, value_range: ValueRange | None) -> None:
     if math.prod(image.size) > most_pixels(image):
         raise _too_large(where, most_pixels(image))
-    raw = [str(tile[3]) for tile in getattr(image, "tile", ())] if image.format in ("PNG", "TIFF") else []
-    image.info[DEEP_COLOUR] = image.mode in EIGHT_BIT_MODES and any(";16" in mode for mode in raw)
+    largest = _largest_of_colour(image) if image.mode in EIGHT_BIT_MODES else 255
+    image.info[DEEP_COLOUR] = largest > 255
     if image.info[DEEP_COLOUR]:
-        if value_range != SIXTEEN_BITS:
+        if value_range != (0, largest):
             raise UserError(
-                f"{where} has 16 bits per channel, of which only the upper 8 can be read; give "
-                "--value-range 0 65535 to read them, or convert it to 8 bits"
+                f"{where} has {largest.bit_length()} bits per channel, of which only the upper 8 can be "
+                f"read; give --value-range 0 {largest} to read them, or convert it to 8 bits"
             )
     elif image.mode not in EIGHT_BIT_MODES and (value_range is None or image.mode not in DEEP_MODES):
         said = f"{where} has more than 8 bits per pixel (mode {image.mode}"
@@ -377,7 +412,8 @@ def _check_form(image: Image.Image, where: object, value_range: ValueRange | Non
 
 def most_pixels(image: Image.Image) -> int:
     """Return the largest number of pixels of an image of its format."""
-    return MAX_PIXELS // 2 if image.format in ANIMATED else MAX_PIXELS
+    several = image.format in ANIMATED or (image.format == "PNG" and getattr(image, "is_animated", False))
+    return MAX_PIXELS // 2 if several else MAX_PIXELS
 
 
 def _too_large(where: object, most: int = MAX_PIXELS) -> UserError:

@@ -100,7 +100,7 @@ def load_dataset(
         training_images: number of training images to keep, the first ones; all other pixels, of every split,
             are the same as without.
         train_on_validation: put the validation images, which also stay what they are, behind the training
-            images.
+            images, or behind the first ones that are kept.
 
     Raises:
         UserError: if it cannot be loaded.
@@ -144,9 +144,9 @@ def _load(config: DataConfig, seed: int = 0) -> Dataset:
     notes = (*dataset.notes, *oddities(dataset, config.binarization))
     intensities = dataset.valid
     dataset = binarize(replace(dataset, notes=notes), config.binarization, seed)
-    if config.train_on_validation:
-        dataset = with_validation(dataset, intensities)
-    return dataset if config.training_images is None else first_images(dataset, config.training_images)
+    if config.training_images is not None:
+        dataset = first_images(dataset, config.training_images)
+    return with_validation(dataset, intensities) if config.train_on_validation else dataset
 
 
 def _read(config: DataConfig, seed: int = 0, whole: bool = False) -> Dataset:

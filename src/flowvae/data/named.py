@@ -11,10 +11,10 @@ from torch import Tensor
 
 from flowvae.batch import Batch, DataSpec, joined
 from flowvae.config import DataConfig
-from flowvae.data import images
+from flowvae.data import image_folder, images, npz
 from flowvae.data.binarization import bernoulli_thresholds
 from flowvae.data.dataset import Split, as_float
-from flowvae.data.load import load_configured, load_whole
+from flowvae.data.load import NAMES, load_configured, load_whole
 from flowvae.data.reading import check_memory, user_path
 from flowvae.data.seeding import Purpose, generator
 from flowvae.data.splits import check_split
@@ -61,7 +61,7 @@ def named_images(
         raise UserError("no images are given; name image files, a directory or a data set")
     parts = []
     for source in sources:
-        files = [] if split is not None else _image_files(user_path(source))
+        files = [] if split is not None else _image_files(source)
         whole = None if files or split is not None else load_whole(config, source)
         if files:
             read = _read_files(files, spec, config, seed)
@@ -76,21 +76,18 @@ def named_images(
 
 def reads_files(source: str, split: str | None) -> bool:
     """Whether `named_images` reads a source as image files, and not as a data set."""
-    return split is None and bool(_image_files(user_path(source)))
+    return split is None and bool(_image_files(source))
 
 
-def _image_files(path: Path) -> list[tuple[str, Path]]:
+def _image_files(source: str) -> list[tuple[str, Path]]:
     """Names and paths of an image file, or of all below a directory that are not hidden, sorted."""
+    path = user_path(source)
+    if source in NAMES:  # whatever there is of that name, as in `load_dataset`
+        return []
     if path.suffix.lower() in images.SUFFIXES and path.is_file():
         return [(str(path), path)]
-    below = sorted(path.rglob("*")) if path.is_dir() else []
-    named = [(file.relative_to(path), file) for file in below]
-    return [
-        (str(name), file)
-        for name, file in named
-        if file.suffix.lower() in images.SUFFIXES and file.is_file()
-        if not any(part.startswith(".") for part in name.parts)
-    ]
+    below = image_folder.files_below(path) if path.is_dir() else []
+    return [(str(file.relative_to(path)), file) for file in below]
 
 
 def _read_files(files: list[tuple[str, Path]], spec: DataSpec, config: DataConfig, seed: int) -> Named:
@@ -159,7 +156,15 @@ def _read_split(source: str, spec: DataSpec, config: DataConfig, split: str | No
 def _without_splits(source: str, whole: Split, spec: DataSpec, config: DataConfig, seed: int) -> Named:
     _check_shape(source, whole.images.shape[1:], spec)
     check_memory(user_path(source), 4 * whole.images.numel())
-    if config.binarization != "none" and int(whole.images.max()) <= 1:  # binary already
+    largest = int(whole.images.max())
+    # A whole number of 1 is a level of 8 bits; what is 0 alone is black on any scale.
+    unscaled = config.binarization == "none" and config.value_range is None and largest == 1
+    if unscaled and npz.type_of(user_path(source)).kind in "bf":
+        raise UserError(
+            f"{source} is binary already, and the model was trained on pixels of 8 bits; save 0 to 255 as "
+            "uint8"
+        )
+    if config.binarization != "none" and largest <= 1:  # binary already
         images = whole.images.to(torch.get_default_dtype())
     else:
         images = torch.stack([seen(pixels, config.binarization, seed) for pixels in whole.images])

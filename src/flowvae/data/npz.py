@@ -208,6 +208,18 @@ def has_splits(path: Path) -> bool:
     return ("images", None) not in roles or any(kind == "indices" for kind, _ in roles)
 
 
+def type_of(path: Path) -> np.dtype:
+    """Return the type of the images in a file without splits that can be read."""
+    with open_file(path) as file:
+        if path.suffix.lower() == ".npy":
+            return _read_header(file).dtype
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            header = _header_of(archive, members[_roles(path, archive, members)["images", None]])
+    assert header is not None
+    return header.dtype
+
+
 def _roles(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[Role, str]:
     """Return the arrays to read by their content: by their names, or the only one that can be images."""
     keys: dict[Role, str] = {}
