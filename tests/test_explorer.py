@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import flowvae, is_refusal, succeeds
+from command_line import SMALL, flowvae, is_refusal, succeeds
 from made_runs import CONFIG, SPEC, moved_model
 from pages import REPOSITORY, blocks, run_blocks
 from PIL import Image
@@ -89,6 +89,14 @@ def test_an_upload_fits_without_being_stretched(tmp_path):
     pixels[10:30, 20:60] = 255
     image = images.from_file(written(tmp_path / "wide.png", pixels), (1, 8, 8), 2)
     assert image[0].sum(0).tolist() == [0, 0, 2, 2, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize(("wide", "high"), [(2000, 10), (10, 2000), (60, 1), (1, 60)])
+def test_a_long_thin_upload_keeps_a_pixel_across(wide, high, tmp_path):
+    bright = np.arange(max(wide, high)) < max(wide, high) // 4
+    pixels = np.broadcast_to(255 * bright[:, None] if high > wide else 255 * bright, (high, wide))
+    image = images.from_file(written(tmp_path / "thin.png", pixels.astype(np.uint8)), (1, 8, 8), 2)[0]
+    assert sorted((image if high > wide else image.T).sum(0).tolist()) == [0] * 7 + [2]
 
 
 def test_an_upload_of_sixteen_bits_is_refused(tmp_path):
@@ -334,6 +342,19 @@ def test_scores_of_an_evaluation_are_taken(workspace):
     assert elsewhere.scores is None, "the evaluation was of the run's own images"
 
 
+def test_images_with_missing_pixels_are_compared_with_scores_made_in_the_same_way(workspace, monkeypatch):
+    """The evaluation scores known pixels only, and the page whole images."""
+    monkeypatch.setenv("FLOWVAE_CACHE", "cache")
+    data = ["--data", "images.npz", "--hide", 0.3, "--steps", 2, "--track", "none"]
+    succeeds("train", "vae", *SMALL, *data, "--out", "hidden")
+    succeeds("evaluate", "hidden", "--samples", 2)
+    (run,) = open_runs([Path("hidden")])
+    shown = torch.stack([run.test_image(int(number)) for number in run.sample])
+    reference = scoring.Reference(run)
+    alone = score(run.model, shown, reference.samples, seeded(0))["nll"]
+    torch.testing.assert_close(reference.scores(), alone, atol=0, rtol=0)
+
+
 def test_exact_scores_of_an_evaluation_are_taken(kinds):
     succeeds("evaluate", "pixels")
     (run,) = open_runs([Path("pixels")])
@@ -422,6 +443,31 @@ def test_runs_of_other_test_images_are_explored_apart(workspace):
     for other in ("flow", "threshold"):
         with pytest.raises(UserError, match=f"{other} has other test images than static"):
             open_runs([Path("static"), Path(other)])
+
+
+@pytest.mark.parametrize(
+    ("options", "shared"),
+    [({"value_range": [0.0, 255.0]}, False), ({"hide": 0.3}, False), ({"training_images": 20}, True)],
+    ids=["value range", "hidden pixels", "fewer training images"],
+)
+def test_each_run_has_the_data_that_its_options_describe(options, shared, workspace):
+    np.savez("grey.npz", images=np.random.default_rng(0).integers(0, 200, (90, 8, 8)) / 200 * 255)
+    values = json.loads(Path("plain/config.json").read_text())
+    for name, own in (
+        ("one", {"value_range": [0.0, 300.0]}),
+        ("other", {"value_range": [0.0, 300.0]} | options),
+    ):
+        shutil.copytree("plain", name)
+        values["data"] = {**values["data"], "data": "grey.npz", "hide": None, "training_images": None, **own}
+        (Path(name) / "config.json").write_text(json.dumps(values))
+    opened = [Path("one"), Path("other")]
+    if not shared:
+        with pytest.raises(UserError, match="other has other test images than one"):
+            open_runs(opened)
+        return
+    one, other = open_runs(opened)
+    assert torch.equal(one.dataset.test.images, other.dataset.test.images)
+    assert (len(one.dataset.train.images) > 20, len(other.dataset.train.images)) == (True, 20)
 
 
 def test_mistakes_are_one_line(workspace):

@@ -19,7 +19,17 @@ from PIL import Image
 from flowvae import figures
 from flowvae.colours import TEN
 from flowvae.errors import UserError
-from flowvae.figures import DPI, GAP, GAP_SHADE, save_curves, save_over_images, save_panels, save_strips, tile
+from flowvae.figures import (
+    DPI,
+    GAP,
+    GAP_SHADE,
+    save_curves,
+    save_groups,
+    save_over_images,
+    save_panels,
+    save_strips,
+    tile,
+)
 
 SHADE = round(255 * GAP_SHADE)
 
@@ -125,6 +135,27 @@ def test_a_picture_too_large_to_draw_is_refused(tmp_path):
     with pytest.raises(UserError, match="give fewer images"):
         save_panels({"": torch.zeros(1000, 1, 8, 8)}, tmp_path / "panels.png", columns=1000)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run$^$", "a$b", "costs $5 or $6", r"a\$b"])
+def test_names_with_dollars_are_written_as_they_are(name, monkeypatch, tmp_path):
+    drawn: list[Figure] = []
+    saved = figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (drawn.append(figure), saved(figure, path)))
+    images = torch.zeros(2, 1, 8, 8)
+    save_panels({name: images}, tmp_path / "x.png", columns=2)
+    save_groups({name: {name: images}}, tmp_path / "x.pdf")
+    save_strips({name: [(images, name)]}, tmp_path / "x.png")
+    save_curves({name: VAE}, tmp_path / "x.png")
+    save_over_images({name: {400: 90.0, 100: 95.0}}, "nll", tmp_path / "x.png")
+    texts = [text for figure in drawn for text in figure.findobj(Text) if text.get_text() == name]
+    assert len(texts) == 7
+    assert not any(text.get_parse_math() for text in texts)
+
+
+def test_room_is_made_for_the_characters_of_a_name_and_not_for_a_formula():
+    assert figures._width("$x_{2}$") == pytest.approx(figures._width("$x_{2}") + figures._width("$"), abs=30)
+    assert figures._width("$x_{2}$") > figures._width("x_{2}")
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

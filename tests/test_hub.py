@@ -14,8 +14,10 @@ from made_runs import message
 
 import flowvae
 from flowvae import hub
+from flowvae.batch import DataSpec
 from flowvae.errors import UserError
 from flowvae.runs import Run, load, read_json, write_json
+from flowvae.runs.folder import save_model
 
 
 def test_a_saved_model_comes_back_from_its_folder(workspace):
@@ -45,6 +47,21 @@ def test_a_saved_model_does_not_tell_where_its_data_lay(workspace):
     assert new.data.data == "images.npz"
     assert new.training.start_from is None
     assert str(workspace.parent) not in Path("saved/README.md").read_text()
+
+
+def test_a_saved_model_does_not_tell_where_the_run_of_its_first_stage_lay(tmp_path):
+    of_codes = {"inputs": "codes", "first_latent": 4, "features": 8, "channels": 4}
+    config = flowvae.preset("semi-supervised").revised(
+        **of_codes, first="/home/somebody/run", data="images.npz"
+    )
+    assert config.model is not None
+    spec = DataSpec((1, 8, 8), levels=2, training_images=48, classes=2)
+    model = flowvae.build_model(config.model, spec)
+    save_model(tmp_path / "run", config, spec, model)
+    flowvae.save_pretrained(tmp_path / "run", tmp_path / "saved")
+    assert "somebody" not in (tmp_path / "saved/config.json").read_text()
+    again = flowvae.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
 def test_the_card_holds_the_evaluation(workspace):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from command_line import Result, contents, flowvae, is_refusal, succeeds, write_images
+from command_line import SMALL, Result, contents, flowvae, is_refusal, succeeds, write_images
 from made_runs import SHAPE, moved_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -26,7 +26,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import Finished, report
 from flowvae.models import Bounded, Model
 from flowvae.noise import normal
-from flowvae.runs import Run
+from flowvae.runs import Run, read_json, write_json
 
 
 @pytest.fixture
@@ -181,6 +181,22 @@ def test_an_image_has_a_place_among_the_test_images(workspace, files):
         assert float(row["share_of_test_lower"]) == lower
     succeeds("evaluate", "plain", "--samples", 20, "--images", 10, "--split", "valid")
     assert "share_of_test_lower" not in succeeds("score", "plain", files, "--samples", 2)
+
+
+def test_whole_images_have_no_place_among_those_with_missing_pixels(workspace, files):
+    data = ["--data", "images.npz", "--hide", 0.3, "--steps", 2, "--track", "none"]
+    succeeds("train", "vae", *SMALL, *data, "--out", "hidden")
+    succeeds("evaluate", "hidden", "--samples", 2)
+    assert "share_of_test_lower" in succeeds("score", "hidden", "images.npz", "--samples", 2)
+    assert "share_of_test_lower" not in succeeds("score", "hidden", files, "--samples", 2)
+    config = read_json(Path("hidden/config.json"))
+    config["data"]["hide"] = None
+    write_json(Path("hidden/config.json"), config)
+    succeeds("evaluate", "hidden", "--samples", 2)
+    assert "share_of_test_lower" in succeeds("score", "hidden", files, "--samples", 2)
+    pixels = np.eye(8)[None].repeat(3, 0)
+    np.savez("holes.npz", images=pixels, observed=pixels == 0)
+    assert "share_of_test_lower" not in succeeds("score", "hidden", "holes.npz", "--samples", 2)
 
 
 def test_a_split_can_be_chosen(workspace):

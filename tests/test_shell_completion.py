@@ -1,5 +1,6 @@
 """The shell completes commands, presets and options; bash itself is asked."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -37,6 +38,10 @@ def test_presets_and_options_of_all_of_them(script):
     assert completed(script, "flowvae train realnvp-d") == [n for n in PRESETS if n.startswith("realnvp-d")]
     assert completed(script, "flowvae train vae --causal-o") == ["--causal-orders"]
     assert completed(script, "flowvae train gan-mnist --res") == ["--resume"]
+    help_text = succeeds("train", "vae", "--help")
+    options = set(re.findall(r"--(?!no-)[a-z][a-z0-9-]+", help_text))
+    assert "--config" in options
+    assert options <= set(completed(script, "flowvae train --"))
 
 
 @pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "train"])

@@ -27,6 +27,8 @@ MOST_PIXELS = 2**16  # per side, limit of matplotlib
 FONT_SIZE = 9
 LINE_STYLES = ("solid", "dashed", "dashdot", "dotted")
 LABEL_GAP = 0.055  # between labels of curves, as a share of the height of a panel
+PLAIN: dict[str, Any] = {"parse_math": False}
+"""of a text with the name of a run, in which $ is a character"""
 
 
 def tile(images: Tensor, columns: int, together: int | None = None) -> np.ndarray:
@@ -75,7 +77,7 @@ def save_panels(panels: Mapping[str, Tensor], path: Path, columns: int, together
         axes = figure.add_axes((left / width, (height - above - high) / height, wide / width, high / height))
         colours = np.broadcast_to(canvas, (*canvas.shape[:2], 3))  # a colour map would round grey levels
         axes.imshow(colours, interpolation="nearest", aspect="auto")
-        axes.set_title(title, fontsize=FONT_SIZE)
+        axes.set_title(title, fontsize=FONT_SIZE, **PLAIN)
         axes.axis("off")
         begin += column + between
     _save(figure, path)
@@ -85,7 +87,8 @@ def _width(title: str) -> int:
     """Return the width of a title above a grid in pixels, with some space at its sides."""
     if not title:
         return 0
-    return math.ceil((TextPath((0, 0), title, size=FONT_SIZE).get_extents().width + FONT_SIZE) * DPI / 72)
+    path = TextPath((0, 0), title.replace("$", r"\$"), size=FONT_SIZE)  # it has no option like PLAIN
+    return math.ceil((path.get_extents().width + FONT_SIZE) * DPI / 72)
 
 
 Unit = Literal["minutes", "epochs"]
@@ -218,6 +221,7 @@ def _label(axes: Axes, ends: Mapping[str, tuple[Line2D, float, float]]) -> None:
                 "shrinkB": 3,
                 **look,
             },
+            **PLAIN,
         )
 
 
@@ -261,12 +265,18 @@ def save_groups(groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
         at = (names / width, 1 - (top + title + tall) / height, 1 - names / width, tall / height)
         axes = figure.add_axes(at)
         axes.imshow(np.broadcast_to(canvas, (*canvas.shape[:2], 3)), interpolation="nearest", aspect="auto")
-        axes.set_title(heading, fontsize=FONT_SIZE, loc="left")
+        axes.set_title(heading, fontsize=FONT_SIZE, loc="left", **PLAIN)
         axes.axis("off")
         for place, name in enumerate(rows):
             middle = 1 - (top + title + row * (place + 0.5)) / height
             figure.text(
-                (names - FONT_SIZE) / width, middle, name, fontsize=FONT_SIZE, ha="right", va="center"
+                (names - FONT_SIZE) / width,
+                middle,
+                name,
+                fontsize=FONT_SIZE,
+                ha="right",
+                va="center",
+                **PLAIN,
             )
         top += title + tall + between
     _save(figure, path)
@@ -283,11 +293,11 @@ def save_strips(panels: Mapping[str, Sequence[tuple[Tensor, str]]], path: Path) 
     )
     grid = figure.subplots(rows, len(panels), squeeze=False)
     for column, (title, strips) in enumerate(panels.items()):
-        grid[0, column].set_title(title, fontsize=11)
+        grid[0, column].set_title(title, fontsize=11, **PLAIN)
         for axes, (images, caption) in zip(grid[:, column], strips, strict=True):
             canvas = tile(images, len(images))
             axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_xlabel(caption, fontsize=7, labelpad=2)
+            axes.set_xlabel(caption, fontsize=7, labelpad=2, **PLAIN)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
 from flowvae import runs
 from flowvae.errors import UserError
 from flowvae.models import Model
+from flowvae.parts import revised, to_dict
 from flowvae.runs.formats import written
 from flowvae.runs.table import PROTOCOL, markdown, read_evaluation, titles
 from flowvae.titles import title
@@ -26,8 +27,8 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
     """Write the model of a run into ``folder``, in the layout of the hub, which is also that of a run.
 
     Copies configuration, weights and evaluation, but not the state to resume from, nor the directories of the
-    data, which would reveal paths of the training machine. ``README.md`` is a model card made from the
-    evaluation; an existing one is kept.
+    data and of other runs, which would reveal paths of the training machine. ``README.md`` is a model card
+    made from the evaluation; an existing one is kept.
 
     Args:
         run: directory of the run.
@@ -48,8 +49,12 @@ def save_pretrained(run: str | Path, folder: str | Path) -> list[Path]:
         raise UserError(
             f"{folder} contains {min(strangers)}, which is not a model's; choose another directory"
         )
+    system = config.model
+    if system is not None and "first" in to_dict(system):  # path of another run, which only training reads
+        system = revised(system, {"first": None})
     config = replace(
         config,
+        model=system,
         data=replace(config.data, data=Path(config.data.data).name),
         training=replace(config.training, start_from=None),
     )

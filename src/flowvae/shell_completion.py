@@ -56,7 +56,7 @@ def _training_options() -> list[str]:
     parts = [part for kind in SYSTEMS.values() for known in choices(kind).values() for part in known.values()]
     kinds = [DataConfig, *SYSTEMS.values(), *parts, TrainingConfig]
     found = dict.fromkeys(name for kind in kinds for name in names(kind))
-    return [_option(name) for name in [*found, "out", "resume", "device"]]
+    return [_option(name) for name in [*found, "config", "out", "resume", "device"]]
 
 
 def _option(name: str) -> str:

@@ -61,7 +61,8 @@ def score_images(
         scores = _scored(run, batch, num_samples, seed, kept)
         leave_to_first()
         marginal = run.model.conditional and label is None
-        if (tested := _test_nll(run, "marginal_nll" if marginal else "nll")) is not None:
+        whole = batch.observed is None
+        if (tested := _test_nll(run, "marginal_nll" if marginal else "nll", whole)) is not None:
             places = torch.searchsorted(tested, scores["nll"])
             scores["share_of_test_lower"] = places.double() / len(tested)
         columns = {name: values.tolist() for name, values in scores.items()}
@@ -112,10 +113,16 @@ def _scored(run: Run, batch: Batch, num_samples: int, seed: int, kept: Kept) -> 
     return {name: scores[name] for name in MEASURES if name in scores}
 
 
-def _test_nll(run: Run, name: str) -> Tensor | None:
-    """Return the scores ``name`` of the test images that the run was evaluated on, sorted; None if absent."""
+def _test_nll(run: Run, name: str, whole: bool) -> Tensor | None:
+    """Return the scores ``name`` of the test images that the run was evaluated on, sorted; None if absent.
+
+    Also None if those were whole images and the scored ones are not ``whole``, or the reverse: fewer pixels
+    cost less.
+    """
     if not (run.path / runs.EVALUATION).exists():
         return None
     evaluation = read_evaluation(run)
     found = scores_of(run, evaluation) if evaluation.get("split") == "test" else None
-    return None if found is None or name not in found else found[name].sort().values
+    if found is None or name not in found or ("observed" not in found) != whole:
+        return None
+    return found[name].sort().values

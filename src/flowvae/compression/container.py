@@ -18,8 +18,10 @@ LENGTH, CHECKSUM, WORD = 4, 16, 4
 """bytes of the header's length, of a checksum and of a word"""
 LARGEST_BLOCK = 10_000
 """images of a block"""
-LONGEST_HEADER = 1 << 28
-"""bytes that a header may have when it is unpacked"""
+LONGEST_NAMES = 1 << 25
+"""bytes of a header without its blocks, which are mostly names: a million of 30 characters"""
+LONGEST_HEADER = LONGEST_NAMES + (1 << 20)
+"""bytes that a header may have when it is unpacked: parsed, it takes up to 30 times as much memory"""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,23 @@ def checksum(content: bytes) -> str:
 
 
 def packed(header: Header, blocks: Sequence[Block]) -> bytes:
-    """Return the contents of a file; with fewer images than the header says, it is unfinished."""
+    """Return the contents of a file; with fewer images than the header says, it is unfinished.
+
+    Raises:
+        UserError: if the names are so long that the file could not be read.
+    """
     contents = [block.words.astype("<u4").tobytes() for block in blocks]
     described = [
         [block.images, len(block.words), block.initial_words, checksum(content), block.checksum]
         for block, content in zip(blocks, contents, strict=True)
     ]
-    text = zlib.compress(json.dumps({**asdict(header), "blocks": described}).encode(), 9)
+    told = json.dumps({**asdict(header), "blocks": described})
+    if len(told) - len(json.dumps(described)) > LONGEST_NAMES:
+        raise UserError(
+            f"the names of {header.images:,} images take more than {LONGEST_NAMES / 2**20:g} MiB; compress "
+            "the images in several parts"
+        )
+    text = zlib.compress(told.encode(), 9)
     start = MAGIC + len(text).to_bytes(LENGTH, "little") + text
     return start + bytes.fromhex(checksum(start)) + b"".join(contents)
 
@@ -104,7 +116,13 @@ def unpacked(path: Path, content: bytes) -> tuple[Header, list[Block]]:
     blocks: list[Block] = []
     place = end + CHECKSUM
     try:
-        values = json.loads(zlib.decompressobj().decompress(content[begin:end], LONGEST_HEADER))
+        text = zlib.decompressobj().decompress(content[begin:end], LONGEST_HEADER + 1)
+        if len(text) > LONGEST_HEADER:
+            raise UserError(
+                f"{path} has a header of more than {LONGEST_HEADER / 2**20:g} MiB; compress the images "
+                "again, in several parts"
+            )
+        values = json.loads(text)
         for images, size, initial, of_words, of_images in values.pop("blocks"):
             if not all(type(number) is int and number >= 0 for number in (images, size, initial)):
                 raise damaged

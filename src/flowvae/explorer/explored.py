@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowvae.batch import labelled
-from flowvae.config import Config
+from flowvae.config import Config, DataConfig
 from flowvae.data import Dataset, as_float
 from flowvae.errors import UserError
 from flowvae.explorer.one_class import OneClass
@@ -114,24 +114,26 @@ def open_runs(folders: Sequence[Path], data: str | None = None) -> list[Explored
     """
     if not folders:
         raise UserError("name at least one directory of a run")
-    datasets: dict[tuple[str, str], Dataset] = {}
+    datasets: dict[DataConfig, Dataset] = {}
     explored: list[Explored] = []
     for title, folder in zip(titles(folders), folders, strict=True):
         run = Run(folder)
         if explored and run.spec.shape != explored[0].dataset.shape:
             raise UserError(f"{folder} has images of another shape than {folders[0]}; explore them apart")
-        source = (data or run.config.data.data, run.config.data.binarization)
+        source = replace(run.config.data, data=data or run.config.data.data)
         if source not in datasets:
             datasets[source] = run.read_dataset(data)
         if explored and not _same_test_images(datasets[source], explored[0].dataset):
             raise UserError(
-                f"{folder} has other test images than {folders[0]} (another source or binarization); "
-                "explore them apart"
+                f"{folder} has other test images than {folders[0]} (another source, or other options of "
+                "the data, such as the binarization); explore them apart"
             )
         evaluated = any((run.path / name).exists() for name in (ANNEALED_EVALUATION, EVALUATION, QUALITY))
         evaluation = {**collect([run.path])[0], "name": title} if evaluated else {"name": title}
         own = data is None and evaluation.get("split") == "test"
         scores = scores_of(run, evaluation) if own else None
+        if scores is not None and "observed" in scores:
+            scores = None  # of the known pixels only, and the page scores whole images
         explored.append(
             Explored(
                 title,

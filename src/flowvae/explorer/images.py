@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from flowvae.data.images import (
@@ -90,7 +90,13 @@ def from_file(path: Path, shape: tuple[int, int, int], levels: int) -> Tensor:
     def fitted(opened: Image.Image) -> Tensor:
         picture = _flattened(opened, channels)
         border = _border_of(picture)
-        return _pixels(ImageOps.pad(picture, (width, height), Image.Resampling.BOX, border), levels)
+        # As ImageOps.pad does, which leaves no pixel across of an image that is long and thin.
+        across = min(width, max(1, round(picture.width / picture.height * height)))
+        down = min(height, max(1, round(picture.height / picture.width * width)))
+        sheet = Image.new(picture.mode, (width, height), border)
+        at = round((width - across) / 2), round((height - down) / 2)
+        sheet.paste(picture.resize((across, down), Image.Resampling.BOX), at)
+        return _pixels(sheet, levels)
 
     return _decoded(path, fitted)
 
