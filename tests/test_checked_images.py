@@ -28,6 +28,7 @@ WRONG = {
     "1 image": (BINARY[0], r"have the shape \[1, 8, 12\]; give the model images \[B, 1, 8, 12\]"),
     "turned": (BINARY.mT, r"have the shape \[5, 1, 12, 8\]; give the model images \[B, 1, 8, 12\]"),
     "bytes": (BINARY.byte(), "images are torch.uint8; give floats from 0 to 1"),
+    "double": (BINARY.double(), "images are torch.float64, and the model's weights torch.float32"),
     "0 to 255": (BINARY * 255, "values from 0 to 255; scale them to 0 to 1"),
     "-1 to 1": (BINARY * 2 - 1, "values from -1 to 1; scale them to 0 to 1"),
     "nan": (WITH_NAN, "values from nan to nan"),
@@ -78,8 +79,8 @@ def test_values_off_the_grid_are_refused_by_models_of_8_bits(name):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_levels_are_recognized_in_every_type(dtype):
     levels = torch.arange(256).view(-1, 1, 1, 1).expand(-1, *SHAPE)
-    built("vae-logistic").check((levels / 255).to(dtype))
-    built("vae").check((levels % 2).to(dtype))
+    built("vae-logistic").to(dtype).check((levels / 255).to(dtype))
+    built("vae").to(dtype).check((levels % 2).to(dtype))
 
 
 def test_a_model_without_levels_takes_any_grey():

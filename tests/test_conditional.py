@@ -265,7 +265,9 @@ WRONG = {
     "missing": (None, "labels are missing"),
     "beyond": (torch.tensor([0, 1, CLASSES, 0]), "a label is 3; the model has the classes 0 to 2"),
     "unknown": (torch.tensor([0, -1, 0, 0]), "a label is -1"),
-    "floats": (torch.zeros(4), "give integers"),
+    "floats": (torch.zeros(4), "labels are torch.float32; give torch.int64"),
+    "narrow": (torch.zeros(4, dtype=torch.int32), "labels are torch.int32; give torch.int64"),
+    "no tensor": ([0, 1, 2, 0], "labels are a list; give a tensor"),
     "few": (torch.zeros(3, dtype=torch.int64), "give one per image, [4]"),
 }
 
@@ -468,6 +470,19 @@ def test_samples_of_a_class_are_of_this_class(workspace, tmp_path):
         "sample", workspace / "vae", "--show", "classes", "--images", 6, "--out", tmp_path / "classes.npz"
     )
     assert np.load(tmp_path / "classes.npz")["images"].shape[0] == 6
+    succeeds("sample", workspace / "vae", "--show", "classes", "--images", 7, "--out", tmp_path / "three")
+    assert len(list((tmp_path / "three").iterdir())) == 6, "three of each class"
+
+
+def test_crossed_samples_of_a_class(halves, tmp_path):
+    small = ["--latent", 3, "--features", 8, "--channels", 8, "--causal-channels", 6, "--causal-blocks", 1]
+    words = [*small, "--labels", "--data", halves, "--track", "none", "--steps", 2, "--out", tmp_path / "run"]
+    succeeds("train", "density-small", *words)
+    for number in (7, 12):
+        out = tmp_path / f"{number}.npz"
+        shown = ["--show", "crossed", "--label", 1, "--images", number, "--out", out]
+        succeeds("sample", tmp_path / "run", *shown)
+        assert len(np.load(out)["images"]) == number
 
 
 def test_codes_keep_their_labels(workspace, halves, tmp_path):

@@ -276,3 +276,8 @@ def test_what_is_not_said_is_the_default():
 def test_parts_and_options_that_do_not_go_together_are_refused(parts, message):
     with pytest.raises(UserError, match=message):
         flowvae.vae(SHAPE, **parts)
+
+
+def test_a_flow_of_ones_own_does_not_transform_maps():
+    with pytest.raises(UserError, match="a flow of your own transforms a code that is a vector"):
+        flowvae.vae(SHAPE, flow=planar(), code="map", latent=LATENT, channels=4)

@@ -3,14 +3,17 @@
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import math
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import PER_EPOCH, STEPS, assert_ended_as, configuration, files, start, state_of, wait_for
@@ -19,7 +22,7 @@ import flowvae.training.loop as loop
 from flowvae.batch import Batch
 from flowvae.data import training_batch
 from flowvae.errors import UserError
-from flowvae.runs import load
+from flowvae.runs import load, read_metrics
 from flowvae.training import train
 from flowvae.training.checkpoint import State
 
@@ -240,3 +243,43 @@ def test_a_display_that_is_gone_does_not_end_training(halves, tmp_path, monkeypa
     monkeypatch.setattr(sys, "stderr", ClosedTerminal())
     assert train(tmp_path / "run", configuration(halves, steps=3))
     assert state_of(tmp_path / "run")["step"] == 3
+
+
+def test_resuming_a_run_whose_minutes_are_over_changes_nothing(halves, tmp_path, monkeypatch):
+    """Half a minute is kept for the last validation, which then takes a second."""
+    run, config = tmp_path / "run", configuration(halves, minutes=1.0)
+    clock = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+        patch.setattr(loop, "_validation_seconds", lambda *_: 30.0)
+        train(run, config)
+    before = {name: (run / name).read_bytes() for name in files(run)}
+    train(run, config, resume=True)
+    assert {name: (run / name).read_bytes() for name in files(run)} == before
+
+
+def test_times_after_a_validation_are_those_that_processes_agree_on(halves, tmp_path, monkeypatch):
+    def agreed(accelerator: object, seconds: float, ending: float, stop: bool) -> tuple[float, float, bool]:
+        return math.ceil(seconds) + 0.25, ending, stop
+
+    monkeypatch.setattr(loop, "agreed", agreed)
+    train(tmp_path / "run", configuration(halves, steps=3))
+    recorded = [record["seconds"] % 1 for record in read_metrics(tmp_path / "run")]
+    assert recorded == [0.25] * len(recorded)
+
+
+def test_a_run_whose_data_have_changed_is_not_resumed(halves, tmp_path):
+    data, run = tmp_path / "data.npz", tmp_path / "run"
+    shutil.copy(halves, data)
+    train(run, configuration(data, steps=2))
+    before = {name: (run / name).read_bytes() for name in files(run)}
+    with np.load(halves) as arrays:
+        wider: dict[str, Any] = {
+            name: np.repeat(array, 2, -1) if array.ndim == 3 else array for name, array in arrays.items()
+        }
+    np.savez(data, **wider)
+    with pytest.raises(
+        UserError, match=r"the data of .* have changed: shape was \(1, 8, 8\) and is \(1, 8, 16\)"
+    ):
+        train(run, configuration(data, steps=4), resume=True)
+    assert {name: (run / name).read_bytes() for name in files(run)} == before

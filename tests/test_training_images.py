@@ -93,3 +93,26 @@ def test_what_is_measured_with_validation_images_that_were_trained_on_has_a_warn
     scored = ("evaluate", "both", "--samples", 2, "--images", 5)
     assert "both: it was trained on its validation images" in flowvae(*scored, "--split", "valid").err
     assert "trained on" not in flowvae(*scored).err
+
+
+def test_the_first_training_images_and_all_validation_images(noise):
+    apart = load_dataset(noise, "none")
+    both = load_dataset(noise, "none", training_images=3, train_on_validation=True)
+    assert torch.equal(both.train.images, torch.cat([apart.train.images[:3], apart.valid.images]))
+
+
+def test_a_run_reads_the_images_that_it_was_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images.npz")
+    write_images(tmp_path / "others.npz")
+    options = ["--data", "images.npz", "--track", "none", "--training-images", 9, "--train-on-validation"]
+    flowvae("train", "vae", *SMALL, *options, "--steps", 1, "--hide", 0.3, "--out", "run")
+    run = Run(Path("run"))
+    trained = load_configured(run.config.data).train
+    assert len(trained.images) == run.spec.training_images == 9 + 20
+    for data in (None, "images.npz"):
+        assert torch.equal(run.read_dataset(data).train.images, trained.images)
+        complete = run.read_dataset(data, complete=True).train
+        assert complete.observed is None
+        assert len(complete.images) == 29
+    assert len(run.read_dataset("others.npz").train.images) == 48

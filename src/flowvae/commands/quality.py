@@ -1,6 +1,5 @@
 """The command that compares samples of a run with the test images of its data."""
 
-import dataclasses
 import importlib.metadata
 import math
 import time
@@ -14,7 +13,7 @@ from torch import Tensor
 from flowvae import runs
 from flowvae.commands.evaluating import training_of, warn_of_validation
 from flowvae.commands.progress import reporting
-from flowvae.data import Dataset, as_float, load_configured, stacked_mnist
+from flowvae.data import Dataset, as_float, stacked_mnist
 from flowvae.devices import device
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation.modes import USUAL_SAMPLES, mode_statistics, modes_of, shares_of_modes
@@ -79,8 +78,7 @@ def compare_samples(
     elif features is not None:
         raise UserError(f"modes of {stacked_mnist.NAME} are counted by one classifier; remove --features")
     # With --hide, the model is of images of which pixels are hidden only from it.
-    complete = dataclasses.replace(run.config.data, hide=None)
-    dataset = run.read_dataset(data) if run.config.data.hide is None else load_configured(complete, data)
+    dataset = run.read_dataset(data, complete=True)
     number = _number_of(dataset, num_images, counting)
     if data in (None, run.config.data.data) and not counting:
         warn_of_validation(run)

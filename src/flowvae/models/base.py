@@ -122,6 +122,11 @@ class Model(nn.Module, ABC):
             raise UserError(f"images have the shape {list(sides)}; give the model images [{expected}]")
         if not images.is_floating_point():
             raise UserError(f"images are {images.dtype}; give floats from 0 to 1, such as bytes / 255")
+        weights = next(self.parameters(), images).dtype
+        if images.dtype == torch.float64 != weights:  # as NumPy makes them; half precision can be autocast's
+            raise UserError(
+                f"images are {images.dtype}, and the model's weights {weights}; give images.to({weights})"
+            )
         if not images.numel():
             return
         lowest, highest = (float(end) for end in images.aminmax())
@@ -150,8 +155,10 @@ class Model(nn.Module, ABC):
             raise UserError("labels are given, and the model is not conditional on them; omit them")
         if labels is None:
             raise UserError(self._no_labels())
-        if labels.dtype.is_floating_point or labels.dtype in (torch.bool, torch.complex64, torch.complex128):
-            raise UserError(f"labels are {labels.dtype}; give integers, such as torch.int64")
+        if not isinstance(labels, Tensor):
+            raise UserError(f"labels are a {type(labels).__name__}; give a tensor of torch.int64")
+        if labels.dtype != torch.int64:
+            raise UserError(f"labels are {labels.dtype}; give torch.int64, such as labels.to(torch.int64)")
         if tuple(labels.shape) != (number,):
             raise UserError(f"labels have the shape {list(labels.shape)}; give one per image, [{number}]")
         if number and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:

@@ -201,8 +201,8 @@ def vae(
         options: other options, by the names that ``flowvae train vae --help`` lists.
 
     Raises:
-        UserError: for an unknown option, two parts of which one would replace the other, or a likelihood for
-            another number of levels.
+        UserError: for an unknown option, two parts of which one would replace the other, a flow of maps, or a
+            likelihood for another number of levels.
 
     >>> from flowvae.flows import Planar
     >>> model = vae((1, 28, 28), latent=8, flow=Planar(8, transformations=4, amortized=True))
@@ -219,6 +219,10 @@ def vae(
     named = {name: value for name, value in given.items() if isinstance(value, str)}
     made = {name: value for name, value in given.items() if not isinstance(value, str)}
     described = from_dict(VAEOptions, {**named, **options})
+    if flow is not None and not isinstance(described.code, VectorOptions):
+        raise UserError(
+            "a flow of your own transforms a code that is a vector; omit code, or give a posterior"
+        )
     if levels is not None:
         check_range("levels", levels, 2, MOST_LEVELS)
     model = described.with_parts(shape, encoder=encoder, flow=flow, classes=classes, levels=levels, **made)

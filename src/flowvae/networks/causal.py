@@ -328,7 +328,7 @@ class CausalNetwork(nn.Module, ABC):
             The orders, int64 [N], and the noise.
         """
         noise = noise.clone(memory_format=torch.contiguous_format)
-        first = noise.view(len(noise), -1)[:, 0]
+        first = noise.flatten(1)[:, 0]
         scaled = first * self.orders
         orders = scaled.long()
         first.copy_(scaled - orders)

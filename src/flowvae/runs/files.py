@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import secrets
 import shutil
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,9 +19,11 @@ from typing import Any, NoReturn
 import safetensors.torch
 from torch import Tensor
 
+from flowvae.data.images import SUFFIXES
 from flowvae.data.reading import open_file
 from flowvae.errors import UserError
 
+LONGEST_NAME = 200  # bytes of 255 that a file system allows; more is added to the name of a partial file
 LEFT_OVER = 3600.0  # seconds without a write after which a partial file counts as abandoned
 
 
@@ -63,13 +66,46 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def check_place(path: Path, folder: bool = False) -> None:
+    """Make sure that a file can be made at ``path``, or a ``folder`` with those above it.
+
+    For commands that would find out only when their work is done.
+
+    Raises:
+        OSError: a directory is missing, or is something else.
+    """
+    above = (path, *path.parents) if folder else tuple(path.parents)
+    there = next(place for place in above if place.exists() or place == above[-1])
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not folder and there != path.parent:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def check_not_read(out: Path, sources: Iterable[str | Path]) -> None:
+    """Make sure that an output does not replace one of the files that are read.
+
+    Raises:
+        UserError: if it is one of the ``sources``, or an image in one that is a directory.
+    """
+    if not out.is_file():
+        return
+    place = out.resolve()
+    for source in (Path(source).resolve() for source in sources):
+        if source == place or (source in place.parents and place.suffix.lower() in SUFFIXES):
+            raise UserError(f"{out} is read, and would be replaced; choose another --out")
+
+
 def partial_name(path: Path) -> Path:
     """Return a new name next to ``path``, and remove what killed processes left under such names."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    for partial in path.parent.glob(f".{glob.escape(name)}.*.partial"):
         with contextlib.suppress(OSError):  # another process may remove it as well
             if time.time() - partial.stat().st_mtime > LEFT_OVER:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    return path.with_name(f".{name}.{secrets.token_hex(8)}.partial")
 
 
 def sync(path: Path) -> None:

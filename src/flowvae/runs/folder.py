@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,18 +136,26 @@ class Run:
                 f"{error}; {self.path} was trained on it, and --data names other images"
             ) from None
 
-    def read_dataset(self, data: str | None) -> Dataset:
+    def read_dataset(self, data: str | None, complete: bool = False) -> Dataset:
         """Load another source of images, with the run's binarization; None for the run's own.
+
+        Args:
+            data: all images of another source are taken; of the run's own, those that it was trained on.
+            complete: without hiding pixels, where the run's configuration does.
 
         Raises:
             UserError: if there is no such data, or its images differ in shape from the run's.
         """
-        if data is None:
+        config = self.config.data
+        if complete and config.hide is not None:
+            config = replace(config, hide=None)
+        elif data is None:
             return self.dataset
-        dataset = load_configured(self.config.data, data)
+        source = data or config.data
+        dataset = load_configured(config, None if source == config.data else source)
         if dataset.shape != self.spec.shape:
             raise UserError(
-                f"the images of {data} are {_sides(dataset.shape)}; {self.path} was trained on "
+                f"the images of {source} are {_sides(dataset.shape)}; {self.path} was trained on "
                 f"{_sides(self.spec.shape)}"
             )
         return dataset

@@ -1,7 +1,6 @@
 """Several evaluations as one table."""
 
 import csv
-import errno
 import importlib.util
 import io
 import json
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from flowvae.errors import UserError, did_you_mean, quoted
-from flowvae.runs.files import read_json, replacing
+from flowvae.runs.files import check_place, read_json, replacing
 from flowvae.runs.folder import ANNEALED_EVALUATION, ANNEALED_SCORES, EVALUATION, QUALITY, Run
 from flowvae.runs.scores import difference, paired, scores_of
 from flowvae.titles import title
@@ -297,6 +296,11 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def _text(value: object) -> object:
+    """Return text that any encoding has: file names need not be; other values as they are."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
 def parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     """All fields of all rows, as Parquet; needs pyarrow."""
     import pyarrow
@@ -304,7 +308,7 @@ def parquet(rows: Sequence[dict[str, Any]]) -> bytes:
 
     names = dict.fromkeys(name for row in rows for name in row)
     written = pyarrow.BufferOutputStream()
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    columns = {name: [_text(row.get(name)) for row in rows] for name in names}
     pyarrow.parquet.write_table(pyarrow.table(columns), written)
     return written.getvalue().to_pybytes()
 
@@ -322,14 +326,13 @@ def check_format(path: Path, formats: Iterable[str] = FORMATS) -> None:
 
     Raises:
         UserError: its suffix is none of them, or Parquet lacks pyarrow.
-        FileNotFoundError: there is no such directory.
+        OSError: there is no such directory.
     """
     if path.suffix not in formats:
         raise UserError(f"{path} ends in {quoted(path.suffix)}; {did_you_mean(path.suffix, formats)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{path} needs pyarrow; install it with: pip install pyarrow, or write .csv")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    check_place(path)
 
 
 def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:

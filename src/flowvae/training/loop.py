@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from flowvae import devices, runs, shares
-from flowvae.batch import Batch
+from flowvae.batch import Batch, DataSpec
 from flowvae.config import Config, TrainingConfig
 from flowvae.data import (
     Dataset,
@@ -45,7 +45,7 @@ from flowvae.training.parallel import agreed, from_main
 from flowvae.training.players import make_players, refuse_unused, take_step
 from flowvae.training.progress import display
 from flowvae.training.records import Records
-from flowvae.training.schedule import rate_factor, spent, steps_per_validation, steps_within
+from flowvae.training.schedule import rate_factor, seconds_of, spent, steps_per_validation, steps_within
 from flowvae.training.seeding import seed_everything
 from flowvae.training.trackers import check_tracker, start_tracker, track_samples
 
@@ -110,6 +110,8 @@ def train(
         runs.check_revision(opened, config, system)
         resume = not (run / runs.BEGUN).exists()
     dataset = load_configured(config.data)
+    if resume:
+        _check_unchanged(dataset.spec, opened)
     with torch.random.fork_rng():
         state = _start(config, dataset, accelerator.device, resume, model)
         made = main and not resume and runs.claim(run, config, dataset.spec, system)
@@ -162,6 +164,21 @@ def _system(config: Config, model: Model | None) -> str:
         return config.model.name
     kind = type(model if config.model is None else config.model)
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_unchanged(spec: DataSpec, run: runs.Run) -> None:
+    """Check that images are still those for which the model was built; there may be more or fewer of them.
+
+    Raises:
+        UserError: if they are not.
+    """
+    for name in ("shape", "levels", "missing", "classes"):
+        was, value = getattr(run.spec, name), getattr(spec, name)
+        if value != was and not (name == "classes" and not was):  # which the first format did not record
+            raise UserError(
+                f"the data of {run.path} have changed: {name} was {was} and is {value}; resume it with "
+                "the data that it was started with, or train a new run"
+            )
 
 
 @contextmanager
@@ -278,8 +295,11 @@ def _take_steps(
                     if main:
                         runs.write_weights(run, state.average.module)
                 ending = max(time.monotonic() - began - state.seconds, 0.0)
-                state.seconds += ending
+                state.seconds, ending, _ = agreed(accelerator, state.seconds + ending, ending, False)
                 records.validation(scores, fraction)
+                if fraction >= 1 and used(state.seconds) < 1:
+                    # What was kept for this validation and not needed is no time for another step.
+                    state.seconds = seconds_of(settings)
                 if fraction < 1 and overfits(state, settings.patience, per_validation):
                     shown.line(regularize(state))
                     fraction = used(state.seconds)

@@ -32,9 +32,18 @@ def spent(
     if settings.steps is not None:
         fractions.append(step / settings.steps)
     if settings.minutes is not None or not fractions:
-        budget = 60 * (settings.minutes or DEFAULT_MINUTES)
+        budget = seconds_of(settings)
         fractions.append(seconds / (budget - min(ending, budget / 2)))
     return min(1.0, max(fractions))
+
+
+def seconds_of(settings: TrainingConfig) -> float:
+    """Return the budget in seconds where it is one of time.
+
+    >>> seconds_of(TrainingConfig(minutes=1.5)), seconds_of(TrainingConfig())
+    (90.0, 600.0)
+    """
+    return 60 * (settings.minutes or DEFAULT_MINUTES)
 
 
 def steps_within(settings: TrainingConfig, steps_per_epoch: int) -> int | None:
