@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from command_line import NUM_TEST, flowvae, is_refusal, succeeds
 from PIL import Image
 
 from flowvae.commands import compressing
-from flowvae.compression.container import CHECKSUM, LENGTH, MAGIC, Block, checksum, packed, read
+from flowvae.compression import container
+from flowvae.compression.container import CHECKSUM, LENGTH, MAGIC, Block, checksum, packed, read, unpacked
 from flowvae.errors import UserError
 
 pytest.importorskip("constriction")
@@ -143,6 +144,33 @@ def test_headers_that_no_one_wrote_are_refused(workspace, changes):
     assert not Path("back").exists()
 
 
+def test_headers_have_a_limit_within_which_what_is_written_can_be_read(workspace, monkeypatch):
+    Path("drawn").mkdir()
+    for number in range(9):
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(f"drawn/{number}{'n' * 200}.png")
+    succeeds("compress", "plain", "drawn", "--out", "nine.flowvae")
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "LONGEST_HEADER", 1500)
+        patch.setattr(json, "loads", lambda text: pytest.fail("it was parsed"))
+        is_refusal(
+            flowvae("decompress", "nine.flowvae", "--out", "back"), "nine.flowvae has a header of more"
+        )
+    header, blocks = read(Path("nine.flowvae"))
+    longest = len(json.dumps(asdict(header)))
+    room = container.LONGEST_HEADER - container.LONGEST_NAMES
+    for names, fits in ((longest + 100, True), (longest // 2, False)):
+        monkeypatch.setattr(container, "LONGEST_NAMES", names)
+        monkeypatch.setattr(container, "LONGEST_HEADER", names + room)
+        if fits:
+            assert unpacked(Path(), packed(header, blocks))[0] == header
+        else:
+            monkeypatch.setattr(compressing.Coding, "probe", lambda self: "0")
+            monkeypatch.setattr(compressing.Coding, "compress", lambda *_: pytest.fail("it was compressed"))
+            said = flowvae("compress", "plain", "drawn", "--out", "again.flowvae")
+            is_refusal(said, "the names of 9 images take more than", "in several parts")
+    assert not Path("again.flowvae").exists()
+
+
 def test_words_that_end_in_zero_are_refused(workspace):
     succeeds("compress", "plain", "images.npz", "--out", "images.flowvae")
     header, (block,) = read(Path("images.flowvae"))
@@ -216,7 +244,7 @@ def test_several_samples(workspace):
 
 def test_mistakes(workspace):
     is_refusal(flowvae("compress", "plain", "images.npz", "--samples", 0), "samples is 0")
-    is_refusal(flowvae("compress", "plain", "images.npz", "--out", "no/such"), "no is not a directory")
+    is_refusal(flowvae("compress", "plain", "images.npz", "--out", "no/such"), "no/such: No such file")
     is_refusal(flowvae("compress", "plain", "larger.npz", "--out", "a"), "the images of larger.npz")
     succeeds("compress", "plain", "images.npz", "--out", "a")
     is_refusal(flowvae("decompress", "a", "--out", "a.gif"), "'.gif'")
@@ -224,3 +252,17 @@ def test_mistakes(workspace):
         "train", "gan-mnist", "--data", "images.npz", "--binarization", "static", "--steps", 2, "--out", "gan"
     )
     is_refusal(flowvae("compress", "gan", "images.npz", "--out", "a"), "has no way to compress images")
+
+
+def test_images_are_not_restored_over_others(workspace):
+    """Binary pixels are a part only of the pictures that they were made of."""
+    folder = workspace / "photos"
+    folder.mkdir()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "a.png")
+    before = (folder / "a.png").read_bytes()
+    succeeds("compress", "plain", "photos", "--out", "photos.flowvae")
+    is_refusal(flowvae("decompress", "photos.flowvae", "--out", "photos"), "photos/a.png is there already")
+    assert (folder / "a.png").read_bytes() == before
+    is_refusal(flowvae("decompress", "photos.flowvae", "--out", "photos.flowvae/in"), "Not a directory")
+    succeeds("decompress", "photos.flowvae")
+    is_refusal(flowvae("decompress", "photos.flowvae"), "photos.flowvae-restored/a.png is there already")

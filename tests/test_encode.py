@@ -1,6 +1,7 @@
 """Codes and images in files: encode, decode, and pictures one by one."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,3 +188,21 @@ def test_names_of_characters_that_do_not_exist(workspace):
 def test_codes_that_overflow_are_refused_without_a_warning(workspace):
     np.savez("codes.npz", codes=np.full((1, 3), 1e300))
     is_refusal(flowvae("decode", "plain", "codes.npz"), "codes that are finite")
+
+
+def test_what_is_read_is_not_replaced(files):
+    before = Path("images.npz").read_bytes()
+    is_refusal(flowvae("encode", "plain", "images.npz", "--out", "images.npz"), "images.npz is read")
+    assert Path("images.npz").read_bytes() == before
+    succeeds("encode", "plain", files, "--out", "codes.npz")
+    succeeds("encode", "plain", files, "--out", "codes.npz")
+    is_refusal(flowvae("decode", "plain", "codes.npz", "--out", "codes.npz"), "codes.npz is read")
+    (picture,) = list(Path(files).glob("*.png"))[:1]
+    is_refusal(flowvae("compress", "plain", files, "--out", picture), "is read, and would be replaced")
+
+
+def test_a_name_as_long_as_a_file_system_allows(workspace):
+    long = "n" * 250
+    np.savez("codes.npz", codes=np.zeros((1, 3)), names=np.array([long]))
+    succeeds("decode", "plain", "codes.npz", "--out", "images")
+    assert [path.name for path in (workspace / "images").iterdir()] == [f"{long}.png"]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,3 +116,24 @@ def test_few_effective_candidates_are_said(holed, monkeypatch):
     assert flowvae(*words).err == ""
     monkeypatch.setattr(imputing, "FEW", 1000.0)
     assert "4 of 4 images have an effective sample size below 1000 of 50 candidates" in flowvae(*words).err
+
+
+def test_images_that_are_named_by_their_whole_path(holed):
+    source = holed / "photo0.png"
+    words = ["impute", "flow", source, "--missing", "alpha", "--samples", 2, "--candidates", 10]
+    result = flowvae(*words, "--out", "repaired")
+    assert result.code == 0, result.err
+    place = source.resolve().relative_to("/")
+    for group in ("1", "2", "mean"):
+        assert (Path("repaired") / group / place).is_file()
+
+
+def test_what_cannot_be_saved_is_refused_before_the_work(holed, monkeypatch):
+    monkeypatch.setattr(imputing, "spread", None)  # a call would be an error of another kind
+    Image.open(holed / "photo0.png").save(holed / "photo0.webp", lossless=True)
+    words = ["impute", "flow", holed, "--missing", "alpha", "--samples", 2, "--candidates", 10]
+    is_refusal(flowvae(*words, "--out", "repaired"), "two images would be written to repaired/1/photo0.png")
+    is_refusal(flowvae(*words, "--out", "absent/all.npz"), "absent/all.npz: No such file or directory")
+    is_refusal(flowvae(*words, "--out", "absent/all.png"), "absent/all.png: No such file or directory")
+    is_refusal(flowvae(*words, "--out", "images.npz/folder"), "images.npz/folder: Not a directory")
+    is_refusal(flowvae(*words, "--out", holed / "photo0.png"), "photo0.png is read, and would be replaced")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from flowvae.data.images import SUFFIXES
 from flowvae.errors import UserError, quoted
 from flowvae.figures import FORMATS
-from flowvae.runs import replacing
+from flowvae.runs.files import check_place, replacing
 
 
 def is_grid(out: Path) -> bool:
@@ -22,14 +23,14 @@ def is_grid(out: Path) -> bool:
 
     Raises:
         UserError: if it is neither a picture, a directory nor an .npz file.
+        OSError: if none can be made there.
 
     >>> is_grid(Path("samples.pdf")), is_grid(Path("samples")), is_grid(Path("samples.npz"))
     (True, False, False)
     """
-    if out.is_dir() or out.suffix in ("", ".npz"):
-        return False
-    if out.suffix in FORMATS:
-        return True
+    if out.is_dir() or out.suffix in ("", ".npz", *FORMATS):
+        check_place(out, folder=out.is_dir() or not out.suffix)
+        return out.suffix in FORMATS and not out.is_dir()
     raise UserError(
         f"{out} ends in {quoted(out.suffix)}; choose .png or .pdf for a grid, .npz, or a directory, for one "
         "PNG per image"
@@ -53,15 +54,8 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
             out, **arrays, names=np.array(names), **{key: np.array(note) for key, note in notes.items()}
         )
         return
-    prefixes = {group: Path(group if len(groups) > 1 else "") for group in groups}
-    files = {group: [out / _inside(prefix / name) for name in names] for group, prefix in prefixes.items()}
+    files = files_of(list(groups), names, out)
     places = [file for found in files.values() for file in found]
-    for name, file in zip(names, places):  # noqa: B905  # the names of one group are those of all
-        if not _can_be(file):
-            raise UserError(f"no file can have the name {quoted(name)}; write an .npz file instead")
-    if len(set(places)) < len(places):
-        (twice, *_) = (file for file in places if places.count(file) > 1)
-        raise UserError(f"two images would be written to {twice}; write an .npz file instead")
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
         place, number = places[names.index(outside[0])], f" ({len(outside):,} such names)"
@@ -83,6 +77,25 @@ def save_images(groups: Mapping[str, Tensor], names: Sequence[str], out: Path, *
             print(f"flowvae: warning: {folder} contains {found}, from before", file=sys.stderr)
 
 
+def files_of(groups: Sequence[str], names: Sequence[str], out: Path) -> dict[str, list[Path]]:
+    """Return the file of each image of each group in a directory, as `save_images` names them.
+
+    Raises:
+        UserError: if two images would have one file, or a file cannot have the name of its image.
+    """
+    folders = {group: out.joinpath(*_inside(Path(group))) if len(groups) > 1 else out for group in groups}
+    files = {group: [folder / _file(Path(name)) for name in names] for group, folder in folders.items()}
+    for found in files.values():
+        for name, file in zip(names, found, strict=True):
+            if not _can_be(file):
+                raise UserError(f"no file can have the name {quoted(name)}; write an .npz file instead")
+    places = Counter(file for found in files.values() for file in found)
+    for file, number in places.items():
+        if number > 1:
+            raise UserError(f"two images would be written to {file}; write an .npz file instead")
+    return files
+
+
 def save_arrays(out: Path, **arrays: np.ndarray) -> None:
     """Save arrays into an .npz file."""
     with replacing(out) as partial, partial.open("wb") as file:
@@ -97,12 +110,17 @@ def _can_be(path: Path) -> bool:
         return False
 
 
-def _inside(name: Path) -> Path:
+def _inside(name: Path) -> list[str]:
+    """Return the parts of a path, without those that lead out of a directory; at least one."""
+    return [part for part in name.parts if part not in (name.anchor, "..")] or ["image"]
+
+
+def _file(name: Path) -> Path:
     """Return the file of an image, relative to a directory that it cannot leave.
 
-    >>> _inside(Path("/home/../me/a.jpg")), _inside(Path("test/3"))
+    >>> _file(Path("/home/../me/a.jpg")), _file(Path("test/3"))
     (PosixPath('home/me/a.png'), PosixPath('test/3.png'))
     """
-    parts = [part for part in name.parts if part not in (name.anchor, "..")] or ["image"]
-    stem = name.stem if name.suffix.lower() in SUFFIXES else parts[-1]
-    return Path(*parts[:-1], f"{stem}.png")
+    *folders, last = _inside(name)
+    stem = name.stem if name.suffix.lower() in SUFFIXES else last
+    return Path(*folders, f"{stem}.png")

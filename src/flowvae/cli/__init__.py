@@ -69,11 +69,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _run(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the caller closed it
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error), alike=True)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         _fail(_file_trouble(error))

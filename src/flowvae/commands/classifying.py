@@ -20,6 +20,7 @@ from flowvae.parts import LARGEST_SEED, MOST
 from flowvae.processes import joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
+from flowvae.runs.files import check_not_read
 from flowvae.runs.table import check_format, comma_separated, write_table
 
 
@@ -46,6 +47,7 @@ def classify_images(
     check_range("seed", seed, 0, LARGEST_SEED)
     if out is not None:
         check_format(out, TABLES)
+        check_not_read(out, sources)
     run = Run(path)
     check_range("samples", num_samples, 1, MOST)
     if not run.model.conditional:

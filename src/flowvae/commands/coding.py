@@ -21,6 +21,7 @@ from flowvae.parts import LARGEST_SEED
 from flowvae.processes import joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
+from flowvae.runs.files import check_not_read
 from flowvae.runs.table import check_format, write_table
 
 
@@ -47,6 +48,7 @@ def encode_images(
     run = Run(path)
     out = out or run.place_for("codes.npz")
     check_format(out, (".npz", *TABLES))
+    check_not_read(out, sources)
     if draws is not None:
         check_range("draws", draws, 1, MOST_IMAGES)
         needs(Inferring, run)
@@ -114,6 +116,7 @@ def decode_codes(
         raise UserError(
             f"{out} is a picture, and decoded images are saved one by one; choose a directory or .npz"
         )
+    check_not_read(out, [codes])
     model, on_device = needs(Coded, run), device(on)
     names, z, own = _read_codes(codes, run, label)
     labels = labels_of(run, label, own, len(z))

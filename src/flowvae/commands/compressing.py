@@ -1,5 +1,6 @@
 """The commands that compress images with a run, and restore them."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,12 +17,12 @@ from flowvae.compression.stack import coder
 from flowvae.data.cache import fingerprint
 from flowvae.data.named import named_images
 from flowvae.errors import UserError, check_range, quoted
-from flowvae.image_files import save_images
+from flowvae.image_files import files_of, save_images
 from flowvae.models import Compressible, Normalizing
 from flowvae.parts import LARGEST_SEED
 from flowvae.runs import Run, replacing
 from flowvae.runs.capability import needs
-from flowvae.runs.files import as_safetensors
+from flowvae.runs.files import as_safetensors, check_not_read, check_place
 
 MOST_SAMPLES = 1000
 WHOLE_SPLIT = re.compile(r"((?:train|valid|test)/|)0")
@@ -84,9 +85,9 @@ def compress_images(
     out = out or run.place_for("images.flowvae")
     if out.exists() and not out.is_file():
         raise UserError(f"{out} is not a file; choose another path")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is not a directory; create it first, or choose another path")
-    found = named_images(sources, run.spec, run.config.data, split, seed)
+    check_place(out)
+    check_not_read(out, sources)
+    found = named_images(sources, run.spec, dataclasses.replace(run.config.data, hide=None), split, seed)
     if found.batch.observed is not None:
         raise UserError("pixels are missing; give complete images, or fill them in by flowvae impute")
     run.model.check(found.images)
@@ -143,6 +144,17 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
         out = file.with_name(f"{file.name}-restored")
     elif not out.is_dir() and out.suffix not in ("", ".npz"):
         raise UserError(f"{out} ends in {quoted(out.suffix)}; choose a directory or an .npz file")
+    apart = out.is_dir() or out.suffix != ".npz"
+    check_place(out, folder=apart)
+    check_not_read(out, [file])
+    names = header.names
+    if isinstance(names, str):
+        within = f"{names}/" if names else ""
+        names = [f"{within}{place}" for place in range(header.images)]
+    files = files_of(["images"], names, out)["images"] if apart else []
+    # They may be the images that were compressed, of which binary pixels are a part only.
+    if there := [file for file in files if file.exists()]:
+        raise UserError(f"{there[0]} is there already; choose another --out, where nothing is replaced")
     check_range(f"samples of {file}", header.samples, 1, MOST_SAMPLES)
     try:
         run = Run(path or header.run)
@@ -183,10 +195,6 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
                 )
             parts.append(images)
     images = torch.cat(parts)
-    names = header.names
-    if isinstance(names, str):
-        within = f"{names}/" if names else ""
-        names = [f"{within}{place}" for place in range(header.images)]
     save_images({"images": images.double() / (header.levels - 1)}, names, out)
     return out
 

@@ -13,12 +13,13 @@ from flowvae.commands.progress import reporting
 from flowvae.data.named import named_images, number_of, reads_files
 from flowvae.errors import UserError, check_range
 from flowvae.figures import save_panels
-from flowvae.image_files import is_grid, save_arrays, save_images
+from flowvae.image_files import files_of, is_grid, save_arrays, save_images
 from flowvae.models import Completing, Imputation
 from flowvae.parts import LARGEST_SEED, MOST
 from flowvae.processes import joined, leave_to_first, spread
 from flowvae.runs import Run
 from flowvae.runs.capability import labels_of, needs
+from flowvae.runs.files import check_not_read
 
 MOST_COMPLETIONS = 1000
 FEW = 5.0
@@ -79,6 +80,7 @@ def impute_images(
     model, on_device = needs(Completing, run), joined(on)
     out = out or run.place_for("imputed")
     picture = is_grid(out)
+    check_not_read(out, sources)
     config = run.config.data
     given = {"missing": missing, "hide": hide}
     changed = {name: value for name, value in given.items() if value is not None}
@@ -94,6 +96,8 @@ def impute_images(
             f"{out} would be a picture of {len(batch.images)} images, {num_completions} completions each, "
             f"and {MOST_ROWS} with {MOST_COLUMNS} is the most; choose a directory or .npz file"
         )
+    if not picture and (out.is_dir() or out.suffix != ".npz"):
+        files_of(_groups(num_completions), found.names, out)  # if it raises, before the work
     labels = labels_of(run, label, batch.labels, len(batch.images))
     run.model.to(on_device).eval()
 
@@ -120,7 +124,7 @@ def impute_images(
         raise UserError("log p of an image's known pixels is not finite; train with a lower --learning-rate")
     if picture:
         known = torch.where(batch.observed, batch.images, torch.nan)
-        panels = {"known": known, **_completions(imputed), "mean": imputed.mean}
+        panels = {"known": known, **_pictures(imputed)}
         save_panels(panels, out, columns=1)
     else:
         _save(imputed, found.names, out)
@@ -133,12 +137,16 @@ def _save(imputed: Imputation, names: Sequence[str], out: Path) -> None:
     if out.suffix == ".npz" and not out.is_dir():
         save_arrays(out, names=np.array(names), **arrays)
         return
-    save_images({**_completions(imputed), "mean": imputed.mean}, names, out)
+    save_images(_pictures(imputed), names, out)
     save_arrays(out / ARRAYS, names=np.array(names), **arrays)
 
 
-def _completions(imputed: Imputation) -> dict[str, torch.Tensor]:
-    return {str(number): images for number, images in enumerate(imputed.images, 1)}
+def _groups(num_completions: int) -> list[str]:
+    return [*(str(number) for number in range(1, num_completions + 1)), "mean"]
+
+
+def _pictures(imputed: Imputation) -> dict[str, torch.Tensor]:
+    return dict(zip(_groups(len(imputed.images)), [*imputed.images, imputed.mean], strict=True))
 
 
 def _warn(name: str, imputed: Imputation, num_samples: int) -> None:

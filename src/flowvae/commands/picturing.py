@@ -77,7 +77,7 @@ def picture_samples(
         training, levels = dataset.train.images, dataset.training_levels
         groups["nearest"] = as_float(training[nearest(images, training, levels=levels).indices[:, 0]], levels)
     if not grid:
-        save_images(groups, numbers(num_images), out, kind=kind)
+        save_images(groups, numbers(len(images)), out, kind=kind)
     elif show == "nearest":
         _save_pairs("samples, each above its nearest training image", images, groups["nearest"], out)
     else:
@@ -125,7 +125,8 @@ def _crossed(run: Run, num_images: int, noise: torch.Generator, labels: Tensor |
     columns = 10
     rows = math.ceil(num_images / columns)
     like = next(run.model.parameters())
-    own = run.model.labels_to_sample(columns, None if labels is None else labels[:columns], noise, like)
+    own = None if labels is None else labels[:1].expand(columns)  # one for all
+    own = run.model.labels_to_sample(columns, own, noise, like)
     codes = model.sample_codes(columns, noise, **labelled(own)).repeat(rows, 1)
     given = labelled(None if own is None else own.repeat(rows))
     of_rows = torch.rand(rows, *model.pixel_noise, generator=noise)
