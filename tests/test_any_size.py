@@ -55,6 +55,7 @@ def test_every_system_takes_images_of_any_size(name):
         )
         if isinstance(model, Sampler):
             assert model.sample(3).shape == (3, *shape)
+            assert model.sample(0).shape == (0, *shape)
         if isinstance(model, Scored):
             assert model.log_prob(images, **given).shape == (10,)
         if isinstance(model, Bounded):

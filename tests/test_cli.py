@@ -662,3 +662,11 @@ def test_help_of_a_command_says_what_its_options_are_for(command):
     for option in options:
         # Its default comes before the next option does.
         assert re.search(rf" {option}\b((?! --(?!no-)[a-z]).)*\(default: [^ )]", text), option
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_the_caller_closed(stream):
+    closed = f"import sys; sys.{stream} = None; sys.argv = ['flowvae', '--version']"
+    code = f"{closed}; from flowvae.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,6 +1,7 @@
 """Codes and images in files: encode, decode, and pictures one by one."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,20 @@ def test_a_name_as_long_as_a_file_system_allows(workspace):
     np.savez("codes.npz", codes=np.zeros((1, 3)), names=np.array([long]))
     succeeds("decode", "plain", "codes.npz", "--out", "images")
     assert [path.name for path in (workspace / "images").iterdir()] == [f"{long}.png"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "flow", "--samples", 3, "--images", 5],
+        ["impute", "flow", "images.npz", "--hide", 0.5],
+        ["sample", "flow"],
+        ["encode", "flow", "images.npz"],
+    ],
+)
+def test_a_directory_that_may_not_be_written_to_is_refused_before_the_work(words, workspace, monkeypatch):
+    """Tests may run as the one user who may write everywhere."""
+    before = contents(workspace)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    is_refusal(flowvae(*words), "flow/", "Permission denied; choose another path")
+    assert contents(workspace) == before

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -360,3 +361,13 @@ def test_scoring_that_was_stopped_is_continued_to_the_same_table(workspace, file
     assert taken == [5, 5, 5, 2], "what was finished is not scored again"
     assert Path("parts.csv").read_text() == whole
     assert not unfinished.exists()
+
+
+def test_names_of_no_valid_text_in_every_format(workspace):
+    name = os.fsdecode(b"\xff.png")
+    Image.new("L", (8, 8)).save(workspace / name)
+    for form in (".csv", ".json", ".parquet"):
+        if form == ".parquet":
+            pytest.importorskip("pyarrow")
+        succeeds("score", "plain", name, "--samples", 3, "--out", f"scores{form}")
+        assert Path(f"scores{form}").stat().st_size

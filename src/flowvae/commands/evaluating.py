@@ -23,7 +23,7 @@ from flowvae.evaluation.reliability import caveat
 from flowvae.parts import LARGEST_SEED
 from flowvae.processes import joined, leave_to_first
 from flowvae.runs import Run
-from flowvae.runs.files import as_safetensors
+from flowvae.runs.files import as_safetensors, check_place
 from flowvae.runs.scores import Scores, write_scores
 
 # Numbers of images by default, if there are as many.
@@ -179,6 +179,8 @@ def _continued(
     and options continues from them. They are removed after the body, which saves what it needs.
     """
     path = None if run.bundled else run.path / f"scores-{key_of(run, *options)}.unfinished.safetensors"
+    if path is not None:
+        check_place(path)
     with continued(path) as kept:
         with reporting(what) as report:
             measured = measure(report, kept, kept.latest)

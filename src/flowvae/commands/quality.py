@@ -23,6 +23,7 @@ from flowvae.models.base import evaluating
 from flowvae.parts import LARGEST_SEED, MOST
 from flowvae.runs import Run
 from flowvae.runs.capability import needs
+from flowvae.runs.files import check_place
 
 MOST_COMPARED = 10_000
 AT_ONCE = 250
@@ -70,6 +71,9 @@ def compare_samples(
     """
     check_range("seed", seed, 0, LARGEST_SEED)
     run = Run(path)
+    kept = data in (None, run.config.data.data) and not run.bundled
+    if kept:
+        check_place(run.path / runs.QUALITY)
     sampler = needs(Sampler, run)
     source = data or run.config.data.data
     counting = source == stacked_mnist.NAME and run.spec.shape == stacked_mnist.SHAPE
@@ -110,7 +114,7 @@ def compare_samples(
         "version": importlib.metadata.version("flowvae"),
         **training_of(run),
     }
-    if data in (None, run.config.data.data) and not run.bundled:
+    if kept:
         runs.write_json(run.path / runs.QUALITY, found)
     return found
 

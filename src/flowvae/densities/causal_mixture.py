@@ -164,7 +164,7 @@ class CausalMixture(CausalNetwork):
 
     def _unshifted(self, maps: Tensor, seen: Tensor) -> Tensor:
         """Compute parameters without their offsets, [S * B, outputs, H, W], from maps and patches."""
-        of_pixels = F.conv2d(seen, self.within * self.earlier).repeat(len(maps) // len(seen), 1, 1, 1)
+        of_pixels = F.conv2d(seen, self.within * self.earlier).repeat(len(maps) // max(1, len(seen)), 1, 1, 1)
         x = self.apart(F.hardswish(maps)) + of_pixels
         return at_least_float32(self.last(F.hardswish(depth_to_space(x, self.patch))))
 

@@ -37,7 +37,7 @@ class ActNorm(Flow):
         self.initialized.fill_(True)
 
     def _log_determinant(self, z: Tensor) -> Tensor:
-        places = z[0, 0].numel() // z.shape[2]
+        places = z.shape[3:].numel()
         return (places * self.log_gain.sum()).expand(z.shape[:2])
 
     def _per_feature(self, values: Tensor, z: Tensor) -> Tensor:

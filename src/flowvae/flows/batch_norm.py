@@ -57,7 +57,7 @@ class BatchNormFlow(Flow):
     def _scale_and_shift(self, mean: Tensor, variance: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_scale = self.log_gain - 0.5 * (variance + self.epsilon).log()
         shift = self.bias - mean * log_scale.exp()
-        per_feature = z[0, 0].numel() // z.shape[2]
+        per_feature = z.shape[3:].numel()
         broadcast = (-1, *[1] * (z.ndim - 3))
         log_determinant = (per_feature * log_scale.sum()).expand(z.shape[:2])
         return log_scale.exp().view(broadcast), shift.view(broadcast), log_determinant

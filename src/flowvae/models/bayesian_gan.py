@@ -315,9 +315,9 @@ class BayesianGAN(Model, Sampler):
         codes = normal(generator, (num_images, self.latent), next(self.generators.parameters()))
         chosen = integers(generator, len(self.generators), (num_images,), codes)
         order = chosen.argsort(stable=True)
-        places, counts = chosen.unique(return_counts=True)
-        parts = (temperature * codes[order]).split(counts.tolist())
-        made = [self.generators.network(int(place))(part) for place, part in zip(places, parts, strict=True)]
+        counts = chosen.bincount(minlength=len(self.generators)).tolist()
+        parts = (temperature * codes[order]).split(counts)
+        made = [self.generators.network(place)(part) for place, part in enumerate(parts)]
         return torch.cat(made)[order.argsort()]
 
 

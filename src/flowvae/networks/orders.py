@@ -50,7 +50,7 @@ def _flipped(order: int) -> list[int]:
 
 def each_by_its_order(change: Callable[[Tensor, int], Tensor], maps: Tensor, orders: Tensor) -> Tensor:
     """Apply ``change``, `turn` or `turn_back`, to maps [N, C, H, W], each with its own order of [N]."""
-    present = orders.unique().tolist()
+    present = orders.unique().tolist() or [0]  # of no maps as well
     rows = [(orders == order).nonzero()[:, 0] for order in present]
     changed = [change(maps[few], order) for order, few in zip(present, rows, strict=True)]
     return torch.cat(changed)[torch.cat(rows).argsort()]

@@ -72,7 +72,7 @@ def check_place(path: Path, folder: bool = False) -> None:
     For commands that would find out only when their work is done.
 
     Raises:
-        OSError: a directory is missing, or is something else.
+        OSError: a directory is missing, is something else, or may not be written to.
     """
     above = (path, *path.parents) if folder else tuple(path.parents)
     there = next(place for place in above if place.exists() or place == above[-1])
@@ -80,6 +80,8 @@ def check_place(path: Path, folder: bool = False) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if not folder and there != path.parent:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def check_not_read(out: Path, sources: Iterable[str | Path]) -> None:
