@@ -264,6 +264,14 @@ def test_runs_of_one_name_are_told_apart(workspace, panels):
     assert "| copies/flow |" in succeeds("table", "flow", "copies/flow")
 
 
+def test_no_table_replaces_a_file_of_a_run(workspace):
+    before = contents(workspace)
+    for name in ("config.json", "evaluation.json", "quality.json"):
+        is_refusal(flowvae("table", "flow", "--out", f"flow/{name}"), f"{name} is a file of the run flow")
+    is_refusal(flowvae("score", "flow", "images.npz", "--out", "plain/config.json"), "of the run plain")
+    assert contents(workspace) == before
+
+
 def test_tables_of_several_runs(workspace):
     succeeds("evaluate", "plain", "--samples", "3", "--images", "10")
     evaluations = [json.loads((workspace / run / "evaluation.json").read_text()) for run in ("plain", "flow")]

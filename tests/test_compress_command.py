@@ -266,3 +266,6 @@ def test_images_are_not_restored_over_others(workspace):
     is_refusal(flowvae("decompress", "photos.flowvae", "--out", "photos.flowvae/in"), "Not a directory")
     succeeds("decompress", "photos.flowvae")
     is_refusal(flowvae("decompress", "photos.flowvae"), "photos.flowvae-restored/a.png is there already")
+    (workspace / "photos.npz").write_bytes(before)
+    is_refusal(flowvae("decompress", "photos.flowvae", "--out", "photos.npz"), "photos.npz is there already")
+    assert (workspace / "photos.npz").read_bytes() == before

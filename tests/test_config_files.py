@@ -54,6 +54,8 @@ def test_training_by_a_file_and_by_the_configuration_of_the_run(files):
         ("preset: vae\nhidden: 8", ["hidden has no effect with posterior gaussian"]),
         ("preset: vae\nlatent: many", ["latent is 'many'; expected int"]),
         ("preset: vae\nlatent: 3\nlatent: 4", ["bad.yaml is not valid YAML (latent twice in line 3)"]),
+        ("preset: vae\nbatch-size: 3\nbatch_size: 4", ["bad.yaml has 'batch_size' twice"]),
+        ("preset: vae\nposterior: [iaf]", ["posterior is ['iaf']; did you mean iaf?"]),
         ("preset: vae\n? [1, 2]\n: 3", ["bad.yaml"]),
         ("preset: [vae", ["bad.yaml is not valid YAML", "line 1"]),
         ("- vae", ["expected names and values"]),
@@ -96,7 +98,8 @@ def test_a_table_of_ones_own(files):
     options = {
         word[2:].replace("-", "_"): int(value) for word, value in zip(SMALL[::2], SMALL[1::2], strict=True)
     }
-    rows = {"plain": {"preset": "vae", **options}, "wide": {"preset": "vae", **options, "latent": 5}}
+    plain = {"preset": "vae", **options}
+    rows = {"plain": {**plain, "start_from": None}, "wide": {**plain, "latent": 5}}
     (files / "sizes.yaml").write_text(json.dumps(rows))  # JSON is YAML
     words = [
         "--data",

@@ -70,7 +70,9 @@ def read_rows(path: Path) -> dict[str, tuple[str, str]]:
             raise UserError(f"{where} has {of_all}, which is that of all rows; give it on the command line")
         _experiment(where, values)
         chosen = values.pop("preset")
-        words = [word for option in values.items() for word in _words(*option)]
+        # An option that may be null is so in every preset, apart from budgets.
+        given_values = {option: value for option, value in values.items() if value is not None}
+        words = [word for option in given_values.items() for word in _words(*option)]
         if spaced := next((word for word in words if word.split() != [word]), None):
             raise UserError(f"{where} has {quoted(spaced)}; values cannot contain spaces")
         rows[name] = (chosen, " ".join(words))
@@ -100,7 +102,12 @@ def _named(where: str, values: Any) -> dict[str, Any]:
 
 
 def _experiment(where: str, values: Mapping[str, Any]) -> Config:
-    options = {name.replace("-", "_"): value for name, value in values.items()}
+    options: dict[str, Any] = {}
+    for written, value in values.items():
+        option = written.replace("-", "_")
+        if option in options:
+            raise UserError(f"{where} has {quoted(option)} twice, with '-' and with '_'; keep one")
+        options[option] = value
     name = options.pop("preset", None)
     if not isinstance(name, str):
         raise UserError(f"{where} names no preset; add a line such as preset: realnvp-5")

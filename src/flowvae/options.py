@@ -93,12 +93,17 @@ def _one_line(box: str) -> str:
 def given(option: str, words: list[str]) -> str | None:
     """Find the value of ``option`` before tyro parses: None if it is absent, "" if it has no value.
 
+    Of an option that is given twice the last counts, as for tyro.
+
     >>> given("--code_start", ["--code-start", "random"]), given("--out", ["--out=runs"]), given("--out", [])
     ('random', 'runs', None)
+    >>> given("--flow", ["--flow", "iaf", "--flow=planar"])
+    'planar'
     """
+    found = None
     for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == option.replace("_", "-"):  # either is accepted
             following = words[index + 1] if index + 1 < len(words) else ""
-            return value if equals else following
-    return None
+            found = value if equals else following
+    return found

@@ -199,7 +199,7 @@ def revised(options: T, changes: Mapping[str, Any]) -> T:
     kind, flat = type(options), to_dict(options)
     for selector, known in choices(kind).items():
         chosen = changes.get(selector, flat[selector])
-        if chosen != flat[selector] and chosen in known:
+        if chosen != flat[selector] and isinstance(chosen, str) and chosen in known:
             kept = names(known[chosen])
             for name in names(known[flat[selector]]):
                 if name not in kept:

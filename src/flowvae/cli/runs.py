@@ -112,8 +112,10 @@ def table(runs: Runs, out: Annotated[Path | None, shown_default("print Markdown"
         runs: directories of the runs
         out: file to write, in the format of its suffix: .md, .csv, .json or .parquet
     """
-    from flowvae.runs.table import compare, markdown, write_table
+    from flowvae.runs.table import check_format, compare, markdown, write_table
 
+    if out is not None:
+        check_format(out)
     check_runs(runs)
     rows, note = compare(list(runs))
     if note:

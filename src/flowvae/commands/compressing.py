@@ -151,7 +151,7 @@ def decompress_images(file: Path, out: Path | None = None, path: Path | None = N
     if isinstance(names, str):
         within = f"{names}/" if names else ""
         names = [f"{within}{place}" for place in range(header.images)]
-    files = files_of(["images"], names, out)["images"] if apart else []
+    files = files_of(["images"], names, out)["images"] if apart else [out]
     # They may be the images that were compressed, of which binary pixels are a part only.
     if there := [file for file in files if file.exists()]:
         raise UserError(f"{there[0]} is there already; choose another --out, where nothing is replaced")

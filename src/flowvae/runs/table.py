@@ -14,7 +14,7 @@ import torch
 
 from flowvae.errors import UserError, did_you_mean, quoted
 from flowvae.runs.files import check_place, read_json, replacing
-from flowvae.runs.folder import ANNEALED_EVALUATION, ANNEALED_SCORES, EVALUATION, QUALITY, Run
+from flowvae.runs.folder import ANNEALED_EVALUATION, ANNEALED_SCORES, CONFIG, EVALUATION, QUALITY, Run
 from flowvae.runs.scores import difference, paired, scores_of
 from flowvae.titles import title
 
@@ -61,6 +61,8 @@ COLUMNS: dict[str, str] = {
     "training_seconds": ".0f",
     "training_steps": ",d",
 }
+OF_RUNS = (CONFIG, EVALUATION, ANNEALED_EVALUATION, QUALITY)
+"""files of a run that no table replaces"""
 LONGEST = 100
 """characters of a name that a message quotes as it is"""
 MEASURED = ".4g"  # what only some systems are measured by
@@ -325,7 +327,7 @@ def check_format(path: Path, formats: Iterable[str] = FORMATS) -> None:
     """Make sure that a file can be written to ``path`` in one of the ``formats``, by default those of tables.
 
     Raises:
-        UserError: its suffix is none of them, or Parquet lacks pyarrow.
+        UserError: its suffix is none of them, Parquet lacks pyarrow, or a run has its own file there.
         OSError: there is no such directory.
     """
     if path.suffix not in formats:
@@ -333,6 +335,8 @@ def check_format(path: Path, formats: Iterable[str] = FORMATS) -> None:
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{path} needs pyarrow; install it with: pip install pyarrow, or write .csv")
     check_place(path)
+    if path.name in OF_RUNS and (path.parent / CONFIG).is_file():
+        raise UserError(f"{path} is a file of the run {path.parent}; choose another --out")
 
 
 def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
