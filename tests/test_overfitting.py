@@ -192,6 +192,15 @@ def test_entries_are_dropped_independently(probability):
         assert abs(float(both)) < 5 * variance / number**0.5
 
 
+@pytest.mark.slow
+def test_dropout_is_compiled_as_a_whole():
+    part = torch.compile(Dropout(0.4), fullgraph=True, backend="aot_eager")
+    dropped = part(torch.ones(50, 2000))
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.4, abs=0.01)
+    assert not torch.equal(part(torch.ones(50, 2000)), dropped)
+
+
 def test_two_processes_drop_what_one_does():
     part, values = Dropout(0.5), torch.ones(6, 3, 4, 4)
     torch.manual_seed(1)
