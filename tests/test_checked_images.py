@@ -28,6 +28,9 @@ WRONG = {
     "1 image": (BINARY[0], r"have the shape \[1, 8, 12\]; give the model images \[B, 1, 8, 12\]"),
     "turned": (BINARY.mT, r"have the shape \[5, 1, 12, 8\]; give the model images \[B, 1, 8, 12\]"),
     "bytes": (BINARY.byte(), "images are torch.uint8; give floats from 0 to 1"),
+    "none": (BINARY[:0], "there are no images; give at least one"),
+    "array": (BINARY.numpy(), "a ndarray is given as images; give a tensor"),
+    "half": (BINARY.half(), "images are torch.float16, and the model's weights torch.float32"),
     "double": (BINARY.double(), "images are torch.float64, and the model's weights torch.float32"),
     "0 to 255": (BINARY * 255, "values from 0 to 255; scale them to 0 to 1"),
     "-1 to 1": (BINARY * 2 - 1, "values from -1 to 1; scale them to 0 to 1"),
@@ -83,9 +86,39 @@ def test_levels_are_recognized_in_every_type(dtype):
     built("vae").to(dtype).check((levels % 2).to(dtype))
 
 
+def test_half_precision_is_that_of_autocast():
+    model, half = built("vae"), BINARY.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        model.check(half)
+        with pytest.raises(UserError, match=r"torch\.float64"):
+            model.check(BINARY.double())
+    with pytest.raises(UserError, match=r"images are torch.float32, .* give images.to\(torch.float64\)"):
+        model.double().check(BINARY)
+
+
+def test_what_is_given_besides_images_is_checked():
+    model = built("vae")
+    with pytest.raises(UserError, match="a model takes no 'label'; did you mean labels"):
+        flowvae.score(model, BINARY, 2, label=torch.zeros(5))  # type: ignore[call-arg]
+    with pytest.raises(UserError, match="a list is given as observed; give a tensor"):
+        flowvae.score(model, BINARY, 2, observed=[True])  # type: ignore[arg-type]
+
+
 def test_a_model_without_levels_takes_any_grey():
     built("glo").check(GREY)
-    built("glo").check(GREY[:0])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 0, 8), "1x8x8", (1, 2**20, 2**20), (1, 8.0, 8)])
+def test_shapes_of_no_image_are_refused(shape):
+    with pytest.raises(UserError, match=r"shape is .*; expected \[channels, height, width\]"):
+        flowvae.vae(shape)
+    with pytest.raises(UserError, match=r"shape is .*; expected \[channels, height, width\]"):
+        build_model(TABLE["pixelcnn"].options_of_system(), DataSpec(shape, 2))
+
+
+def test_one_level_is_none():
+    with pytest.raises(UserError, match="levels is 1; it must be 2 to"):
+        build_model(TABLE["vae"].options_of_system(), DataSpec(SHAPE, 1))
 
 
 def test_a_model_of_parts_knows_its_shape():

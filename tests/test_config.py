@@ -12,6 +12,7 @@ import flowvae
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
 from flowvae.errors import UserError
+from flowvae.evaluation import Annealing
 from flowvae.models.pixel_cnn import PixelCNNOptions
 from flowvae.models.posteriors import InverseAutoregressiveOptions, PlanarOptions, RealNVPOptions
 from flowvae.models.real_nvp import RealNVPDensityOptions
@@ -111,6 +112,20 @@ def test_a_value_out_of_range_is_one_line_that_names_it(kind, values):
         from_dict(kind, values)
     assert "\n" not in str(error.value)
     assert any(name in str(error.value) for name in values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingConfig(precision="bfloat"), "precision is 'bfloat'; did you mean bfloat16"),
+        (lambda: DataConfig(binarization=None), "binarization is None; known: dynamic, none, static"),
+        (lambda: Annealing(start="code"), "start is 'code'; known: posterior, prior"),
+        (lambda: Annealing(start=["prior"]), r"start is \['prior'\]"),
+    ],
+)
+def test_words_are_checked_in_python_as_on_the_command_line(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def test_a_range_is_declared_with_its_option():

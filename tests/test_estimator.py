@@ -17,6 +17,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowvae.densities import FlowPosterior, GaussianPosterior
+from flowvae.errors import UserError
 from flowvae.evaluation import bounds, log_marginal
 from flowvae.flows import Planar
 from flowvae.models.couplings import CodeShape
@@ -221,5 +222,5 @@ def test_flow_posteriors_density_integrates_to_one(kind):
 def test_no_samples_are_refused(samples):
     model = linear_gaussian(exact=True)
     images, _ = images_and_exact_value(model, 2)
-    with pytest.raises(ValueError, match=f"num_samples is {samples}"):
+    with pytest.raises(UserError, match=f"num_samples is {samples}"):
         log_marginal(model, images, samples)

@@ -1,7 +1,10 @@
 """Errors in the user's input, as messages of one line."""
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sized
+
+MOST_PIXELS = 2**26  # per image, over all channels
 
 
 class UserError(Exception):
@@ -31,6 +34,34 @@ def check_range(name: str, value: float, lowest: float, highest: float) -> None:
     """
     if not lowest <= value <= highest:
         raise UserError(f"{name} is {quoted(value)}; it must be {lowest:,} to {highest:,}")
+
+
+def check_some(images: Sized) -> None:
+    """Check that there are images.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if not len(images):
+        raise UserError("there are no images; give at least one")
+
+
+def check_shape(shape: object) -> None:
+    """Check that a shape is (C, H, W) of an image that is not too large.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not (
+        isinstance(shape, list | tuple)
+        and len(shape) == 3
+        and all(type(side) is int and side > 0 for side in shape)
+        and math.prod(shape) <= MOST_PIXELS
+    ):
+        raise UserError(
+            f"shape is {quoted(shape)}; expected [channels, height, width] with a product of at most "
+            f"{MOST_PIXELS:,}"
+        )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -39,10 +39,10 @@ def ranged(default: T, lowest: float, highest: float, *, training_only: bool = F
 
 
 class Options:
-    """Base class of frozen dataclasses of options: checks the fields declared by `ranged`.
+    """Base class of frozen dataclasses of options: checks fields declared by `ranged`, and those of words.
 
     Raises:
-        UserError: if a value is out of range.
+        UserError: if a value is out of range, or none of the words.
     """
 
     def __post_init__(self) -> None:
@@ -50,6 +50,22 @@ class Options:
             value = getattr(self, field.name)
             if RANGE in field.metadata and value is not None:
                 check_range(field.name, value, *field.metadata[RANGE])
+        for name, words in _words_of(type(self)).items():
+            value = getattr(self, name)
+            if value not in words:
+                known = [word for word in words if word is not None]
+                raise UserError(f"{name} is {quoted(value)}; {did_you_mean(str(value), known)}")
+
+
+@lru_cache
+def _words_of(kind: type) -> dict[str, tuple[str | None, ...]]:
+    """Return the words that fields of type ``Literal``, or that or None, may have, by the fields' names."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        if all(get_origin(each) is Literal or each is types.NoneType for each in kinds):
+            found[name] = tuple(word for each in kinds for word in get_args(each) or (None,))
+    return found
 
 
 @dataclass(frozen=True)
@@ -211,10 +227,7 @@ def _checked(hint: Any, name: str, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value)  # type: ignore[arg-type]  # a class, not an instance
     if get_origin(hint) is Literal:
-        allowed = get_args(hint)
-        if value not in allowed:
-            raise UserError(f"{name} is {quoted(value)}; {did_you_mean(str(value), allowed)}")
-        return value
+        return value  # which `Options` checks
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     pair = next((kind for kind in kinds if get_origin(kind) is tuple), None)
     if pair is not None and isinstance(value, list | tuple) and len(value) == len(get_args(pair)):

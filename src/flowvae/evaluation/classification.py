@@ -65,7 +65,7 @@ def classify(
             rows = [log_posterior(row) for row in rows]
         else:
             rows = [whole.classify(few.to(device)).cpu() for few in images.split(CHUNK)]
-    found = torch.cat(rows) if len(images) else torch.zeros(0, model.classes)
+    found = torch.cat(rows)
     if not found.isfinite().all():
         raise UserError("a log probability is not finite; train again with a lower --learning-rate")
     return found

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from flowvae.batch import Given
 from flowvae.densities import LogDensities
+from flowvae.errors import check_range, check_some
 from flowvae.evaluation.pareto import pareto_k, tail_length
 from flowvae.models import Bounded, Scored
 from flowvae.noise import Noise
+from flowvae.parts import MOST
 from flowvae.shares import whole_of
 
 CHUNK = 256
@@ -54,10 +56,10 @@ def bounds(
     make each density depend on the whole batch.
 
     Raises:
-        ValueError: no samples.
+        UserError: if there are no samples or images, or the model does not take these images.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+    check_range("num_samples", num_samples, 1, MOST)
+    check_range("chunk", chunk, 1, MOST)
     return joined(
         accumulated(model.draws_for(few, noise, **rest), num_samples, max(1, chunk // whole_of(len(few))))
         for few, rest in pieces(images, chunk, given)
@@ -70,7 +72,12 @@ def at(given: Given, places: slice, device: torch.device | None = None) -> Given
 
 
 def pieces(images: Tensor, size: int, given: Given) -> Iterator[tuple[Tensor, Given]]:
-    """Split images, and what is given for each, into pieces of ``size`` images."""
+    """Split images, and what is given for each, into pieces of ``size`` images.
+
+    Raises:
+        UserError: if there are none.
+    """
+    check_some(images)
     for start in range(0, len(images), size):
         few = slice(start, start + size)
         yield images[few], at(given, few)
@@ -130,7 +137,8 @@ def log_marginal(
     The estimate is in expectation a lower bound that grows towards log p(x) with the number of samples.
 
     Raises:
-        UserError: if images have another shape than the model's, other levels, or are not in [0, 1].
+        UserError: if images have another shape than the model's, other levels, or are not in [0, 1], or if
+            there are none, or no samples.
     """
     if isinstance(model, Scored):
         parts = [model.log_prob(few, **rest) for few, rest in pieces(images, chunk, given)]

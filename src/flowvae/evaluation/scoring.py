@@ -91,13 +91,13 @@ def score(
             else:
                 rows.append(_bounded(model, one, num_samples, random, own))
             report(len(rows) / len(images))
-    scores = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    scores = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     for name, values in scores.items():
         if name in ("negative_elbo", "nll") and not values.isfinite().all():
             raise UserError(
                 f"{title(name)} of an image is not finite; train again with a lower --learning-rate"
             )
-    if rows and model.levels not in (None, 2):
+    if model.levels not in (None, 2):
         scores["bits_per_dim"] = scores["nll"] / math.log(2) / _known(images, given.get("observed"))
     return scores
 

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from flowvae.batch import Batch, Given, labelled
 from flowvae.densities import LogDensities
-from flowvae.errors import UserError
+from flowvae.errors import UserError, check_some, did_you_mean, quoted
 from flowvae.noise import Noise, integers
 
 NO_MISSING = (
@@ -94,7 +94,9 @@ class Model(nn.Module, ABC):
         return found
 
     def check(self, images: Tensor, **given: Unpack[Given]) -> None:
-        """Check that images are [B, C, H, W] of the model's shape, in [0, 1] up to `margin`, of its levels.
+        """Check that images are [B, C, H, W], of the model's shape, type and levels, and in [0, 1].
+
+        There must be one. Pixels may be outside by `margin`, and of half precision inside autocast.
 
         And that ``observed`` is bool of the same shape, if pixels may be missing, and that there are labels
         if the model is conditional: see `check_labels`.
@@ -106,8 +108,15 @@ class Model(nn.Module, ABC):
         Raises:
             UserError: if they are not.
         """
-        self.check_labels(given.get("labels"), len(images))
+        for name in given.keys() - Given.__annotations__.keys():
+            raise UserError(f"a model takes no {quoted(name)}; {did_you_mean(name, Given.__annotations__)}")
         observed = given.get("observed")
+        for name, values in (("images", images), ("observed", observed)):
+            if values is not None and not isinstance(values, Tensor):
+                kind = type(values).__name__
+                raise UserError(f"a {kind} is given as {name}; give a tensor, such as torch.tensor({name})")
+        check_some(images)
+        self.check_labels(given.get("labels"), len(images))
         if observed is not None and not self.accepts_missing:
             raise UserError(NO_MISSING)
         if observed is not None and (observed.shape != images.shape or observed.dtype != torch.bool):
@@ -123,12 +132,11 @@ class Model(nn.Module, ABC):
         if not images.is_floating_point():
             raise UserError(f"images are {images.dtype}; give floats from 0 to 1, such as bytes / 255")
         weights = next(self.parameters(), images).dtype
-        if images.dtype == torch.float64 != weights:  # as NumPy makes them; half precision can be autocast's
+        cast = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (images.dtype, weights)
+        if images.dtype != weights and not cast:
             raise UserError(
                 f"images are {images.dtype}, and the model's weights {weights}; give images.to({weights})"
             )
-        if not images.numel():
-            return
         lowest, highest = (float(end) for end in images.aminmax())
         if not -self.margin <= lowest <= highest <= 1 + self.margin:  # nor with NaN
             raise UserError(f"images have values from {lowest:g} to {highest:g}; scale them to 0 to 1")

@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System
-from flowvae.errors import UserError, did_you_mean, quoted
+from flowvae.errors import UserError, check_range, check_shape, did_you_mean, quoted
 from flowvae.memory import lacks_memory
 from flowvae.models import (
     bayesian_gan,
@@ -22,6 +22,7 @@ from flowvae.models import (
     vae,
 )
 from flowvae.models.base import Model
+from flowvae.parts import MOST
 
 MOST_PARAMETERS = 2**30  # 4 GiB of weights; training takes five times as much
 _TOO_LARGE = (
@@ -59,8 +60,12 @@ def build_model(options: System, data: DataSpec) -> Model:
     >>> model = build_model(preset("realnvp-2").model, DataSpec((1, 28, 28)))
 
     Raises:
-        UserError: if the networks do not accept images of this shape, or the model is too large.
+        UserError: if the networks do not accept images of this shape, the model is too large, or the data's
+            shape or number of levels is none.
     """
+    check_shape(data.shape)
+    if data.levels is not None:
+        check_range("levels", data.levels, 2, MOST)
     with _refusing_too_large():
         model = options.build(data)
     model.image_shape = data.shape

@@ -16,7 +16,7 @@ from flowvae.densities import (
     Posterior,
     Prior,
 )
-from flowvae.errors import UserError, check_range
+from flowvae.errors import UserError, check_range, check_shape
 from flowvae.flows import Flow
 from flowvae.models.autoencoder import VAE
 from flowvae.models.base import evaluating
@@ -201,14 +201,15 @@ def vae(
         options: other options, by the names that ``flowvae train vae --help`` lists.
 
     Raises:
-        UserError: for an unknown option, two parts of which one would replace the other, a flow of maps, or a
-            likelihood for another number of levels.
+        UserError: for an unknown option, a shape that is none, two parts of which one would replace the
+            other, a flow of maps, or a likelihood for another number of levels.
 
     >>> from flowvae.flows import Planar
     >>> model = vae((1, 28, 28), latent=8, flow=Planar(8, transformations=4, amortized=True))
     >>> model.encode(torch.zeros(7, 1, 28, 28), num_samples=5).shape
     torch.Size([5, 7, 8])
     """
+    check_shape(shape)
     if decoder is not None and likelihood != "bernoulli":
         raise UserError("a decoder of your own outputs logits of binary pixels; omit likelihood")
     if flow is not None and posterior != "gaussian":

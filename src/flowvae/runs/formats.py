@@ -15,20 +15,18 @@ A field that an older file lacks gets the value that reproduces the behaviour of
 from today's default. A new option needs a new format, and a line here.
 """
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
-from flowvae.errors import UserError, did_you_mean, quoted
+from flowvae.errors import UserError, check_shape, did_you_mean, quoted
 from flowvae.models.registry import SYSTEMS
 from flowvae.parts import MOST, available, from_dict, names, to_dict
 from flowvae.runs.files import read_json
 
 T = TypeVar("T")
 FORMAT = 11
-MOST_PIXELS = 2**26  # per image, over all channels
 PARTS = ("data", "model", "training")
 ENTRIES = ("format", "system", *PARTS, *DataSpec._fields)
 # For files without a number. Fields were added one by one, so a file may have some of them.
@@ -101,16 +99,8 @@ def read_description(path: Path) -> Described:
 
 def _described(values: dict[str, Any]) -> Described:
     shape = values.pop("shape", None)
-    if not (
-        isinstance(shape, list | tuple)
-        and len(shape) == 3
-        and all(type(side) is int and side > 0 for side in shape)
-        and math.prod(shape) <= MOST_PIXELS
-    ):
-        raise UserError(
-            f"shape is {quoted(shape)}; expected [channels, height, width] with a product of at most "
-            f"{MOST_PIXELS:,}"
-        )
+    check_shape(shape)
+    assert shape is not None
     missing = values.pop("missing", None)
     if type(missing) is not bool:
         raise UserError(f"missing is {quoted(missing)}; expected true or false")
