@@ -118,7 +118,7 @@ def test_a_value_out_of_range_is_one_line_that_names_it(kind, values):
     ("make", "message"),
     [
         (lambda: TrainingConfig(precision="bfloat"), "precision is 'bfloat'; did you mean bfloat16"),
-        (lambda: DataConfig(binarization=None), "binarization is None; known: dynamic, none, static"),
+        (lambda: DataConfig(binarization=None), "binarization is None; did you mean none"),
         (lambda: Annealing(start="code"), "start is 'code'; known: posterior, prior"),
         (lambda: Annealing(start=["prior"]), r"start is \['prior'\]"),
     ],
