@@ -226,7 +226,7 @@ def test_a_learned_density_finds_two_groups_of_codes(density, rate, monkeypatch)
         model.codes.weight[:, 0] += side
     optimizer = torch.optim.Adam(model.density.parameters(), rate)
     batch = Batch(as_images(IMAGES), torch.arange(IMAGES))
-    for _ in range(300):
+    for _ in range(600):
         losses = {update.player: update.loss for update in model.updates(batch, 0)}
         optimizer.zero_grad()
         losses["density"].backward(inputs=list(model.density.parameters()))
