@@ -116,6 +116,19 @@ def test_shapes_of_no_image_are_refused(shape):
         build_model(TABLE["pixelcnn"].options_of_system(), DataSpec(shape, 2))
 
 
+def test_a_shape_may_be_a_list():
+    made = flowvae.vae([1, 8, 12], latent=2)  # type: ignore[arg-type]
+    spec = DataSpec([1, 8, 12], 2)  # type: ignore[arg-type]
+    for model in (made, build_model(TABLE["vae"].options_of_system(), spec)):
+        model.check(BINARY)
+
+
+def test_no_chunks_are_refused():
+    for name in ("vae", "pixelcnn"):
+        with pytest.raises(UserError, match="chunk is 0; it must be 1 to"):
+            flowvae.log_marginal(built(name), BINARY, 2, chunk=0)
+
+
 def test_one_level_is_none():
     with pytest.raises(UserError, match="levels is 1; it must be 2 to"):
         build_model(TABLE["vae"].options_of_system(), DataSpec(SHAPE, 1))

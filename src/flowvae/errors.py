@@ -46,8 +46,11 @@ def check_some(images: Sized) -> None:
         raise UserError("there are no images; give at least one")
 
 
-def check_shape(shape: object) -> None:
-    """Check that a shape is (C, H, W) of an image that is not too large.
+def checked_shape(shape: object) -> tuple[int, int, int]:
+    """Return a shape as (C, H, W), checked to be that of an image that is not too large.
+
+    >>> checked_shape([1, 28, 28])
+    (1, 28, 28)
 
     Raises:
         UserError: if it is not.
@@ -62,6 +65,7 @@ def check_shape(shape: object) -> None:
             f"shape is {quoted(shape)}; expected [channels, height, width] with a product of at most "
             f"{MOST_PIXELS:,}"
         )
+    return shape[0], shape[1], shape[2]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -59,7 +59,6 @@ def bounds(
         UserError: if there are no samples or images, or the model does not take these images.
     """
     check_range("num_samples", num_samples, 1, MOST)
-    check_range("chunk", chunk, 1, MOST)
     return joined(
         accumulated(model.draws_for(few, noise, **rest), num_samples, max(1, chunk // whole_of(len(few))))
         for few, rest in pieces(images, chunk, given)
@@ -75,9 +74,10 @@ def pieces(images: Tensor, size: int, given: Given) -> Iterator[tuple[Tensor, Gi
     """Split images, and what is given for each, into pieces of ``size`` images.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or the size is not positive.
     """
     check_some(images)
+    check_range("chunk", size, 1, MOST)
     for start in range(0, len(images), size):
         few = slice(start, start + size)
         yield images[few], at(given, few)
@@ -138,7 +138,7 @@ def log_marginal(
 
     Raises:
         UserError: if images have another shape than the model's, other levels, or are not in [0, 1], or if
-            there are none, or no samples.
+            there are none, or no samples for an estimate.
     """
     if isinstance(model, Scored):
         parts = [model.log_prob(few, **rest) for few, rest in pieces(images, chunk, given)]

@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, System
-from flowvae.errors import UserError, check_range, check_shape, did_you_mean, quoted
+from flowvae.errors import UserError, check_range, checked_shape, did_you_mean, quoted
 from flowvae.memory import lacks_memory
 from flowvae.models import (
     bayesian_gan,
@@ -63,7 +63,7 @@ def build_model(options: System, data: DataSpec) -> Model:
         UserError: if the networks do not accept images of this shape, the model is too large, or the data's
             shape or number of levels is none.
     """
-    check_shape(data.shape)
+    data = data._replace(shape=checked_shape(data.shape))
     if data.levels is not None:
         check_range("levels", data.levels, 2, MOST)
     with _refusing_too_large():

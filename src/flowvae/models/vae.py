@@ -16,7 +16,7 @@ from flowvae.densities import (
     Posterior,
     Prior,
 )
-from flowvae.errors import UserError, check_range, check_shape
+from flowvae.errors import UserError, check_range, checked_shape
 from flowvae.flows import Flow
 from flowvae.models.autoencoder import VAE
 from flowvae.models.base import evaluating
@@ -209,7 +209,7 @@ def vae(
     >>> model.encode(torch.zeros(7, 1, 28, 28), num_samples=5).shape
     torch.Size([5, 7, 8])
     """
-    check_shape(shape)
+    shape = checked_shape(shape)
     if decoder is not None and likelihood != "bernoulli":
         raise UserError("a decoder of your own outputs logits of binary pixels; omit likelihood")
     if flow is not None and posterior != "gaussian":

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from flowvae.batch import DataSpec
 from flowvae.config import Config, DataConfig, TrainingConfig
-from flowvae.errors import UserError, check_shape, did_you_mean, quoted
+from flowvae.errors import UserError, checked_shape, did_you_mean, quoted
 from flowvae.models.registry import SYSTEMS
 from flowvae.parts import MOST, available, from_dict, names, to_dict
 from flowvae.runs.files import read_json
@@ -98,9 +98,7 @@ def read_description(path: Path) -> Described:
 
 
 def _described(values: dict[str, Any]) -> Described:
-    shape = values.pop("shape", None)
-    check_shape(shape)
-    assert shape is not None
+    shape = checked_shape(values.pop("shape", None))
     missing = values.pop("missing", None)
     if type(missing) is not bool:
         raise UserError(f"missing is {quoted(missing)}; expected true or false")
@@ -108,7 +106,7 @@ def _described(values: dict[str, Any]) -> Described:
     for name, count in counts.items():
         if not (type(count) is int and 0 <= count <= MOST) and not (name == "levels" and count is None):
             raise UserError(f"{name} is {quoted(count)}; expected a number from 0 to {MOST:,}")
-    spec = DataSpec((shape[0], shape[1], shape[2]), **counts, missing=missing)
+    spec = DataSpec(shape, **counts, missing=missing)
     system, options = values.pop("system", None), values.pop("model", None)
     if not isinstance(system, str):
         raise UserError(f"system is {quoted(system)}; expected a name")
