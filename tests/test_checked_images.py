@@ -125,8 +125,10 @@ def test_a_shape_may_be_a_list():
 
 def test_no_chunks_are_refused():
     for name in ("vae", "pixelcnn"):
+        model = built(name)
+        assert isinstance(model, Scored | Bounded)
         with pytest.raises(UserError, match="chunk is 0; it must be 1 to"):
-            flowvae.log_marginal(built(name), BINARY, 2, chunk=0)
+            flowvae.log_marginal(model, BINARY, 2, chunk=0)
 
 
 def test_one_level_is_none():

@@ -115,17 +115,17 @@ def test_a_value_out_of_range_is_one_line_that_names_it(kind, values):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("kind", "values", "message"),
     [
-        (lambda: TrainingConfig(precision="bfloat"), "precision is 'bfloat'; did you mean bfloat16"),
-        (lambda: DataConfig(binarization=None), "binarization is None; did you mean none"),
-        (lambda: Annealing(start="code"), "start is 'code'; known: posterior, prior"),
-        (lambda: Annealing(start=["prior"]), r"start is \['prior'\]"),
+        (TrainingConfig, {"precision": "bfloat"}, "precision is 'bfloat'; did you mean bfloat16"),
+        (DataConfig, {"binarization": None}, "binarization is None; did you mean none"),
+        (Annealing, {"start": "code"}, "start is 'code'; known: posterior, prior"),
+        (Annealing, {"start": ["prior"]}, r"start is \['prior'\]"),
     ],
 )
-def test_words_are_checked_in_python_as_on_the_command_line(make, message):
+def test_words_are_checked_in_python_as_on_the_command_line(kind, values, message):
     with pytest.raises(UserError, match=message):
-        make()
+        kind(**values)
 
 
 def test_a_range_is_declared_with_its_option():

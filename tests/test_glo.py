@@ -214,7 +214,7 @@ def test_samples_have_mean_and_covariance_of_the_codes(monkeypatch):
 
 @pytest.mark.parametrize(
     ("density", "rate"),
-    [(RealNVPCodesOptions(transformations=4, hidden=32), 5e-3), (MixtureCodesOptions(components=4), 5e-2)],
+    [(RealNVPCodesOptions(transformations=4, hidden=32), 2e-3), (MixtureCodesOptions(components=4), 5e-2)],
 )
 def test_a_learned_density_finds_two_groups_of_codes(density, rate, monkeypatch):
     """Which a Gaussian would fill the middle between."""
@@ -225,12 +225,15 @@ def test_a_learned_density_finds_two_groups_of_codes(density, rate, monkeypatch)
         model.codes.weight.copy_(0.02 * torch.randn_like(model.codes.weight))
         model.codes.weight[:, 0] += side
     optimizer = torch.optim.Adam(model.density.parameters(), rate)
+    # Of weights that still move, the share between the groups depends on the step, and on the CPU's rounding.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=600)
     batch = Batch(as_images(IMAGES), torch.arange(IMAGES))
     for _ in range(600):
         losses = {update.player: update.loss for update in model.updates(batch, 0)}
         optimizer.zero_grad()
         losses["density"].backward(inputs=list(model.density.parameters()))
         optimizer.step()
+        schedule.step()
     monkeypatch.setattr(model, "decode", lambda codes: codes)
     codes = model.sample(500, torch.Generator().manual_seed(0))
     assert (codes.norm(dim=1) <= 1).all()
