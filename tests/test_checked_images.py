@@ -1,5 +1,7 @@
 """In Python, images that a model does not take are refused in one line, as on the command line."""
 
+from typing import Any
+
 import pytest
 import torch
 from system_table import TABLE
@@ -7,7 +9,7 @@ from system_table import TABLE
 import flowvae
 from flowvae.batch import DataSpec
 from flowvae.errors import UserError
-from flowvae.models import Bounded, Coded, Inferring, Model, Scored
+from flowvae.models import Bounded, Classifying, Coded, Completing, Inferring, Model, Scored
 from flowvae.models.registry import build_model
 
 SHAPE = (1, 8, 12)
@@ -16,7 +18,8 @@ SHAPE = (1, 8, 12)
 def built(name: str) -> Model:
     torch.manual_seed(0)
     row = TABLE[name]
-    model = build_model(row.options_of_system(), DataSpec(SHAPE, 2 if row.binary else 256, 5))
+    classes = 3 if "semi-supervised" in name or "labels" in name else 0
+    model = build_model(row.options_of_system(), DataSpec(SHAPE, 2 if row.binary else 256, 5, classes))
     return model.eval()
 
 
@@ -49,12 +52,20 @@ def doors(model: Model):
         yield model.draws_for
     if isinstance(model, Coded):
         yield from (model.center, model.reconstruct, lambda images: model.path(images, images, 2))
+    if isinstance(model, Classifying):
+        yield from (model.classify, lambda images: flowvae.classify(model, images, 2))
     if isinstance(model, Inferring):
         yield from (model.encode, model.unroll)
 
 
+EVERY_KIND = (
+    *("vae", "vae-logistic", "pixelcnn", "realnvp", "glo"),
+    *("semi-supervised", "semi-supervised-stacked", "bayesian-gan-few-labels"),
+)
+
+
 @pytest.mark.parametrize("wrong", list(WRONG))
-@pytest.mark.parametrize("name", ["vae", "vae-logistic", "pixelcnn", "realnvp", "glo"])
+@pytest.mark.parametrize("name", EVERY_KIND)
 def test_wrong_images_are_refused_at_every_door(name, wrong):
     model = built(name)
     images, message = WRONG[wrong]
@@ -62,6 +73,24 @@ def test_wrong_images_are_refused_at_every_door(name, wrong):
         with pytest.raises(UserError, match=message) as refused:
             door(images)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["vae", "vae-vamp-of-maps", "vae-logistic", "realnvp", "glo"])
+def test_wrong_codes_are_refused(name):
+    model = built(name)
+    assert isinstance(model, Coded)
+    with torch.no_grad():
+        codes = model.center(BINARY)
+        assert model.decode(codes).shape == (5, *SHAPE)
+    shape = rf"the model decodes \[B, {codes.shape[1]}\]"
+    longer = torch.cat([codes, codes], 1)
+    for wrong in (longer, codes[:, 1:], codes[0], codes[None]):
+        with pytest.raises(UserError, match=shape):
+            model.decode(wrong)
+    with pytest.raises(UserError, match=r"codes are torch.float64, .* give codes.to\(torch.float32\)"):
+        model.decode(codes.double())
+    with pytest.raises(UserError, match="a ndarray is given as codes; give a tensor"):
+        model.decode(codes.numpy())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["vae", "pixelcnn"])
@@ -102,6 +131,57 @@ def test_what_is_given_besides_images_is_checked():
         flowvae.score(model, BINARY, 2, label=torch.zeros(5))  # type: ignore[call-arg]
     with pytest.raises(UserError, match="a list is given as observed; give a tensor"):
         flowvae.score(model, BINARY, 2, observed=[True])  # type: ignore[arg-type]
+
+
+def test_nothing_depends_on_values_of_missing_pixels():
+    model, conditional = built("vae"), flowvae.vae(SHAPE, latent=2, classes=3).eval()
+    observed = torch.rand(5, *SHAPE) < 0.5
+    others = BINARY.where(observed, 1 - BINARY)
+    assert not torch.equal(others, BINARY)
+    for seen in (BINARY, others):
+        noise = torch.Generator().manual_seed(1)
+        scores = flowvae.score(model, seen, 3, noise, observed=observed)["nll"]
+        classes = flowvae.classify(conditional, seen, 3, noise, observed=observed)
+        if seen is BINARY:
+            first = scores, classes
+    assert torch.equal(scores, first[0])
+    assert torch.equal(classes, first[1])
+
+
+def test_none_of_what_may_be_given_is_nothing():
+    model, noise = built("vae"), torch.Generator().manual_seed(1)
+    nothing: dict[str, Any] = {"observed": None, "labels": None}
+    scores = (flowvae.score(model, BINARY, 3, noise, **given)["nll"] for given in ({}, nothing))
+    assert torch.equal(*scores)
+    assert flowvae.log_marginal(model, BINARY, 3, **nothing).shape == (5,)  # type: ignore[arg-type]
+    conditional = flowvae.vae(SHAPE, latent=2, classes=3).eval()
+    assert list(flowvae.score(conditional, BINARY, 3, noise, **nothing)) == ["nll"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"observed": [True]}, "a list is given as observed; give a tensor"),
+        ({"observed": BINARY}, r"observed is torch.float32 \[5, 1, 8, 12\]; give bool"),
+        ({"observed": BINARY[:1] > 0}, r"observed is torch.bool \[1, 1, 8, 12\]; give bool \[5, 1, 8, 12\]"),
+        ({"num_completions": 0}, "num_completions is 0; it must be 1 to"),
+        ({"num_samples": 0}, "num_samples is 0; it must be 1 to"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, "the model is not conditional on them; omit them"),
+    ],
+)
+@pytest.mark.parametrize("name", ["vae", "pixelcnn"])
+def test_what_cannot_be_imputed_is_refused(name, given, message):
+    model = built(name)
+    assert isinstance(model, Completing)
+    with pytest.raises(UserError, match=message):
+        model.impute(BINARY, **{"observed": BINARY > 0, "num_samples": 2, **given})
+    with pytest.raises(UserError, match="there are no images; give at least one"):
+        model.impute(BINARY[:0], BINARY[:0] > 0)
+
+
+def test_labels_alone_make_no_conditional_model():
+    with pytest.raises(UserError, match="labels has no effect here; give the number of classes"):
+        flowvae.vae(SHAPE, labels=True)
 
 
 def test_a_model_without_levels_takes_any_grey():

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import flowvae
@@ -126,6 +128,34 @@ def test_a_value_out_of_range_is_one_line_that_names_it(kind, values):
 def test_words_are_checked_in_python_as_on_the_command_line(kind, values, message):
     with pytest.raises(UserError, match=message):
         kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (TrainingConfig, {"batch_size": 2.5}, "batch_size is 2.5; expected int"),
+        (TrainingConfig, {"compile": "no"}, "compile is 'no'; expected bool"),
+        (DataConfig, {"data": Path("images.npz")}, "data is .*; expected str"),
+        (DataConfig, {"value_range": (0.0,)}, r"value_range is \(0.0,\)"),
+        (VAEOptions, {"posterior": "iaf"}, "posterior is 'iaf'; expected GaussianOptions or"),
+        (RealNVPOptions, {"transformations": None}, "transformations is None; expected int"),
+    ],
+)
+def test_types_are_checked_in_python_as_in_files(kind, values, message):
+    with pytest.raises(UserError, match=message):
+        kind(**values)
+
+
+def test_numbers_may_be_those_of_numpy():
+    steps, rate = np.int64(7), np.float32(0.5)
+    for training in (
+        TrainingConfig(steps=steps, learning_rate=rate),  # type: ignore[arg-type]
+        TrainingConfig().with_budget(steps=steps),  # type: ignore[arg-type]
+        Config().revised(steps=steps, learning_rate=rate).training,
+    ):
+        assert type(training.steps) is int
+        assert type(training.learning_rate) is float
+    assert DataConfig(value_range=[0, 1]).value_range == (0.0, 1.0)  # type: ignore[arg-type]
 
 
 def test_a_range_is_declared_with_its_option():

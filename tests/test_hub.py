@@ -175,6 +175,10 @@ def test_a_pushed_model_comes_back_from_the_hub(workspace, uploaded):
         assert torch.equal(model.state_dict()[name], value), name
 
 
+def test_a_model_that_comes_with_the_package_needs_no_hub():
+    assert flowvae.from_pretrained("density-mnist").image_shape == (1, 28, 28)
+
+
 def test_what_the_hub_cannot_give_is_one_line(tmp_path):
     for name in ("me/mine", "no such folder", "a/b/c"):
         with pytest.raises(UserError) as error:

@@ -58,6 +58,12 @@ def test_a_run_gives_back_what_was_put_in(run):
     assert load(str(run))
 
 
+def test_loading_leaves_torchs_generator_as_it_was(run):
+    before = torch.get_rng_state()
+    load(run)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_loading_does_not_depend_on_torchs_generator(run):
     model = load(run)
     torch.manual_seed(123)

@@ -1,5 +1,6 @@
 """`flowvae.FlowVAE`: the interface of scikit-learn."""
 
+import dataclasses
 import pickle
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import flowvae
 from flowvae import FlowVAE
+from flowvae.config import Config
 from flowvae.errors import UserError
 from flowvae.models import Coded
+from flowvae.models.vae import VAEOptions
 from flowvae.runs.capability import needs
 
 SMALL: dict[str, Any] = {"features": 8, "channels": 4, "latent": 3, "batch_size": 16, "steps": 6}
@@ -87,6 +90,32 @@ def test_grey_images_keep_their_levels(images):
     dark = np.zeros((1, 8, 8), np.uint8)
     dark[0, 0, 0] = 1
     assert estimator.score_samples(dark) != estimator.score_samples(dark.astype(float))
+
+
+def test_channels_may_come_last(images):
+    grey = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+    colours = np.stack([grey, grey // 2, 255 - grey], 3)  # [N, H, W, C]
+    options = {**SMALL, "likelihood": "logistic", "binarization": "none"}
+    last = FlowVAE("vae", num_samples=2, **options).fit(colours)
+    first = FlowVAE("vae", num_samples=2, **options).fit(colours.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(last.score_samples(colours), first.score_samples(colours))
+    codes = last.transform(colours[:5])
+    assert last.inverse_transform(codes).shape == (5, 8, 8, 3)
+    for ours, theirs in (
+        (last.inverse_transform(codes), first.inverse_transform(codes)),
+        (last.sample(4, seed=1), first.sample(4, seed=1)),
+    ):
+        np.testing.assert_array_equal(ours, theirs.transpose(0, 2, 3, 1))
+
+
+def test_the_scale_of_an_image_does_not_depend_on_the_others(images):
+    options = {**SMALL, "likelihood": "logistic", "binarization": "none"}
+    grey = np.random.default_rng(0).integers(0, 256, images.shape) / 255
+    estimator = FlowVAE("vae", num_samples=2, **options).fit(grey)
+    dark = np.zeros((1, 8, 8))
+    dark[0, 0, 0] = 1 / 255
+    together = estimator.score_samples(np.concatenate([dark, grey[:3]]))
+    np.testing.assert_array_equal(estimator.score_samples(dark), together[:1])
 
 
 def test_pixels_that_are_nan_are_missing(images, tmp_path):
@@ -268,12 +297,23 @@ def test_a_bundled_model_is_loaded():
     assert density.transform(np.zeros((2, 28, 28), np.uint8)).shape == (2, 32)
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnSystem(VAEOptions):
+    name = "own"
+
+
 def test_options_are_parameters_and_fit_checks_them(images):
     estimator = FlowVAE("vae", latent=3).set_params(features=8, minutes=2.0)
     parameters = estimator.get_params()
     assert (parameters["latent"], parameters["features"], parameters["minutes"]) == (3, 8, 2.0)
     with pytest.raises(UserError, match="did you mean latent"):
         FlowVAE("vae", laten=3).fit(images)
+    with pytest.raises(UserError, match="data has no effect, as images are given to fit"):
+        FlowVAE("vae", data="mnist").fit(images)
+    with pytest.raises(UserError, match="grey has no effect on arrays"):
+        FlowVAE("vae", grey=True).fit(images)
+    with pytest.raises(UserError, match="preset has a system of your own, OwnSystem, which cannot be loaded"):
+        FlowVAE(Config(model=OwnSystem())).fit(images)
     with pytest.raises(ValueError, match="not fitted"):
         estimator.transform(images)
     with pytest.raises(UserError, match="no code"):

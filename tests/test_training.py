@@ -42,6 +42,13 @@ from flowvae.training.records import EVERY, Records
 # Unbroken.
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_does_not_depend_on_the_callers_mode(mode, halves, unbroken, tmp_path):
+    with mode():
+        assert train(tmp_path / "run", configuration(halves))
+    assert_equal(load(tmp_path / "run").state_dict(), load(unbroken).state_dict())
+
+
 @pytest.mark.parametrize("name", ["cuda:99", "meta", "nothing", ""])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_made(name, halves, tmp_path):
     with pytest.raises(UserError, match="is not available; choose auto or cpu"):

@@ -22,6 +22,7 @@ from flowvae.evaluation import classify, score
 from flowvae.evaluation.likelihood import at
 from flowvae.image_files import save_arrays
 from flowvae.models import Classifying, Coded, Sampler
+from flowvae.models.registry import SYSTEMS
 from flowvae.models.registry import preset as preset_called
 from flowvae.parts import to_dict
 from flowvae.runs.capability import needs
@@ -45,11 +46,11 @@ class ImagesError(UserError, ValueError):
 class FlowVAE(*_BASES):
     """A deep generative model of images as a scikit-learn estimator.
 
-    Images are an array or tensor [N, H, W], [N, C, H, W] with C = 1 or 3, or [N, D], whose rows are square
-    images; or a ``torch.utils.data.Dataset`` or ``DataLoader`` of images, or of tuples that begin with one.
-    Their pixels are 0 to 255, floats k / 255, or zeros and ones; others need ``value_range=(low, high)``.
-    Under ``binarization="static"``, an array without a value above 1 is binary. Under ``missing="nan"``,
-    pixels that are NaN are missing, in `fit` and later.
+    Images are an array or tensor [N, H, W], [N, C, H, W] or [N, H, W, C] with C = 1 or 3, or [N, D], whose
+    rows are square images; or a ``torch.utils.data.Dataset`` or ``DataLoader`` of images, or of tuples that
+    begin with one. Their pixels are 0 to 255, floats k / 255, or zeros and ones; others need
+    ``value_range=(low, high)``. Under ``binarization="static"``, an array without a value above 1 is binary.
+    Under ``missing="nan"``, pixels that are NaN are missing, in `fit` and later.
 
     Labels are whole numbers [N] from 0, -1 if unknown. A preset that learns from labels (``labels=True``, or
     a semi-supervised one) takes them in `fit` as ``y``, and predicts classes. Where a method has ``labels``,
@@ -115,7 +116,16 @@ class FlowVAE(*_BASES):
         if self.minutes is not None:
             options["minutes"] = self.minutes
         base = preset_called(self.preset) if isinstance(self.preset, str) else self.preset
+        if "data" in options:
+            raise UserError("data has no effect, as images are given to fit; omit it")
         config = base.revised(**{"track": "none", **options})
+        if config.data.grey:
+            raise UserError("grey has no effect on arrays; give images of one channel, and omit it")
+        if config.model is not None and SYSTEMS.get(config.model.name) is not type(config.model):
+            raise UserError(
+                f"preset has a system of your own, {type(config.model).__name__}, which cannot be loaded by "
+                "name; train it with flowvae.train"
+            )
         images = _as_array(X)
         _pixels(images, config)  # raises if they are no images
         arrays = {"images": _unflattened(images)}
@@ -189,7 +199,7 @@ class FlowVAE(*_BASES):
         return the means of p(x|z) for drawn codes. A conditional model draws ``labels``, if there are none.
         """
         self._check_fitted()
-        noise = None if seed is None else torch.Generator().manual_seed(seed)
+        noise = None if seed is None else torch.Generator().manual_seed(int(seed))
         given = labelled(self._given(labels, n).get("labels"))
         with torch.no_grad():
             return self._shaped(needs(Sampler, self.run_).sample(n, noise, **given).cpu().numpy())
@@ -261,6 +271,8 @@ class FlowVAE(*_BASES):
         return np.concatenate(parts)
 
     def _shaped(self, images: np.ndarray) -> np.ndarray:
+        if len(self.image_shape_) == 3 and tuple(self.image_shape_) != self.run_.spec.shape:  # [N, H, W, C]
+            return np.ascontiguousarray(np.moveaxis(images, 1, -1))
         return images.reshape(len(images), *self.image_shape_)
 
 
@@ -321,11 +333,12 @@ def _pixels(images: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]
         if marker is not None:
             known &= ~are_marked(images, marker)
             images = covered(images, known)
+        binary = bool(((images == 0) | (images == 1)).all())
         pixels = as_bytes({"X": images}, value_range)["X"] * known
     except ImagesError:
         raise
     except UserError as error:
         raise ImagesError(str(error)) from None
     # Zeros and ones: white is 1, unless they are integers on a scale to 255.
-    white = value_range is None and not low_integers and pixels.max() <= 1
+    white = value_range is None and not low_integers and binary
     return pixels * 255 if white else pixels, known

@@ -77,14 +77,15 @@ def from_pretrained(name: str | Path, **options: Any) -> Model:
     """Load a trained model in ``eval()`` mode, from a directory (see `save_pretrained`) or from the hub.
 
     Args:
-        name: a directory, or OWNER/MODEL on the hub, which is downloaded once and cached.
+        name: a directory, a model of the package (``density-mnist``), or OWNER/MODEL on the hub, which is
+            downloaded once and cached.
         options: arguments of `huggingface_hub.snapshot_download`, such as ``revision``, ``token``,
             ``cache_dir`` and ``local_files_only``.
 
     Raises:
         UserError: if there is no such model, it cannot be downloaded, or it is damaged.
     """
-    if Path(name).is_dir():
+    if Path(name).is_dir() or runs.is_bundled(Path(name)):
         return runs.load(name)
     with _one_line(f"{name} is neither a directory nor on the hub", "check the name and the network"):
         return runs.load(snapshot_download(str(name), allow_patterns=FILES, **options))

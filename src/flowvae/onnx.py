@@ -15,7 +15,7 @@ from flowvae.runs import replacing
 PACKAGES = ("onnx", "onnxscript")
 
 
-def export_onnx(model: Model, shape: tuple[int, int, int], folder: Path) -> list[Path]:
+def export_onnx(model: Model, shape: tuple[int, int, int], folder: str | Path) -> list[Path]:
     """Write the graphs of a model into ``folder``, such as ``encoder.onnx`` and ``decoder.onnx``.
 
     Graphs are deterministic: standard normal ``noise`` is an input, and zeros give the center of a posterior.
@@ -33,6 +33,7 @@ def export_onnx(model: Model, shape: tuple[int, int, int], folder: Path) -> list
     Raises:
         UserError: if a package is missing, or the model cannot be exported as graphs.
     """
+    folder = Path(folder)
     absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if absent:
         raise UserError(f"ONNX needs {' and '.join(absent)}; install: pip install 'flowvae[onnx]'")

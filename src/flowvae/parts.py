@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from flowvae.errors import UserError, check_range, did_you_mean, quoted
 
 MOST = 2**31 - 1
@@ -39,15 +41,19 @@ def ranged(default: T, lowest: float, highest: float, *, training_only: bool = F
 
 
 class Options:
-    """Base class of frozen dataclasses of options: checks fields declared by `ranged`, and those of words.
+    """Base class of frozen dataclasses of options: checks types, fields declared by `ranged`, and words.
 
     Raises:
-        UserError: if a value is out of range, or none of the words.
+        UserError: if a value is of another type, out of range, or none of the words.
     """
 
     def __post_init__(self) -> None:
+        hints = _hints_of(type(self))
         for field in dataclasses.fields(cast(Any, self)):
             value = getattr(self, field.name)
+            if not dataclasses.is_dataclass(value) and _is_known(hints[field.name]):
+                value = _checked(hints[field.name], field.name, value)
+                object.__setattr__(self, field.name, value)
             if RANGE in field.metadata and value is not None:
                 check_range(field.name, value, *field.metadata[RANGE])
         for name, words in _words_of(type(self)).items():
@@ -57,12 +63,30 @@ class Options:
                 raise UserError(f"{name} is {quoted(value)}; {did_you_mean(str(value), known)}")
 
 
+_hints_of = lru_cache(get_type_hints)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a hint joins by "or", or the only one."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _is_known(hint: Any) -> bool:
+    """Whether `_checked` knows all types of a hint; options of your own may have others."""
+    return all(
+        kind in (bool, int, float, str, types.NoneType)
+        or get_origin(kind) in (tuple, Literal)
+        or dataclasses.is_dataclass(kind)
+        for kind in _kinds(hint)
+    )
+
+
 @lru_cache
 def _words_of(kind: type) -> dict[str, tuple[str | None, ...]]:
     """Return the words that fields of type ``Literal``, or that or None, may have, by the fields' names."""
     found = {}
-    for name, hint in get_type_hints(kind).items():
-        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for name, hint in _hints_of(kind).items():
+        kinds = _kinds(hint)
         if all(get_origin(each) is Literal or each is types.NoneType for each in kinds):
             found[name] = tuple(word for each in kinds for word in get_args(each) or (None,))
     return found
@@ -90,8 +114,8 @@ class Part(Options, ABC):
 def choices(kind: type) -> dict[str, dict[str, type[Part]]]:
     """Find the fields of a dataclass that choose a part, with the parts by name, in their order."""
     found = {}
-    for name, hint in get_type_hints(kind).items():
-        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for name, hint in _hints_of(kind).items():
+        kinds = _kinds(hint)
         if kinds and all(isinstance(each, type) and issubclass(each, Part) for each in kinds):
             found[name] = {each.name: each for each in kinds}
     return found
@@ -140,7 +164,7 @@ def from_dict(kind: type[T], values: Any) -> T:
     """
     if not isinstance(values, dict):
         raise UserError(f"{kind.__name__} is {quoted(values)}; expected names and values")
-    hints, selectors = get_type_hints(kind), choices(kind)
+    hints, selectors = _hints_of(kind), choices(kind)
     arguments, unused = {}, dict(values)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # T is a dataclass
         if field.name in selectors:
@@ -162,7 +186,7 @@ def _chosen(field: dataclasses.Field[Any], known: Mapping[str, type[Part]], valu
     part = known[name]
     if name != default.name:
         default = part()
-    hints = get_type_hints(part)
+    hints = _hints_of(part)
     given = {
         each.name: _checked(hints[each.name], each.name, values.pop(each.name))
         for each in dataclasses.fields(part)
@@ -224,11 +248,13 @@ def revised(options: T, changes: Mapping[str, Any]) -> T:
 
 
 def _checked(hint: Any, name: str, value: Any) -> Any:
+    if isinstance(value, np.generic):  # as searches draw them
+        value = value.item()
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value)  # type: ignore[arg-type]  # a class, not an instance
-    if get_origin(hint) is Literal:
+    kinds = _kinds(hint)
+    if any(get_origin(kind) is Literal for kind in kinds):
         return value  # which `Options` checks
-    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     pair = next((kind for kind in kinds if get_origin(kind) is tuple), None)
     if pair is not None and isinstance(value, list | tuple) and len(value) == len(get_args(pair)):
         return tuple(_checked(kind, name, each) for kind, each in zip(get_args(pair), value, strict=True))

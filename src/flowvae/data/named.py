@@ -132,7 +132,7 @@ def number_of(image: Tensor, seed: int = 0) -> int:
     >>> number_of(torch.zeros(1, 2, 2)) == number_of(torch.zeros(3, 1, 2, 2)[1])
     True
     """
-    content = image.cpu().contiguous().numpy().tobytes()
+    content = image.detach().cpu().contiguous().numpy().tobytes()
     return int.from_bytes(hashlib.sha256(str(seed).encode() + b" " + content).digest()[:4], "little")
 
 

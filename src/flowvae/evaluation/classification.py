@@ -10,6 +10,7 @@ from flowvae.data.named import number_of
 from flowvae.errors import UserError, check_range
 from flowvae.evaluation.bayes import log_posterior, log_prob_of_classes
 from flowvae.evaluation.likelihood import CHUNK, at
+from flowvae.evaluation.scoring import where_known
 from flowvae.models import Classifying, Model
 from flowvae.models.base import evaluating
 from flowvae.parts import MOST
@@ -46,6 +47,7 @@ def classify(
     given.pop("labels", None)
     unknown = {"labels": torch.zeros(len(images), dtype=torch.int64)} if model.conditional else {}
     model.check(images, **given, **unknown)
+    images = where_known(images, given.get("observed"))
     check_range("samples", num_samples, 1, MOST)
     device = next(model.parameters()).device
     seed = torch.initial_seed() if noise is None else noise.initial_seed()

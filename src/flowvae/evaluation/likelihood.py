@@ -66,8 +66,9 @@ def bounds(
 
 
 def at(given: Given, places: slice, device: torch.device | None = None) -> Given:
-    """Return what is given for some of the images, on a device; by default, where it is."""
-    return cast(Given, {name: cast(Tensor, values)[places].to(device) for name, values in given.items()})
+    """Return what is given for some of the images, on a device; by default, where it is. None is nothing."""
+    found = {name: cast(Tensor, values) for name, values in given.items() if values is not None}
+    return cast(Given, {name: values[places].to(device) for name, values in found.items()})
 
 
 def pieces(images: Tensor, size: int, given: Given) -> Iterator[tuple[Tensor, Given]]:

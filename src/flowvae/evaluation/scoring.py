@@ -69,11 +69,12 @@ def score(
     """
     if not isinstance(model, Scored | Bounded):
         raise UserError("the model has no likelihood, so images have no score; choose another model")
-    marginal = model.conditional and "labels" not in given
+    marginal = model.conditional and given.get("labels") is None
     checked = given.copy()
     if marginal:
         checked["labels"] = torch.zeros(len(images), dtype=torch.int64)
     model.check(images, **checked)
+    images = where_known(images, given.get("observed"))
     check_range("samples", num_samples, 1, MOST)
     seed = torch.initial_seed() if noise is None else noise.initial_seed()
     device = next(model.parameters()).device
@@ -100,6 +101,11 @@ def score(
     if model.levels not in (None, 2):
         scores["bits_per_dim"] = scores["nll"] / math.log(2) / _known(images, given.get("observed"))
     return scores
+
+
+def where_known(images: Tensor, observed: Tensor | None) -> Tensor:
+    """Return images with 0 where a pixel is missing, so that nothing depends on what is there."""
+    return images if observed is None else images.where(observed, 0.0)
 
 
 def _known(images: Tensor, observed: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """The variational autoencoder, composed of its parts."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Unpack
 
 import torch
@@ -84,8 +85,8 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         if objective.path_derivative:
             take_path_derivative(self)
 
-    @property
-    def dimension(self) -> int:
+    @cached_property
+    def dimension(self) -> int:  # type: ignore[override]  # read once: a VampPrior encodes for it
         """D"""
         labels = torch.zeros(1, dtype=torch.int64, device=next(self.parameters()).device)
         return self._prior(labels if self.conditional else None).event_shape[0]
@@ -329,6 +330,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
         return steps[:: (len(steps) - 1) // self.transformations if self.transformations else 1]
 
     def decode(self, codes: Tensor, noise: Noise = None, labels: Tensor | None = None) -> Tensor:
+        self.check_codes(codes, self.dimension)
         self.check_labels(labels, len(codes))
         noise = noise.unsqueeze(0) if isinstance(noise, Tensor) else noise
         return self.likelihood.images(self.with_label(codes.unsqueeze(0), labels), noise)[0]

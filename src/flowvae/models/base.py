@@ -19,6 +19,30 @@ NO_MISSING = (
 )
 
 
+def check_tensor(name: str, values: object) -> None:
+    """Check that the argument ``name`` is a tensor.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not isinstance(values, Tensor):
+        kind = type(values).__name__
+        raise UserError(f"a {kind} is given as {name}; give a tensor, such as torch.tensor({name})")
+
+
+def check_observed(observed: Tensor, images: Tensor) -> None:
+    """Check that the mask of known pixels is a bool tensor of the shape of the images.
+
+    Raises:
+        UserError: if it is not.
+    """
+    check_tensor("observed", observed)
+    if observed.shape != images.shape or observed.dtype != torch.bool:
+        raise UserError(
+            f"observed is {observed.dtype} {list(observed.shape)}; give bool {list(images.shape)}"
+        )
+
+
 class Update(NamedTuple):
     """A loss for one step of one player's optimizer."""
 
@@ -111,18 +135,14 @@ class Model(nn.Module, ABC):
         for name in given.keys() - Given.__annotations__.keys():
             raise UserError(f"a model takes no {quoted(name)}; {did_you_mean(name, Given.__annotations__)}")
         observed = given.get("observed")
-        for name, values in (("images", images), ("observed", observed)):
-            if values is not None and not isinstance(values, Tensor):
-                kind = type(values).__name__
-                raise UserError(f"a {kind} is given as {name}; give a tensor, such as torch.tensor({name})")
+        check_tensor("images", images)
         check_some(images)
+        images = images.detach()
         self.check_labels(given.get("labels"), len(images))
         if observed is not None and not self.accepts_missing:
             raise UserError(NO_MISSING)
-        if observed is not None and (observed.shape != images.shape or observed.dtype != torch.bool):
-            raise UserError(
-                f"observed is {observed.dtype} {list(observed.shape)}; give bool {list(images.shape)}"
-            )
+        if observed is not None:
+            check_observed(observed, images)
         shape, sides = self.image_shape, tuple(images.shape)
         if shape is None and self.levels is None:
             return
@@ -131,12 +151,7 @@ class Model(nn.Module, ABC):
             raise UserError(f"images have the shape {list(sides)}; give the model images [{expected}]")
         if not images.is_floating_point():
             raise UserError(f"images are {images.dtype}; give floats from 0 to 1, such as bytes / 255")
-        weights = next(self.parameters(), images).dtype
-        cast = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (images.dtype, weights)
-        if images.dtype != weights and not cast:
-            raise UserError(
-                f"images are {images.dtype}, and the model's weights {weights}; give images.to({weights})"
-            )
+        self._check_type("images", images)
         lowest, highest = (float(end) for end in images.aminmax())
         if not -self.margin <= lowest <= highest <= 1 + self.margin:  # nor with NaN
             raise UserError(f"images have values from {lowest:g} to {highest:g}; scale them to 0 to 1")
@@ -150,6 +165,25 @@ class Model(nn.Module, ABC):
                 way = f"round them: (images * {steps}).round() / {steps}"
             values = "0 and 1" if self.levels == 2 else f"the {self.levels} levels k / {steps}"
             raise UserError(f"images have values other than {values}, which the model's pixels take; {way}")
+
+    def check_codes(self, codes: Tensor, dimension: int) -> None:
+        """Check that codes are [B, D], and of the type of the weights, or of another one inside autocast.
+
+        Raises:
+            UserError: if they are not.
+        """
+        check_tensor("codes", codes)
+        if codes.ndim != 2 or codes.shape[1] != dimension:
+            raise UserError(f"codes have the shape {list(codes.shape)}; the model decodes [B, {dimension}]")
+        self._check_type("codes", codes)
+
+    def _check_type(self, name: str, values: Tensor) -> None:
+        weights = next(self.parameters(), values).dtype
+        cast = torch.is_autocast_enabled(values.device.type) and torch.float64 not in (values.dtype, weights)
+        if values.dtype != weights and not cast:
+            raise UserError(
+                f"{name} are {values.dtype}, and the model's weights {weights}; give {name}.to({weights})"
+            )
 
     def check_labels(self, labels: Tensor | None, number: int) -> None:
         """Check that there are ``number`` labels of the model's classes; none if it is not conditional.

@@ -368,6 +368,7 @@ class SemiSupervisedBayesianGAN(Model, Sampler, Classifying):
 
     def classify(self, images: Tensor) -> Tensor:
         """Compute the logarithm of p(y|x, real), averaged over the posterior of the weights, [B, K]."""
+        self.check(images)
         discriminators = self.gan.discriminators
         networks = [discriminators.network(place) for place in range(len(discriminators))]
         log_class = torch.stack([at_least_float32(network(images)).log_softmax(1) for network in networks])

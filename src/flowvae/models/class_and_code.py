@@ -138,7 +138,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         if self.smoothness:
             smoothness = smoothness_loss(self.classifier, seen, log_class.t(), self.radius)
             if seen is not images:  # draws about the center have its class
-                smoothness = smoothness + divergence(log_class.t().detach(), self.classify(images))
+                smoothness = smoothness + divergence(log_class.t().detach(), self.log_class(images))
             loss = loss + self.smoothness * smoothness
             shown["smoothness"] = smoothness.detach()
         if self.information:
@@ -149,7 +149,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
             labels = known.labels
             with shares.sharing(None):  # they are the same in all processes
                 of_labelled = -self._joint_bound(self.log_densities(known.images, labels.unsqueeze(0))).mean()
-                classification = F.nll_loss(self.classify(known.seen), labels)
+                classification = F.nll_loss(self.log_class(known.seen), labels)
             loss = loss + of_labelled + self.weight * classification
             shown |= {"labelled": of_labelled.detach(), "classification": classification.detach()}
         return loss, shown
@@ -178,7 +178,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         if self.best == "negative_elbo":
             return {}
         entropy = -(log_class.exp() * log_class).sum(0)
-        apart = (log_class.exp() * (log_class - self.classify(images).t())).sum(0)
+        apart = (log_class.exp() * (log_class - self.log_class(images).t())).sum(0)
         return {"regularized_bound": negative_elbo + self.information * entropy + self.smoothness * apart}
 
     # Densities.
@@ -198,7 +198,7 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         """
         classes = torch.arange(self.classes, device=images.device)
         labels = classes.unsqueeze(1).expand(-1, len(images))
-        log_class = self.classify(images if seen is None else seen).t()
+        log_class = self.log_class(images if seen is None else seen).t()
         shared = normal(noise, (1, len(images), self.prior().event_shape[0]), images, images=1)
         generator = None if isinstance(noise, Tensor) else noise
         drawn = shared.repeat(1, self.classes, 1)
@@ -236,7 +236,8 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
         self, images: Tensor, noise: Noise = None, seen: Tensor | None = None
     ) -> Callable[[int], LogDensities]:
         """Return a function of n, the log densities at n draws of (y, z); ``seen`` as in forward."""
-        embedding, log_class = self.encoder(images), self.classify(images if seen is None else seen)
+        self.check(images)
+        embedding, log_class = self.encoder(images), self.log_class(images if seen is None else seen)
         generator = noise if isinstance(noise, torch.Generator) else None
 
         def draw(num_samples: int) -> LogDensities:
@@ -248,8 +249,13 @@ class SemiSupervised(Model, Sampler, Bounded, Classifying):
 
         return draw
 
-    def classify(self, images: Tensor) -> Tensor:
+    def log_class(self, images: Tensor) -> Tensor:
+        """Compute log q(y|x), [B, K], of images that are not checked."""
         return at_least_float32(self.classifier(images)).log_softmax(1)
+
+    def classify(self, images: Tensor) -> Tensor:
+        self.check(images)
+        return self.log_class(images)
 
     # Images.
 

@@ -213,6 +213,7 @@ class GLO(Model, Generator, Coded):
         return codes
 
     def decode(self, codes: Tensor, noise: Noise = None) -> Tensor:
+        self.check_codes(codes, self.dimension)
         return at_least_float32(self.generator(codes)).sigmoid()
 
     def path(self, first: Tensor, second: Tensor, steps: int) -> Tensor:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from flowvae.batch import labelled
+from flowvae.errors import check_range, check_some
+from flowvae.models.base import check_observed, check_tensor
 from flowvae.noise import uniform
+from flowvae.parts import MOST
 
 CANDIDATES_AT_ONCE = 256
 
@@ -74,6 +77,11 @@ class Completing(ABC):
         Raises:
             UserError: if the model cannot fill in such pixels.
         """
+        check_tensor("images", images)
+        check_some(images)
+        check_observed(observed, images)
+        check_range("num_completions", num_completions, 1, MOST)
+        check_range("num_samples", num_samples, 1, MOST)
         images = torch.where(observed, images, images.new_zeros(()))
         found: list[Imputation] = []
         for place, (image, known) in enumerate(zip(images.split(1), observed.split(1), strict=True)):

@@ -160,6 +160,7 @@ class RealNVPDensity(DequantizedDensity, Sampler, Coded, Normalizing):
         return self.normalize(self.cell(images, 0.5).unsqueeze(0), given.get("labels"))[0][0]
 
     def decode(self, codes: Tensor, noise: Noise = None, labels: Tensor | None = None) -> Tensor:
+        self.check_codes(codes, math.prod(self.shape))
         self.check_labels(labels, len(codes))
         return self.image(self.generate(codes.unsqueeze(0), labels)[0])
 

@@ -128,6 +128,7 @@ class Stacked(Model, Sampler, Bounded, Classifying):
         return scores
 
     def draws_for(self, images: Tensor, noise: Noise = None) -> Callable[[int], LogDensities]:
+        self.check(images)
         centers = self.first.center(images)
 
         def draw(num_samples: int) -> LogDensities:
@@ -140,7 +141,8 @@ class Stacked(Model, Sampler, Bounded, Classifying):
         return draw
 
     def classify(self, images: Tensor) -> Tensor:
-        return self.second.classify(self.first.center(images))
+        self.check(images)
+        return self.second.log_class(self.first.center(images))
 
     @torch.no_grad()
     def sample(self, num_images: int, noise: Noise = None, temperature: float = 1.0) -> Tensor:

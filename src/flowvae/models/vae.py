@@ -220,6 +220,8 @@ def vae(
     named = {name: value for name, value in given.items() if isinstance(value, str)}
     made = {name: value for name, value in given.items() if not isinstance(value, str)}
     described = from_dict(VAEOptions, {**named, **options})
+    if described.labels:
+        raise UserError("labels has no effect here; give the number of classes instead")
     if flow is not None and not isinstance(described.code, VectorOptions):
         raise UserError(
             "a flow of your own transforms a code that is a vector; omit code, or give a posterior"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from flowvae.batch import DataSpec
@@ -65,9 +66,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
-        bundled = PRETRAINED / path
-        named = not path.exists() and path.name == str(path) and bundled.is_dir()
-        self.path = bundled if named else path
+        self.path = PRETRAINED / path if is_bundled(path) else path
         if not self.path.is_dir():
             models = ", ".join(sorted(place.name for place in PRETRAINED.iterdir() if place.is_dir()))
             remedy = "train this preset and give the" if str(path) in PRESETS else "give the"
@@ -118,7 +117,9 @@ class Run:
                 f"{self.path} has the system {self.described.system}, which is not one of flowvae's; load it "
                 "in Python: flowvae.load(run, model=...), with a module built as for training"
             )
-        return self.fill(build_model(self.config.model, self.spec))
+        with torch.random.fork_rng(devices=[]):  # of the weights that are replaced
+            model = build_model(self.config.model, self.spec)
+        return self.fill(model)
 
     def fill(self, model: Model) -> Model:
         """Load the trained weights into a module built as for training; return it in ``eval()`` mode."""
@@ -164,6 +165,11 @@ class Run:
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         return read_metrics(self.path)
+
+
+def is_bundled(path: Path) -> bool:
+    """Whether there is no such path, but a model of that name that comes with the package."""
+    return not path.exists() and path.name == str(path) and (PRETRAINED / path).is_dir()
 
 
 def load(run: str | Path, model: Model | None = None) -> Model:

@@ -54,6 +54,8 @@ IMAGES_AT_ONCE = 256  # in validation, and in the pass before training
 START_IMAGES = 10_000  # to initialize a model from data
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     run: str | Path,
     config: Config,
