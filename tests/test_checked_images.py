@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from system_table import TABLE
+from torch import Tensor
 
 import flowvae
 from flowvae.batch import DataSpec
@@ -146,6 +147,19 @@ def test_nothing_depends_on_values_of_missing_pixels():
             first = scores, classes
     assert torch.equal(scores, first[0])
     assert torch.equal(classes, first[1])
+
+
+@pytest.mark.parametrize("name", ["vae", "pixelcnn", "realnvp", "glo"])
+def test_images_are_looked_at_in_inference_mode_as_without_gradients(name):
+    model = built(name)
+    for door in doors(model):
+        found = []
+        for mode in (torch.no_grad, torch.inference_mode):
+            torch.manual_seed(0)
+            with mode():
+                found.append(door(BINARY.clone()))
+        if isinstance(found[0], Tensor | dict):  # and not a function
+            torch.testing.assert_close(*found, rtol=0, atol=0, equal_nan=True)
 
 
 def test_none_of_what_may_be_given_is_nothing():

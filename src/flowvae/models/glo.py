@@ -191,6 +191,7 @@ class GLO(Model, Generator, Coded):
         """Return initial codes [B, D] for images [B, C, H, W]: their principal components, or 0."""
         return into_ball((images.flatten(1) - self.mean) @ self.axes.T)
 
+    @torch.inference_mode(False)  # which knows no gradients
     def center(self, images: Tensor) -> Tensor:
         """Find a code for each of the images [B, C, H, W], [B, D].
 

@@ -78,7 +78,8 @@ def train(
         run: directory to create.
         config: data, model and training.
         resume: resume the run in the directory.
-        model: a newly built module of your own, in place of ``config.model``.
+        model: a newly built module of your own, in place of ``config.model``. It ends with the last weights,
+            not with the averaged ones of the run, which `flowvae.load` reads into a module.
         device: "auto", "cpu" or an accelerator such as "cuda:1", as for `flowvae.devices.device`.
         callbacks: called after every step and every validation, and may stop the run.
 
