@@ -55,7 +55,7 @@ class Options:
                 value = _checked(hints[field.name], field.name, value)
                 object.__setattr__(self, field.name, value)
             if RANGE in field.metadata and value is not None:
-                check_range(field.name, value, *field.metadata[RANGE])
+                check_range(field.name, cast(float, value), *field.metadata[RANGE])
         for name, words in _words_of(type(self)).items():
             value = getattr(self, name)
             if value not in words:
