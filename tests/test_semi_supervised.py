@@ -66,7 +66,7 @@ def toy(of_code: float, exact_classes: bool = False) -> SemiSupervised:
     model.double().eval()
     if exact_classes:
         joint = exact_joint(model)
-        model.classify = lambda images: joint.log_softmax(0).t()[places(images)]  # type: ignore[method-assign]
+        model.log_class = lambda images: joint.log_softmax(0).t()[places(images)]  # type: ignore[method-assign]
     return model
 
 
