@@ -1,5 +1,6 @@
 """Training, scores and codes behind the interface of scikit-learn."""
 
+import operator
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from flowvae.evaluation import classify, score
 from flowvae.evaluation.likelihood import at
 from flowvae.image_files import save_arrays
 from flowvae.models import Classifying, Coded, Sampler
-from flowvae.models.registry import SYSTEMS
+from flowvae.models.registry import is_registered
 from flowvae.models.registry import preset as preset_called
 from flowvae.parts import to_dict
 from flowvae.runs.capability import needs
@@ -121,7 +122,7 @@ class FlowVAE(*_BASES):
         config = base.revised(**{"track": "none", **options})
         if config.data.grey:
             raise UserError("grey has no effect on arrays; give images of one channel, and omit it")
-        if config.model is not None and SYSTEMS.get(config.model.name) is not type(config.model):
+        if config.model is not None and not is_registered(config.model):
             raise UserError(
                 f"preset has a system of your own, {type(config.model).__name__}, which cannot be loaded by "
                 "name; train it with flowvae.train"
@@ -199,7 +200,7 @@ class FlowVAE(*_BASES):
         return the means of p(x|z) for drawn codes. A conditional model draws ``labels``, if there are none.
         """
         self._check_fitted()
-        noise = None if seed is None else torch.Generator().manual_seed(int(seed))
+        noise = None if seed is None else torch.Generator().manual_seed(operator.index(seed))
         given = labelled(self._given(labels, n).get("labels"))
         with torch.no_grad():
             return self._shaped(needs(Sampler, self.run_).sample(n, noise, **given).cpu().numpy())

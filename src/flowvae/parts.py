@@ -164,13 +164,13 @@ def from_dict(kind: type[T], values: Any) -> T:
     """
     if not isinstance(values, dict):
         raise UserError(f"{kind.__name__} is {quoted(values)}; expected names and values")
-    hints, selectors = _hints_of(kind), choices(kind)
+    selectors = choices(kind)
     arguments, unused = {}, dict(values)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # T is a dataclass
         if field.name in selectors:
             arguments[field.name] = _chosen(field, selectors[field.name], unused)
         elif field.name in unused:
-            arguments[field.name] = _checked(hints[field.name], field.name, unused.pop(field.name))
+            arguments[field.name] = unused.pop(field.name)
     for name in unused:
         raise UserError(no_effect(kind, str(name), values))
     return kind(**arguments)
@@ -186,12 +186,7 @@ def _chosen(field: dataclasses.Field[Any], known: Mapping[str, type[Part]], valu
     part = known[name]
     if name != default.name:
         default = part()
-    hints = _hints_of(part)
-    given = {
-        each.name: _checked(hints[each.name], each.name, values.pop(each.name))
-        for each in dataclasses.fields(part)
-        if each.name in values
-    }
+    given = {name: values.pop(name) for name in names(part) if name in values}
     return dataclasses.replace(default, **given)
 
 

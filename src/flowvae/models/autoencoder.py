@@ -86,7 +86,7 @@ class VAE(Model, Sampler, Inferring, Completing, CompressibleWithCode, Graphed):
             take_path_derivative(self)
 
     @cached_property
-    def dimension(self) -> int:  # type: ignore[override]  # read once: a VampPrior encodes for it
+    def dimension(self) -> int:  # read once: a VampPrior encodes for it
         """D"""
         labels = torch.zeros(1, dtype=torch.int64, device=next(self.parameters()).device)
         return self._prior(labels if self.conditional else None).event_shape[0]

@@ -54,6 +54,11 @@ def preset(name: str) -> Config:
     return PRESETS[name]
 
 
+def is_registered(options: System) -> bool:
+    """Whether ``options`` are of one of flowvae's systems, which runs find by name."""
+    return SYSTEMS.get(options.name) is type(options)
+
+
 def build_model(options: System, data: DataSpec) -> Model:
     """Build the model that ``options`` describe for this data, initialized from torch's generator.
 

@@ -32,7 +32,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import check_labels, check_levels, check_missing
 from flowvae.flows import checkpoint_transformations
 from flowvae.models import Model
-from flowvae.models.registry import SYSTEMS, build_model
+from flowvae.models.registry import build_model, is_registered
 from flowvae.shares import ProcessEndedError, Share, measured
 from flowvae.training.averaging import averaged
 from flowvae.training.callbacks import Callback, TrainingProgress, told_to_stop
@@ -163,7 +163,7 @@ def _system(config: Config, model: Model | None) -> str:
     """
     if (config.model is None) == (model is None):
         raise UserError("give one model: either config.model, or a module with config.model None")
-    if config.model is not None and SYSTEMS.get(config.model.name) is type(config.model):
+    if config.model is not None and is_registered(config.model):
         return config.model.name
     kind = type(model if config.model is None else config.model)
     return f"{kind.__module__}:{kind.__qualname__}"
